@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The packaged kernels, made bootable: an uncompressed vmlinux and a small initrd for each.
+
+Owns the choice of modules in the initrd: just what mounting the root over 9p takes.
+"""
+import glob
+import os
+import re
+import struct
+
+import host
+import rootfs
+from common import LAB, LabError, cached, digest, read, run, write
+
+INITRD_MODULES = ["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"]
+STAGE1 = os.path.join(LAB, "initrd-init")
+
+
+def version(name):
+    """The release (uname -r) of packaged kernel NAME in the root file system."""
+    found = [os.path.basename(p)[len("vmlinuz-"):]
+             for p in glob.glob(os.path.join(rootfs.path(), "boot", "vmlinuz-*"))]
+    found.sort(key=lambda v: [int(n) for n in re.findall(r"\d+", v)])
+    if len(found) != 2:
+        raise LabError(f"expected two packaged kernels, found {found}")
+    return {"stable": found[0], "backports": found[1]}[name]
+
+
+def payload(image):
+    """The compressed vmlinux inside a bzImage, by the x86 boot protocol's header."""
+    setup_sectors = image[0x1f1] or 4
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    start = (setup_sectors + 1) * 512 + offset
+    return image[start:start + length]
+
+
+def unpack_vmlinux(data, to):
+    magics = {b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip"}
+    tool = next((t for m, t in magics.items() if data.startswith(m)), None)
+    if not tool:
+        raise LabError(f"unknown compression of the kernel image: {data[:6].hex()}")
+    # The last four bytes are the size that the kernel's build appends, which the tools may dislike.
+    out = run_pipe([tool, "-dcq"], data)
+    if out[:4] != b"\x7fELF":
+        raise LabError("the kernel image holds no ELF file")
+    write(to, out)
+
+
+def run_pipe(argv, data):
+    import subprocess
+    return subprocess.run(rootfs.enter(argv), input=data, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL).stdout
+
+
+def make_initrd(release, to):
+    """busybox, the modules with what they depend on, and the first-stage init."""
+    script = r'''
+set -eu
+kv=$1; shift
+d=$(mktemp -d); cd "$d"
+mkdir bin dev proc sys new ro rw m
+cp /usr/bin/busybox bin/
+for a in sh mount insmod switch_root mkdir cat cp; do ln -s busybox bin/$a; done
+for m in "$@"; do
+	modprobe -S "$kv" --show-depends "$m"
+done | while read -r what path args; do
+	[ "$what" = insmod ] || continue
+	name=$(basename "$path" .xz)
+	[ ! -e "m/$name" ] || continue
+	case $path in *.xz) xz -dc "$path" >"m/$name" ;; *) cp "$path" m/ ;; esac
+	echo "$name" >>m/order
+done
+cp /repo/tests/lab/initrd-init init
+chmod 755 init
+find . | cpio -o -H newc --quiet
+'''
+    with open(to, "wb") as f:
+        run(rootfs.enter(["sh", "-c", script, "mkinitrd", release] + INITRD_MODULES), stdout=f)
+
+
+def packaged(name):
+    """The cache directory with `vmlinux`, `initrd` and `release` of packaged kernel NAME."""
+    release = version(name)
+    tree = rootfs.path()
+
+    def make(tmp):
+        unpack_vmlinux(payload(read(os.path.join(tree, "boot", "vmlinuz-" + release), "rb")),
+                       os.path.join(tmp, "vmlinux"))
+        make_initrd(release, os.path.join(tmp, "initrd"))
+        write(os.path.join(tmp, "release"), release)
+
+    return cached("kernel-" + name, digest(release, tree, *INITRD_MODULES, read(STAGE1)), make)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab's command line; see docs/lab.md."""
+import argparse
+import subprocess
+import sys
+
+import build
+import guest
+import kernel
+import rootfs
+from common import KERNELS, LabError
+
+
+def parse(argv):
+    p = argparse.ArgumentParser(prog="lab", description="Builds and tests in a Debian 13 guest.")
+    sub = p.add_subparsers(dest="verb", required=True)
+    s = sub.add_parser("setup", help="make the root file system and boot files of a kernel")
+    s.add_argument("kernel", nargs="?", default="stable", choices=KERNELS)
+    s = sub.add_parser("build", help="build modules, tool and test programs into build/KERNEL/")
+    s.add_argument("kernel", nargs="?", default="stable", choices=KERNELS)
+    s.add_argument("--parts", default=",".join(build.PARTS), metavar="PART,...")
+    for verb, text in (("run", "boot, load the modules, run a command"),
+                       ("shell", "boot, load the modules, give a shell")):
+        s = sub.add_parser(verb, help=text)
+        s.add_argument("--kernel", default="stable", choices=KERNELS)
+        s.add_argument("--timeout", type=float, default=600 if verb == "run" else None,
+                       help="seconds until the guest is killed")
+        s.add_argument("--smp", type=int, default=2)
+        s.add_argument("--mem", default="4G")
+        s.add_argument("--append", default="", help="more for the kernel's command line")
+        s.add_argument("--no-modules", action="store_true", help="do not load our modules")
+        s.add_argument("--parts", default=",".join(build.PARTS), metavar="PART,...",
+                       help="what to build and, of the modules, to load")
+        s.add_argument("--no-build", action="store_true", help="run what was built before")
+        s.add_argument("--udev", action="store_true", help="run udevd in the guest")
+        if verb == "run":
+            s.add_argument("cmd", nargs="+", metavar="CMD")
+    s = sub.add_parser("chroot", help="run a command in the Debian 13 root, the project at /repo")
+    s.add_argument("cmd", nargs="+", metavar="CMD")
+    return p.parse_args(argv)
+
+
+def setup(name):
+    rootfs.path()
+    if name == "um":
+        import uml
+        uml.kernel()
+    else:
+        kernel.packaged(name)
+
+
+def main(argv):
+    args = parse(argv)
+    if args.verb == "setup":
+        setup(args.kernel)
+        return 0
+    if args.verb == "build":
+        setup(args.kernel)
+        return build.build(args.kernel, args.parts.split(","))
+    if args.verb == "chroot":
+        return subprocess.run(rootfs.enter(["sh", "-c", 'cd /repo && exec "$@"', "sh"] + args.cmd)
+                              ).returncode
+    setup(args.kernel)
+    parts = args.parts.split(",")
+    if not args.no_build and not args.no_modules:
+        status = build.build(args.kernel, parts)
+        if status:
+            return status
+    job = guest.Job(getattr(args, "cmd", None), udev=args.udev,
+                    modules=[] if args.no_modules else [p for p in build.MODULES if p in parts],
+                    shell=args.verb == "shell")
+    if args.kernel == "um":
+        import uml
+        return uml.run_job(job, args.timeout, mem=args.mem)
+    return guest.run_job(args.kernel, job, args.timeout, smp=args.smp, mem=args.mem,
+                         append=args.append)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except LabError as e:
+        print(f"lab: {e}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
