@@ -31,6 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "dm-mark.h"
 #include "sector.h"
 
 #define MAX_THREADS	64
@@ -86,7 +87,7 @@ static struct {
 	uint64_t cluster;		/* sectors */
 	uint64_t max_io;		/* sectors */
 	uint64_t align;			/* sectors */
-	const char *model, *oplog, *device;
+	const char *model, *oplog, *mark, *device;
 	bool no_discard_zero, no_discard, no_zero, race_reads, verify_only, regular;
 	unsigned int seconds;
 } options;
@@ -555,6 +556,23 @@ static void perform(struct worker *w, const struct op *op, char *buf)
 		    (unsigned long long)(op->asked.end - op->asked.first), strerror(errno));
 }
 
+/* Tell a dm-log-writes device below what it now may not lose. */
+static void mark_durable(const struct op *op)
+{
+	char text[40];
+
+	if (!options.mark)
+		return;
+	if (op->type == OP_FLUSH)
+		snprintf(text, sizeof(text), "flush %llu", (unsigned long long)op->begun);
+	else if (op->type == OP_WRITE_FUA)
+		snprintf(text, sizeof(text), "fua %llu", (unsigned long long)op->id);
+	else
+		return;
+	if (dm_mark(options.mark, text))
+		die("mark '%s' on %s: %s", text, options.mark, strerror(errno));
+}
+
 static void set_effect(struct op *op)
 {
 	switch (op->type) {
@@ -604,8 +622,10 @@ static bool run_one(struct worker *w, struct range *recent)
 	good = !world.failed;
 	pthread_mutex_unlock(&world.lock);
 
-	if (good)
+	if (good) {
 		perform(w, op, buf);
+		mark_durable(op);
+	}
 
 	pthread_mutex_lock(&world.lock);
 	op->done = ++world.clock;
@@ -711,6 +731,7 @@ static void write_oplog(void)
 
 	if (!file)
 		die("%s: %s", options.oplog, strerror(errno));
+	fprintf(file, "# seed %llu\n", (unsigned long long)options.seed);
 	fprintf(file, "# begun done thread seq type first end effect-first effect-end\n");
 	for (t = 0; t < options.threads; t++)
 		for (i = 0; i < world.workers[t].logged; i++) {
@@ -799,7 +820,7 @@ static uint64_t parse_bytes(const char *name, const char *text)
 static void __attribute__((noreturn)) usage(void)
 {
 	die("usage: differential [--seed N] [--ops N] [--threads N] [--size BYTES] "
-	    "[--cluster BYTES] [--model FILE] [--oplog FILE] [--max-io BYTES] [--align BYTES] "
+	    "[--cluster BYTES] [--model FILE] [--oplog FILE] [--mark DM-NAME] [--max-io BYTES] [--align BYTES] "
 	    "[--seconds N] [--no-discard-zero] [--no-discard] [--no-zero] [--race-reads] "
 	    "[--verify-only] DEVICE");
 }
@@ -818,6 +839,7 @@ static void parse_options(int argc, char **argv)
 		{ "cluster", &cluster }, { "max-io", &max_io }, { "align", &align },
 		{ "seconds", &seconds },
 		{ "model", NULL, &options.model }, { "oplog", NULL, &options.oplog },
+		{ "mark", NULL, &options.mark },
 		{ "no-discard-zero", NULL, NULL, &options.no_discard_zero },
 		{ "no-discard", NULL, NULL, &options.no_discard },
 		{ "no-zero", NULL, NULL, &options.no_zero },
