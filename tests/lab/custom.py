@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernels built here from Debian's source, to find bugs that packaged ones cannot.
+
+Owns config/*.config, each a list of options on top of allnoconfig. The cache entry keeps what modules
+are built against: the object tree without its objects, and the modules installed.
+"""
+import os
+
+import rootfs
+import source
+from common import LAB, LabError, cached, digest, read, run
+
+CONFIGURE = r'''
+set -eu
+cd /lab/src
+make -s "$@" O=/lab/kernel KCONFIG_ALLCONFIG="$CONFIG" allnoconfig
+# What is asked for and cannot be had is a mistake of the list.
+missing=$(grep -v -e '^#' -e '=n$' "$CONFIG" | while IFS= read -r line; do
+	grep -qxF "$line" /lab/kernel/.config || echo "$line"
+done)
+[ -z "$missing" ] || { echo "options that did not take:" $missing >&2; exit 1; }
+'''
+BUILD = r'''
+set -eu
+cd /lab/src
+target=$1; shift
+if ! nice make "$@" O=/lab/kernel -j"$(nproc)" $target modules >/lab/kernel/build.log 2>&1; then
+	grep -m 20 -B 2 -A 8 -e 'error:' -e 'Error [0-9]' /lab/kernel/build.log >&2
+	exit 1
+fi
+make -s "$@" O=/lab/kernel INSTALL_MOD_PATH=/lab/kernel/installed modules_install >>/lab/kernel/build.log
+make -s "$@" O=/lab/kernel kernelrelease >/lab/kernel/release
+cd /lab/kernel
+find . -name installed -prune -o \( -name '*.o' -o -name '*.a' -o -name '*.ko' -o -name '.*.cmd' \) \
+	! -path './scripts/*' ! -path './tools/*' -print0 | xargs -0 rm -f
+rm -f .tmp_vmlinux* vmlinux.unstripped
+'''
+
+
+def build(name, target, make_args):
+    """The object tree of kernel NAME; it must be at /lab/kernel when modules are built for it."""
+    config = os.path.join("config", name + ".config")
+    text = read(os.path.join(LAB, config))
+    src = source.path()
+
+    def make(tmp):
+        tree = os.path.join(tmp, "tree")
+        os.mkdir(tree)
+        binds = [(src, "/lab/src"), (tree, "/lab/kernel")]
+        env = ["env", f"CONFIG=/repo/tests/lab/{config}"]
+        run(rootfs.enter(env + ["sh", "-c", CONFIGURE, "configure", *make_args], binds))
+        run(rootfs.enter(env + ["sh", "-c", BUILD, "build", target, *make_args], binds))
+        if not os.path.exists(os.path.join(tree, "release")):
+            raise LabError(f"kernel {name} was not built")
+
+    return os.path.join(cached("kernel-" + name, digest(text, src, rootfs.path(), CONFIGURE, BUILD,
+                                                        *make_args), make), "tree")
