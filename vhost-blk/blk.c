@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * /dev/vhost-blk: open, ioctls, release, and the life of the block device behind the rings.
+ *
+ * Takes vhost_dev.mutex for every ioctl. The core demands that only the process that set itself the
+ * owner goes on; ioctls of our own demand the same.
+ */
+#define pr_fmt(fmt) "vhost-blk: " fmt
+
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "blk.h"
+
+#define VHOST_BLK_DEFAULT_QUEUES	16
+#define VHOST_BLK_LIMIT_QUEUES		256
+
+#define VHOST_BLK_FEATURES (BIT_ULL(VIRTIO_F_VERSION_1) |		\
+			    BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC) |	\
+			    BIT_ULL(VIRTIO_RING_F_EVENT_IDX) |		\
+			    BIT_ULL(VHOST_F_LOG_ALL) |			\
+			    BIT_ULL(VIRTIO_BLK_F_MQ) |			\
+			    BIT_ULL(VIRTIO_BLK_F_RO) |			\
+			    BIT_ULL(VIRTIO_BLK_F_FLUSH) |		\
+			    BIT_ULL(VIRTIO_BLK_F_DISCARD) |		\
+			    BIT_ULL(VIRTIO_BLK_F_WRITE_ZEROES) |	\
+			    BIT_ULL(VIRTIO_BLK_F_SEG_MAX) |		\
+			    BIT_ULL(VIRTIO_BLK_F_SIZE_MAX) |		\
+			    BIT_ULL(VIRTIO_BLK_F_BLK_SIZE) |		\
+			    BIT_ULL(VIRTIO_BLK_F_TOPOLOGY) |		\
+			    BIT_ULL(VIRTIO_BLK_F_CONFIG_WCE))
+
+/* Executor 2 of complete.c. Nothing it runs waits for other work on it. */
+struct workqueue_struct *vhost_blk_wq;
+
+static unsigned int max_queues = VHOST_BLK_DEFAULT_QUEUES;
+
+static int vhost_blk_set_max_queues(const char *val, const struct kernel_param *kp)
+{
+	return param_set_uint_minmax(val, kp, 1, VHOST_BLK_LIMIT_QUEUES);
+}
+
+static const struct kernel_param_ops vhost_blk_max_queues_ops = {
+	.set = vhost_blk_set_max_queues,
+	.get = param_get_uint,
+};
+module_param_cb(max_queues, &vhost_blk_max_queues_ops, &max_queues, 0644);
+MODULE_PARM_DESC(max_queues, "Rings per open of /dev/vhost-blk, 1 to 256 (default 16)");
+
+static void vhost_blk_free(struct vhost_blk *blk)
+{
+	unsigned int i;
+
+	if (blk->queues)
+		for (i = 0; i < blk->nr_queues; i++)
+			kvfree(blk->queues[i]);
+	kvfree(blk->queues);
+	kvfree(blk->vqs);
+	kfree(blk);
+}
+
+static int vhost_blk_open(struct inode *inode, struct file *file)
+{
+	struct vhost_blk *blk;
+	unsigned int i;
+
+	blk = kzalloc(sizeof(*blk), GFP_KERNEL_ACCOUNT);
+	if (!blk)
+		return -ENOMEM;
+	blk->nr_queues = READ_ONCE(max_queues);
+	blk->writeback = true;
+	blk->queues = kvcalloc(blk->nr_queues, sizeof(*blk->queues), GFP_KERNEL_ACCOUNT);
+	blk->vqs = kvcalloc(blk->nr_queues, sizeof(*blk->vqs), GFP_KERNEL_ACCOUNT);
+	if (!blk->queues || !blk->vqs)
+		goto nomem;
+	for (i = 0; i < blk->nr_queues; i++) {
+		struct vhost_blk_queue *q = kvzalloc(sizeof(*q), GFP_KERNEL_ACCOUNT);
+
+		if (!q)
+			goto nomem;
+		vhost_blk_queue_init(q, blk, i);
+		blk->queues[i] = q;
+		blk->vqs[i] = &q->vq;
+	}
+	/* No weights: the pass over the ring has its own. */
+	vhost_dev_init(&blk->dev, blk->vqs, blk->nr_queues, UIO_MAXIOV, 0, 0, true, NULL);
+	file->private_data = blk;
+	return 0;
+
+nomem:
+	vhost_blk_free(blk);
+	return -ENOMEM;
+}
+
+/* Stop and drain every ring. Fails only when the caller is being killed. */
+static int vhost_blk_stop(struct vhost_blk *blk)
+{
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < blk->nr_queues; i++) {
+		ret = vhost_blk_ring_stop(blk->queues[i]);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/* Let go of the block device, with all rings stopped and drained. */
+static void vhost_blk_drop_backend(struct vhost_blk *blk)
+{
+	unsigned int i;
+
+	for (i = 0; i < blk->nr_queues; i++)
+		vhost_blk_ring_free(blk->queues[i]);
+	if (blk->file)
+		fput(blk->file);
+	blk->file = NULL;
+	blk->bdev = NULL;
+}
+
+/* Stop all that runs for the owner, however long its requests in flight take. */
+static void vhost_blk_shut_down(struct vhost_blk *blk)
+{
+	unsigned int i;
+
+	for (i = 0; i < blk->nr_queues; i++)
+		vhost_blk_ring_halt(blk->queues[i]);
+	for (i = 0; i < blk->nr_queues; i++)
+		wait_event(blk->queues[i]->drained, !READ_ONCE(blk->queues[i]->inflight));
+	/* The last end of bio may still be about to wake an executor that finds nothing. */
+	synchronize_rcu();
+	vhost_dev_stop(&blk->dev);
+	for (i = 0; i < blk->nr_queues; i++)
+		flush_work(&blk->queues[i]->fallback_work);
+	vhost_blk_drop_backend(blk);
+	vhost_blk_put_css(blk->css);
+	blk->css = NULL;
+}
+
+static int vhost_blk_release(struct inode *inode, struct file *file)
+{
+	struct vhost_blk *blk = file->private_data;
+
+	mutex_lock(&blk->dev.mutex);
+	vhost_blk_shut_down(blk);
+	mutex_unlock(&blk->dev.mutex);
+	vhost_dev_cleanup(&blk->dev);
+	vhost_blk_free(blk);
+	return 0;
+}
+
+/* Start every ring that has addresses; on failure, none. */
+static int vhost_blk_start(struct vhost_blk *blk)
+{
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < blk->nr_queues; i++) {
+		if (!vhost_blk_ring_has_addresses(blk->queues[i]))
+			continue;
+		ret = vhost_blk_ring_start(blk->queues[i]);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+static int vhost_blk_check_backend(struct file *file)
+{
+	struct inode *inode = file_inode(file);
+
+	if (!S_ISBLK(inode->i_mode))
+		return -ENOTBLK;
+	if (!(file->f_mode & FMODE_READ))
+		return -EBADF;
+	/* A guest without VIRTIO_BLK_F_ZONED would write anywhere. */
+	if (bdev_is_zoned(I_BDEV(file->f_mapping->host)))
+		return -EOPNOTSUPP;
+	return 0;
+}
+
+static long vhost_blk_set_backend(struct vhost_blk *blk, void __user *argp)
+{
+	struct vhost_vring_file arg;
+	struct file *file = NULL;
+	int ret;
+
+	if (copy_from_user(&arg, argp, sizeof(arg)))
+		return -EFAULT;
+	if (arg.index)
+		return -EINVAL;
+	if (arg.fd != VHOST_FILE_UNBIND) {
+		file = fget(arg.fd);
+		if (!file)
+			return -EBADF;
+		ret = vhost_blk_check_backend(file);
+		if (ret)
+			goto put;
+	}
+	ret = vhost_blk_stop(blk);
+	if (ret)
+		goto put;
+	vhost_blk_drop_backend(blk);
+	if (!file)
+		return 0;
+
+	blk->file = file;
+	blk->bdev = I_BDEV(file->f_mapping->host);
+	blk->writable = file->f_mode & FMODE_WRITE;
+	ret = vhost_blk_start(blk);
+	if (!ret)
+		return 0;
+	/* Rings that did start may have requests in flight; a caller being killed leaves them. */
+	if (!vhost_blk_stop(blk))
+		vhost_blk_drop_backend(blk);
+	return ret;
+put:
+	if (file)
+		fput(file);
+	return ret;
+}
+
+static long vhost_blk_set_ring(struct vhost_blk *blk, void __user *argp)
+{
+	struct vhost_vring_state arg;
+	struct vhost_blk_queue *q;
+
+	if (copy_from_user(&arg, argp, sizeof(arg)))
+		return -EFAULT;
+	if (arg.index >= blk->nr_queues)
+		return -ENOBUFS;
+	q = blk->queues[array_index_nospec(arg.index, blk->nr_queues)];
+	switch (arg.num) {
+	case 0:
+		return vhost_blk_ring_stop(q);
+	case 1:
+		return blk->bdev ? vhost_blk_ring_start(q) : -ENODEV;
+	default:
+		return -EINVAL;
+	}
+}
+
+static long vhost_blk_set_serial(struct vhost_blk *blk, void __user *argp)
+{
+	u8 serial[VHOST_BLK_SERIAL_BYTES];
+	unsigned int i;
+
+	if (copy_from_user(serial, argp, sizeof(serial)))
+		return -EFAULT;
+	for (i = 0; i < blk->nr_queues; i++) {
+		struct vhost_blk_queue *q = blk->queues[i];
+
+		mutex_lock(&q->vq.mutex);
+		memcpy(q->serial, serial, sizeof(serial));
+		mutex_unlock(&q->vq.mutex);
+	}
+	return 0;
+}
+
+static long vhost_blk_set_writeback(struct vhost_blk *blk, void __user *argp)
+{
+	u32 writeback;
+
+	if (get_user(writeback, (u32 __user *)argp))
+		return -EFAULT;
+	if (writeback > 1)
+		return -EINVAL;
+	WRITE_ONCE(blk->writeback, writeback);
+	/* A guest that gives up flushing expects what it has written to be safe from now on. */
+	if (!writeback && blk->bdev && blk->writable)
+		return blkdev_issue_flush(blk->bdev);
+	return 0;
+}
+
+/*
+ * Dirty logging is per request: those in flight were not prepared for it and would go unlogged.
+ * Drain them before it begins.
+ */
+static long vhost_blk_set_features(struct vhost_blk *blk, void __user *argp)
+{
+	bool log_all;
+	unsigned int i;
+	u64 features;
+	int ret;
+
+	if (copy_from_user(&features, argp, sizeof(features)))
+		return -EFAULT;
+	if (features & ~VHOST_BLK_FEATURES)
+		return -EOPNOTSUPP;
+	log_all = features & BIT_ULL(VHOST_F_LOG_ALL);
+	if (log_all && !vhost_log_access_ok(&blk->dev))
+		return -EFAULT;
+
+	for (i = 0; i < blk->nr_queues; i++) {
+		struct vhost_blk_queue *q = blk->queues[i];
+		bool restart = log_all && !vhost_blk_has_feature(&q->vq, VHOST_F_LOG_ALL) &&
+			       vhost_blk_ring_running(q);
+
+		if (restart) {
+			ret = vhost_blk_ring_stop(q);
+			if (ret)
+				return ret;
+		}
+		mutex_lock(&q->vq.mutex);
+		q->vq.acked_features = features;
+		mutex_unlock(&q->vq.mutex);
+		if (restart) {
+			ret = vhost_blk_ring_start(q);
+			if (ret)
+				return ret;
+		}
+	}
+	return 0;
+}
+
+static long vhost_blk_set_owner(struct vhost_blk *blk)
+{
+	long ret = vhost_dev_set_owner(&blk->dev);
+
+	if (ret)
+		return ret;
+	blk->css = vhost_blk_get_css();
+	blk->owner = task_tgid_nr(current);
+	return 0;
+}
+
+static long vhost_blk_reset_owner(struct vhost_blk *blk)
+{
+	struct vhost_iotlb *umem = vhost_dev_reset_owner_prepare();
+	int ret;
+
+	if (!umem)
+		return -ENOMEM;
+	ret = vhost_blk_stop(blk);
+	if (ret) {
+		vhost_iotlb_free(umem);
+		return ret;
+	}
+	vhost_blk_shut_down(blk);
+	vhost_dev_reset_owner(&blk->dev, umem);
+	return 0;
+}
+
+static long vhost_blk_busyloop(struct vhost_blk *blk, void __user *argp)
+{
+	struct vhost_vring_state arg;
+
+	if (copy_from_user(&arg, argp, sizeof(arg)))
+		return -EFAULT;
+	if (arg.num > VHOST_BLK_MAX_BUSYLOOP_US)
+		return -EINVAL;
+	return vhost_vring_ioctl(&blk->dev, VHOST_SET_VRING_BUSYLOOP_TIMEOUT, argp);
+}
+
+/* Everything that only the owner may do. */
+static long vhost_blk_owner_ioctl(struct vhost_blk *blk, unsigned int cmd, void __user *argp)
+{
+	long ret = vhost_dev_check_owner(&blk->dev);
+
+	if (ret)
+		return ret;
+	switch (cmd) {
+	case VHOST_BLK_SET_BACKEND:
+		return vhost_blk_set_backend(blk, argp);
+	case VHOST_BLK_SET_RING:
+		return vhost_blk_set_ring(blk, argp);
+	case VHOST_BLK_SET_SERIAL:
+		return vhost_blk_set_serial(blk, argp);
+	case VHOST_BLK_SET_WRITEBACK:
+		return vhost_blk_set_writeback(blk, argp);
+	case VHOST_SET_FEATURES:
+		return vhost_blk_set_features(blk, argp);
+	case VHOST_RESET_OWNER:
+		return vhost_blk_reset_owner(blk);
+	case VHOST_SET_VRING_BUSYLOOP_TIMEOUT:
+		return vhost_blk_busyloop(blk, argp);
+	case VHOST_NEW_WORKER:
+	case VHOST_FREE_WORKER:
+	case VHOST_ATTACH_VRING_WORKER:
+	case VHOST_GET_VRING_WORKER:
+		return vhost_worker_ioctl(&blk->dev, cmd, argp);
+	default:
+		ret = vhost_dev_ioctl(&blk->dev, cmd, argp);
+		return ret == -ENOIOCTLCMD ? vhost_vring_ioctl(&blk->dev, cmd, argp) : ret;
+	}
+}
+
+static long vhost_blk_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct vhost_blk *blk = file->private_data;
+	void __user *argp = (void __user *)arg;
+	u64 features = VHOST_BLK_FEATURES;
+	long ret;
+
+	if (cmd == VHOST_GET_FEATURES)
+		return copy_to_user(argp, &features, sizeof(features)) ? -EFAULT : 0;
+
+	/* A drain may hold it for as long as the storage takes. */
+	if (mutex_lock_killable(&blk->dev.mutex))
+		return -EINTR;
+	switch (cmd) {
+	case VHOST_SET_OWNER:
+		ret = vhost_blk_set_owner(blk);
+		break;
+	case VHOST_SET_FORK_FROM_OWNER:
+	case VHOST_GET_FORK_FROM_OWNER:
+		/* How workers are made is decided before there is an owner. */
+		ret = vhost_dev_ioctl(&blk->dev, cmd, argp);
+		break;
+	default:
+		ret = vhost_blk_owner_ioctl(blk, cmd, argp);
+	}
+	mutex_unlock(&blk->dev.mutex);
+	return ret;
+}
+
+static const struct file_operations vhost_blk_fops = {
+	.owner = THIS_MODULE,
+	.open = vhost_blk_open,
+	.release = vhost_blk_release,
+	.unlocked_ioctl = vhost_blk_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.llseek = noop_llseek,
+};
+
+static struct miscdevice vhost_blk_misc = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "vhost-blk",
+	.fops = &vhost_blk_fops,
+};
+
+static int __init vhost_blk_init(void)
+{
+	int ret = vhost_blk_check_layout();
+
+	if (ret)
+		return ret;
+	vhost_blk_wq = alloc_workqueue("vhost-blk", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	if (!vhost_blk_wq)
+		return -ENOMEM;
+	ret = misc_register(&vhost_blk_misc);
+	if (ret)
+		destroy_workqueue(vhost_blk_wq);
+	return ret;
+}
+
+static void __exit vhost_blk_exit(void)
+{
+	misc_deregister(&vhost_blk_misc);
+	destroy_workqueue(vhost_blk_wq);
+}
+
+module_init(vhost_blk_init);
+module_exit(vhost_blk_exit);
+
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("vhost back end for virtio-blk on any block device");

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the files of vhost-blk share: the device, its queues, its requests, and the contract
+ * between the files.
+ *
+ *	blk.c		the character device, its ioctls, the life of a backend
+ *	ring.c		one queue: start, stop, drain, and the worker's pass over the ring
+ *	request.c	a descriptor chain -> checked -> bios
+ *	range.c		DISCARD and WRITE_ZEROES: bios that carry no guest memory
+ *	bounce.c	reads and writes whose memory the block layer cannot use as it lies
+ *	complete.c	finished bios -> status, dirty log, used ring, one signal
+ *	layout.c	refuses to load on a vhost.ko whose structures differ from those built against
+ *
+ * Locks: vhost_dev.mutex (all ioctls) is taken before vhost_virtqueue.mutex (one ring, held by
+ * whoever reads the ring or writes used entries). Drains wait under the former, never under the
+ * latter. End of bio runs in any context and takes no lock.
+ *
+ * Invariants:
+ *  - A chain that was read from the ring is in flight until its used entry is written, and gets
+ *    exactly one. The only chain without one is the last read, when the owner is being killed: it
+ *    is given back, unread for whoever owns the ring next.
+ *  - So a drained ring resumes at used->idx, whatever the owner says.
+ *  - A request is found by the head of its chain. A head that is offered again while it is in
+ *    flight is a broken ring; thus requests never exceed the size of the ring and are allocated
+ *    with it.
+ */
+#ifndef _VHOST_BLK_BLK_H
+#define _VHOST_BLK_BLK_H
+
+#include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/llist.h>
+#include <linux/uio.h>
+#include <linux/virtio_blk.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "compat.h"
+#include "uapi/vhost_blk.h"
+
+/* Bios of at most this many vectors live in the request: 32 KiB of page-aligned data. */
+#define VHOST_BLK_INLINE_VECS	8
+
+struct vhost_blk_queue;
+struct vhost_blk_req;
+
+/**
+ * struct vhost_blk_part - one bio of a request
+ * @next: further parts of the same request
+ * @bio: bi_private is the request
+ *
+ * Owned by the request; built before any part of the request is submitted, freed when all ended.
+ * The vectors follow it in memory, except for the part that is embedded in the request.
+ */
+struct vhost_blk_part {
+	struct vhost_blk_part *next;
+	struct bio bio;
+};
+
+/**
+ * struct vhost_blk_steps - the requests that need several rounds of bios
+ * @next: called in the worker's or the fallback's context, with the ring's mutex held, when all
+ *	bios of the last round have ended; req->error tells how. Returns -EIOCBQUEUED when it has
+ *	submitted another round, 0 when the request is finished, another error when memory could not
+ *	be had or accessed: then nothing has happened and it may be called again.
+ * @release: frees req->priv
+ */
+struct vhost_blk_steps {
+	int (*next)(struct vhost_blk_req *req);
+	void (*release)(struct vhost_blk_req *req);
+};
+
+/**
+ * struct vhost_blk_req - one request, at the index of its head
+ *
+ * All fields belong to the ring's mutex, except between the submission of bios and the end of the
+ * last of them, when @pending, @error and @node belong to the bios' completions.
+ */
+struct vhost_blk_req {
+	struct llist_node node;		/* on queue->done */
+	struct vhost_blk_queue *queue;
+	atomic_t pending;		/* bios that have not ended */
+	blk_status_t error;		/* an error of any bio of this round */
+	u8 status;			/* VIRTIO_BLK_S_*: what the guest gets unless a bio failed */
+	bool busy;			/* read from the ring, no used entry yet */
+	bool dirties;			/* the bios write guest memory */
+	u16 head;
+	u32 data_len;			/* bytes of guest memory that the data may change */
+	u8 __user *status_addr;		/* NULL if the chain has no room for a status */
+	struct vhost_blk_part *parts;	/* the round under way */
+	const struct vhost_blk_steps *steps;	/* NULL: one round */
+	void *priv;			/* of steps */
+
+	/* Dirty logging; status_log.len is 0 without. */
+	struct vhost_log status_log;	/* guest-physical address of the status byte */
+	struct vhost_log *data_log;	/* guest-physical addresses of the data */
+	unsigned int nr_data_log;
+
+	struct vhost_blk_part part;	/* the first part, if it is small enough, ... */
+	struct bio_vec inline_vecs[VHOST_BLK_INLINE_VECS];	/* ... has these vectors */
+};
+
+/*
+ * struct vhost_blk_queue - a ring
+ */
+struct vhost_blk_queue {
+	struct vhost_virtqueue vq;	/* vq.mutex is "the ring's mutex" */
+	struct vhost_blk *blk;
+	unsigned int index;
+
+	/* Under the ring's mutex. */
+	struct vhost_blk_req *reqs;	/* one per descriptor, by head; changes only while stopped */
+	unsigned int nr_reqs;
+	struct vring_used_elem *used;	/* entries to publish; as many as reqs */
+	unsigned int nr_used;
+	unsigned int nr_hidden;		/* entries written, but the used index was not */
+	unsigned int inflight;		/* read without the mutex by drains */
+	bool broken;			/* not read any more until restarted */
+	u8 serial[VHOST_BLK_SERIAL_BYTES];
+
+	/* Shared with end of bio. */
+	struct llist_head done;		/* requests whose bios have ended */
+	bool gathering;			/* the worker will look at done without being told */
+	struct vhost_work done_work;	/* executor 1: the queue's worker */
+	struct work_struct fallback_work;	/* executor 2: when the worker has been killed */
+
+	/* For those who wait; written under dev.mutex. */
+	bool wanted;			/* do not poll under the ring's mutex */
+	wait_queue_head_t drained;	/* inflight became 0 */
+};
+
+/*
+ * struct vhost_blk - one open of /dev/vhost-blk
+ */
+struct vhost_blk {
+	struct vhost_dev dev;		/* dev.mutex serialises the ioctls */
+	struct vhost_virtqueue **vqs;
+	struct vhost_blk_queue **queues;
+	unsigned int nr_queues;
+	pid_t owner;			/* for messages; under dev.mutex */
+
+	/* Changed under dev.mutex with all rings stopped; read by requests in flight. */
+	struct file *file;
+	struct block_device *bdev;
+	bool writable;			/* the file was opened for writing */
+	struct cgroup_subsys_state *css;	/* owner's io cgroup, for workers that are kthreads */
+
+	/* Changed under dev.mutex at any time, read once per request. */
+	bool writeback;
+};
+
+extern struct workqueue_struct *vhost_blk_wq;
+
+/* ring.c */
+void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsigned int index);
+int vhost_blk_ring_start(struct vhost_blk_queue *q);
+void vhost_blk_ring_halt(struct vhost_blk_queue *q);
+int vhost_blk_ring_stop(struct vhost_blk_queue *q);
+void vhost_blk_ring_free(struct vhost_blk_queue *q);
+bool vhost_blk_ring_has_addresses(struct vhost_blk_queue *q);
+bool vhost_blk_ring_running(struct vhost_blk_queue *q);
+void vhost_blk_ring_break(struct vhost_blk_queue *q, const char *why);
+
+/* request.c */
+int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, unsigned int in,
+		      unsigned int nr_log);
+struct vhost_blk_part *vhost_blk_add_part(struct vhost_blk_req *req, unsigned int nr_vecs,
+					  blk_opf_t opf, sector_t sector);
+int vhost_blk_submit(struct vhost_blk_req *req);
+int vhost_blk_submit_flush(struct vhost_blk_req *req);
+void vhost_blk_release_parts(struct vhost_blk_req *req);
+bool vhost_blk_write_through(struct vhost_blk_queue *q);
+bool vhost_blk_in_capacity(struct vhost_blk *blk, u64 sector, u64 sectors);
+
+/* range.c */
+int vhost_blk_range(struct vhost_blk_req *req, bool discard, struct iov_iter *data);
+
+/* bounce.c */
+int vhost_blk_bounce(struct vhost_blk_req *req, blk_opf_t opf, sector_t sector,
+		     struct iov_iter *data);
+
+/* complete.c */
+void vhost_blk_end_io(struct bio *bio);
+void vhost_blk_end_steps(struct vhost_blk_req *req);
+void vhost_blk_forget(struct vhost_blk_req *req);
+void vhost_blk_reap(struct vhost_blk_queue *q);
+void vhost_blk_done_work(struct vhost_work *work);
+void vhost_blk_fallback_work(struct work_struct *work);
+
+/* layout.c */
+int vhost_blk_check_layout(void);
+
+#endif

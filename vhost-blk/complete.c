@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * From the end of bios to the guest's interrupt: status byte, dirty log, used ring, one signal for
+ * all that has gathered.
+ *
+ * The end of a bio comes in any context and only puts the request on queue->done. Guest memory is
+ * written by one of two executors:
+ *  - the queue's worker: at the end of its pass over the ring, else by done_work;
+ *  - a work item under kthread_use_mm(), when the owner is being killed. Its workers are threads
+ *    of the same process then: the core takes none of our work any more, or runs it in a thread
+ *    with a fatal signal pending, where any page fault fails. Guests outlive their owner, so that
+ *    a failure of this kind must never be taken for the guest's.
+ * Both run with the ring's mutex held and take whatever is there; either may find nothing.
+ *
+ * The device may be freed as soon as its last request is off queue->done and the grace period that
+ * release waits for is over: so the end of bio is one RCU read section.
+ */
+#include <linux/kthread.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "blk.h"
+
+static void vhost_blk_use_fallback(struct vhost_blk_queue *q)
+{
+	queue_work(vhost_blk_wq, &q->fallback_work);
+}
+
+/**
+ * vhost_blk_end_io - a bio of a request has ended
+ * @bio: the bio
+ *
+ * Context: any.
+ */
+void vhost_blk_end_io(struct bio *bio)
+{
+	struct vhost_blk_req *req = bio->bi_private;
+	struct vhost_blk_queue *q = req->queue;
+
+	if (unlikely(bio->bi_status))
+		WRITE_ONCE(req->error, bio->bi_status);
+	if (!atomic_dec_and_test(&req->pending))
+		return;
+
+	/*
+	 * A worker that gathers clears the flag before it looks at the list for the last time: see
+	 * vhost_blk_handle_kick(). llist_add() is a full barrier.
+	 */
+	rcu_read_lock();
+	if (llist_add(&req->node, &q->done) && !READ_ONCE(q->gathering) &&
+	    !vhost_vq_work_queue(&q->vq, &q->done_work))
+		vhost_blk_use_fallback(q);
+	rcu_read_unlock();
+}
+
+/**
+ * vhost_blk_end_steps - free what a request of several rounds keeps
+ * @req: the request
+ */
+void vhost_blk_end_steps(struct vhost_blk_req *req)
+{
+	if (req->steps)
+		req->steps->release(req);
+	req->steps = NULL;
+	req->priv = NULL;
+}
+
+/**
+ * vhost_blk_forget - make a request free for its head's next use
+ * @req: the request, without bios under way
+ */
+void vhost_blk_forget(struct vhost_blk_req *req)
+{
+	vhost_blk_end_steps(req);
+	kfree(req->data_log);
+	req->data_log = NULL;
+	req->busy = false;
+}
+
+static u8 vhost_blk_status(blk_status_t error)
+{
+	switch (error) {
+	case BLK_STS_OK:
+		return VIRTIO_BLK_S_OK;
+	case BLK_STS_NOTSUPP:
+		return VIRTIO_BLK_S_UNSUPP;
+	default:
+		return VIRTIO_BLK_S_IOERR;
+	}
+}
+
+/*
+ * Mark the pages that the request has written, whose content is in place. After an error the device
+ * may have written some of the data. Marking twice is harmless.
+ */
+static void vhost_blk_log(struct vhost_blk_req *req)
+{
+	struct vhost_virtqueue *vq = &req->queue->vq;
+
+	/* The core insists that the entries hold at least the length it is given. */
+	if ((req->data_len && vhost_log_write(vq, req->data_log, req->nr_data_log, req->data_len,
+					      NULL, 0)) ||
+	    vhost_log_write(vq, &req->status_log, 1, req->status_log.len, NULL, 0))
+		vhost_blk_ring_break(req->queue, "the dirty log cannot be written");
+}
+
+/*
+ * Finish a request whose bios have ended: everything but its used entry, which is added to q->used.
+ * Returns 0, -EIOCBQUEUED when it has another round, -EINTR when the other executor must do it.
+ */
+static int vhost_blk_finish(struct vhost_blk_req *req)
+{
+	struct vhost_blk_queue *q = req->queue;
+	struct vring_used_elem *elem;
+	u32 written = 0;
+	int ret;
+
+	vhost_blk_release_parts(req);
+	if (req->steps) {
+		ret = req->steps->next(req);
+		if (ret == -EIOCBQUEUED)
+			return ret;
+		if (ret) {
+			if (fatal_signal_pending(current))
+				return -EINTR;
+			req->error = BLK_STS_IOERR;
+		}
+		vhost_blk_end_steps(req);
+	}
+	if (unlikely(req->error))
+		req->status = vhost_blk_status(req->error);
+	if (req->status == VIRTIO_BLK_S_OK)
+		written = req->data_len;
+	if (likely(req->status_addr)) {
+		if (likely(!put_user(req->status, req->status_addr)))
+			written++;
+		else if (fatal_signal_pending(current))
+			return -EINTR;
+		else
+			vhost_blk_ring_break(q, "a status byte cannot be written");
+		if (unlikely(req->status_log.len))
+			vhost_blk_log(req);
+	}
+	elem = &q->used[q->nr_used++];
+	elem->id = vhost_blk_from_cpu32(&q->vq, req->head);
+	elem->len = vhost_blk_from_cpu32(&q->vq, written);
+	vhost_blk_forget(req);
+	return 0;
+}
+
+/* Write the gathered used entries, and signal. Returns false when the other executor must. */
+static bool vhost_blk_publish(struct vhost_blk_queue *q)
+{
+	struct vhost_virtqueue *vq = &q->vq;
+	u16 old = vq->last_used_idx;
+	unsigned int nr = q->nr_used + q->nr_hidden;
+
+	if (!nr)
+		return true;
+	if (unlikely(vhost_blk_add_used(vq, q->used, q->nr_used))) {
+		if (fatal_signal_pending(current)) {
+			/* The core counts the entries it wrote, without showing them by the index. */
+			nr = (u16)(vq->last_used_idx - old);
+			q->nr_hidden += nr;
+			q->nr_used -= nr;
+			memmove(q->used, q->used + nr, q->nr_used * sizeof(*q->used));
+			return false;
+		}
+		vhost_blk_ring_break(q, "the used ring cannot be written");
+	}
+	q->nr_hidden = 0;
+	q->nr_used = 0;
+	vhost_signal(&q->blk->dev, vq);
+	WRITE_ONCE(q->inflight, q->inflight - nr);
+	if (!q->inflight)
+		wake_up_all(&q->drained);
+	return true;
+}
+
+/**
+ * vhost_blk_reap - answer the requests whose bios have ended
+ * @q: the ring
+ *
+ * Context: ring's mutex held, current->mm is the owner's.
+ */
+void vhost_blk_reap(struct vhost_blk_queue *q)
+{
+	struct llist_node *list;
+
+	if (unlikely(fatal_signal_pending(current))) {
+		vhost_blk_use_fallback(q);
+		return;
+	}
+	list = llist_reverse_order(llist_del_all(&q->done));
+	while (list) {
+		struct vhost_blk_req *req = llist_entry(list, struct vhost_blk_req, node);
+		struct llist_node *next = list->next;
+
+		if (unlikely(vhost_blk_finish(req) == -EINTR)) {
+			for (; list; list = next) {
+				next = list->next;
+				llist_add(list, &q->done);
+			}
+			vhost_blk_use_fallback(q);
+			break;
+		}
+		list = next;
+	}
+	if (unlikely(!vhost_blk_publish(q)))
+		vhost_blk_use_fallback(q);
+}
+
+/**
+ * vhost_blk_done_work - executor 1: the queue's worker
+ * @work: queue->done_work
+ */
+void vhost_blk_done_work(struct vhost_work *work)
+{
+	struct vhost_blk_queue *q = container_of(work, struct vhost_blk_queue, done_work);
+
+	mutex_lock(&q->vq.mutex);
+	vhost_blk_reap(q);
+	mutex_unlock(&q->vq.mutex);
+}
+
+/**
+ * vhost_blk_fallback_work - executor 2: when the worker is dead or dying
+ * @work: queue->fallback_work
+ *
+ * The owner's memory stays until release has seen the queue drained and this work ended.
+ */
+void vhost_blk_fallback_work(struct work_struct *work)
+{
+	struct vhost_blk_queue *q = container_of(work, struct vhost_blk_queue, fallback_work);
+
+	kthread_use_mm(q->blk->dev.mm);
+	mutex_lock(&q->vq.mutex);
+	vhost_blk_reap(q);
+	mutex_unlock(&q->vq.mutex);
+	kthread_unuse_mm(q->blk->dev.mm);
+}

@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * From a descriptor chain to bios: reads the virtio-blk header, checks it, pins guest memory,
+ * submits. Owns what a request may ask for and what it is answered when it may not.
+ *
+ * Every function runs with the ring's mutex held, in a context whose current->mm is the owner's.
+ * A whole request is built before any of it is submitted, so that a failure half way leaves
+ * nothing behind.
+ *
+ * Results inside this file: 0 the request has succeeded, -EIOCBQUEUED its bios are under way, -EIO
+ * and -EOPNOTSUPP the guest asked for what cannot be done, anything else guest memory or memory
+ * for the request was not to be had.
+ */
+#include <linux/highmem.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "blk.h"
+
+/**
+ * vhost_blk_write_through - must writes be durable when they complete?
+ * @q: the ring
+ *
+ * A guest that cannot flush has to be given durable writes.
+ */
+bool vhost_blk_write_through(struct vhost_blk_queue *q)
+{
+	return !vhost_blk_has_feature(&q->vq, VIRTIO_BLK_F_FLUSH) || !READ_ONCE(q->blk->writeback);
+}
+
+/**
+ * vhost_blk_in_capacity - is a range of sectors on the disk and made of whole logical blocks?
+ * @blk: the device
+ * @sector: its start
+ * @sectors: its length
+ *
+ * The capacity is read each time, for it may grow while the guest runs.
+ */
+bool vhost_blk_in_capacity(struct vhost_blk *blk, u64 sector, u64 sectors)
+{
+	u64 capacity = bdev_nr_sectors(blk->bdev);
+	unsigned int block_mask = (bdev_logical_block_size(blk->bdev) >> SECTOR_SHIFT) - 1;
+
+	return sector <= capacity && sectors <= capacity - sector &&
+	       !((sector | sectors) & block_mask);
+}
+
+/**
+ * vhost_blk_add_part - append an empty bio to a request
+ * @req: the request
+ * @nr_vecs: vectors the bio must have room for
+ * @opf: operation and flags
+ * @sector: first sector
+ *
+ * Return: the part, or NULL without memory. A first part of at most VHOST_BLK_INLINE_VECS needs
+ * none and cannot fail.
+ */
+struct vhost_blk_part *vhost_blk_add_part(struct vhost_blk_req *req, unsigned int nr_vecs,
+					  blk_opf_t opf, sector_t sector)
+{
+	struct vhost_blk *blk = req->queue->blk;
+	struct vhost_blk_part **link = &req->parts;
+	struct vhost_blk_part *part = &req->part;
+	struct bio_vec *vecs = req->inline_vecs;
+	struct bio *bio;
+
+	if (*link || nr_vecs > VHOST_BLK_INLINE_VECS) {
+		part = kmalloc(sizeof(*part) + nr_vecs * sizeof(*vecs), GFP_KERNEL_ACCOUNT);
+		if (!part)
+			return NULL;
+		vecs = (struct bio_vec *)(part + 1);
+		while (*link)
+			link = &(*link)->next;
+	}
+	part->next = NULL;
+	*link = part;
+
+	bio = &part->bio;
+	bio_init(bio, blk->bdev, vecs, nr_vecs, opf);
+	/* A vhost task is in its owner's cgroup by itself, and follows when the owner moves. */
+	if (unlikely(current->flags & PF_KTHREAD) && blk->css)
+		bio_associate_blkg_from_css(bio, blk->css);
+	bio->bi_iter.bi_sector = sector;
+	bio->bi_private = req;
+	bio->bi_end_io = vhost_blk_end_io;
+	return part;
+}
+
+/*
+ * Pin guest memory and add it to a bio, until either is used up. Segments are whole blocks; where
+ * one has to be cut, the cut is at a block's end. Returns 0 if anything was added.
+ */
+static int vhost_blk_pin_pages(struct bio *bio, struct iov_iter *data)
+{
+	unsigned int block_mask = bdev_logical_block_size(bio->bi_bdev) - 1;
+	size_t offset, trim = 0;
+
+	bio_set_flag(bio, BIO_PAGE_PINNED);
+	while (iov_iter_count(data) && bio->bi_vcnt < bio->bi_max_vecs && !trim) {
+		unsigned int room = bio->bi_max_vecs - bio->bi_vcnt;
+		struct bio_vec *bv = &bio->bi_io_vec[bio->bi_vcnt];
+		/*
+		 * The pages are noted at the end of the free vectors. A vector is twice as large as
+		 * a note, so that filling the vectors from the start never overtakes the reading.
+		 */
+		struct page **pages = (struct page **)(bv + room) - room;
+		ssize_t len = iov_iter_extract_pages(data, &pages, U32_MAX - bio->bi_iter.bi_size,
+						     room, 0, &offset);
+		struct page *page, *last = NULL;
+		unsigned int i, nr_pages;
+
+		if (len <= 0) {
+			if (bio->bi_vcnt)
+				break;
+			return len ? len : -EFAULT;
+		}
+		nr_pages = DIV_ROUND_UP(offset + len, PAGE_SIZE);
+		trim = len & block_mask;
+		iov_iter_revert(data, trim);
+		len -= trim;
+		bio->bi_iter.bi_size += len;
+		for (i = 0; len; i++) {
+			size_t n = min_t(size_t, len, PAGE_SIZE - offset);
+
+			page = pages[i];
+			if (last && page == last + 1 && page_folio(page) == page_folio(last)) {
+				bv[-1].bv_len += n;
+			} else {
+				bvec_set_page(bv++, page, n, offset);
+				bio->bi_vcnt++;
+			}
+			last = page;
+			len -= n;
+			offset = 0;
+		}
+		for (; i < nr_pages; i++)
+			unpin_user_page(pages[i]);
+	}
+	return bio->bi_vcnt ? 0 : -EFAULT;
+}
+
+/* Unpin what a bio has pinned; make sure that what the device wrote is kept. */
+static void vhost_blk_release_pages(struct bio *bio, bool dirties)
+{
+	struct folio_iter fi;
+	bool dirty = false;
+
+	if (!bio_flagged(bio, BIO_PAGE_PINNED))
+		return;
+	/* Guest memory is nearly always dirty already, and marking it needs the folio's lock. */
+	if (dirties) {
+		bio_for_each_folio_all(fi, bio) {
+			if (!folio_test_dirty(fi.folio)) {
+				dirty = true;
+				break;
+			}
+		}
+	}
+	bio_release_pages(bio, dirty);
+}
+
+/**
+ * vhost_blk_release_parts - free the bios of a round that has ended or was not submitted
+ * @req: the request
+ */
+void vhost_blk_release_parts(struct vhost_blk_req *req)
+{
+	struct vhost_blk_part *part = req->parts, *next;
+
+	req->parts = NULL;
+	for (; part; part = next) {
+		next = part->next;
+		vhost_blk_release_pages(&part->bio, req->dirties);
+		bio_uninit(&part->bio);
+		if (part != &req->part)
+			kfree(part);
+	}
+}
+
+/**
+ * vhost_blk_submit - submit all parts of a request
+ * @req: the request
+ *
+ * The end of the last part puts the request on queue->done.
+ *
+ * Return: -EIOCBQUEUED
+ */
+int vhost_blk_submit(struct vhost_blk_req *req)
+{
+	struct vhost_blk_part *part, *next;
+	unsigned int nr = 0;
+
+	for (part = req->parts; part; part = part->next)
+		nr++;
+	req->error = BLK_STS_OK;
+	atomic_set(&req->pending, nr);
+	for (part = req->parts; part; part = next) {
+		next = part->next;
+		submit_bio(&part->bio);
+	}
+	return -EIOCBQUEUED;
+}
+
+/**
+ * vhost_blk_submit_flush - make what has completed durable
+ * @req: the request, without parts
+ *
+ * submit_bio() takes a flush only as an empty write.
+ *
+ * Return: -EIOCBQUEUED
+ */
+int vhost_blk_submit_flush(struct vhost_blk_req *req)
+{
+	vhost_blk_add_part(req, 0, REQ_OP_WRITE | REQ_SYNC | REQ_PREFLUSH, 0);
+	return vhost_blk_submit(req);
+}
+
+/*
+ * Can the block layer use this memory as it lies? If so, *nr_pages is how many pages it touches,
+ * segment by segment.
+ */
+static bool vhost_blk_is_aligned(struct block_device *bdev, const struct iov_iter *iter,
+				 unsigned int *nr_pages)
+{
+	const struct iovec *iov = iter_iov(iter);
+	unsigned long addr_mask = bdev_dma_alignment(bdev);
+	unsigned long len_mask = (bdev_logical_block_size(bdev) - 1) | addr_mask;
+	size_t skip = iter->iov_offset, left = iov_iter_count(iter);
+
+	for (*nr_pages = 0; left; iov++, skip = 0) {
+		unsigned long addr = (unsigned long)iov->iov_base + skip;
+		size_t len = min(iov->iov_len - skip, left);
+
+		if ((addr & addr_mask) | (len & len_mask))
+			return false;
+		if (!len)
+			continue;
+		*nr_pages += DIV_ROUND_UP(offset_in_page(addr) + len, PAGE_SIZE);
+		left -= len;
+	}
+	return true;
+}
+
+/* IN and OUT. */
+static int vhost_blk_read_write(struct vhost_blk_req *req, bool write, u64 sector,
+				struct iov_iter *data)
+{
+	struct vhost_blk *blk = req->queue->blk;
+	size_t len = iov_iter_count(data);
+	blk_opf_t opf = REQ_OP_READ;
+	unsigned int nr_pages;
+
+	/* used.len has to hold the data and the status. */
+	if (len >= U32_MAX || len & (SECTOR_SIZE - 1) ||
+	    !vhost_blk_in_capacity(blk, sector, len >> SECTOR_SHIFT))
+		return -EIO;
+	if (write) {
+		if (!blk->writable)
+			return -EIO;
+		opf = REQ_OP_WRITE | REQ_SYNC | REQ_IDLE;
+		if (vhost_blk_write_through(req->queue))
+			opf |= REQ_FUA;
+	} else {
+		req->data_len = len;
+	}
+	if (!len)
+		return 0;
+	if (!vhost_blk_is_aligned(blk->bdev, data, &nr_pages))
+		return vhost_blk_bounce(req, opf, sector, data);
+
+	req->dirties = !write;
+	do {
+		struct vhost_blk_part *part;
+		int ret;
+
+		part = vhost_blk_add_part(req, min(nr_pages, BIO_MAX_VECS), opf, sector);
+		if (!part)
+			return -ENOMEM;
+		/* It may take part of the memory; the rest goes into further bios. */
+		ret = vhost_blk_pin_pages(&part->bio, data);
+		if (ret)
+			return ret;
+		sector += part->bio.bi_iter.bi_size >> SECTOR_SHIFT;
+		nr_pages = iov_iter_npages(data, BIO_MAX_VECS);
+	} while (nr_pages);
+
+	return vhost_blk_submit(req);
+}
+
+static int vhost_blk_get_id(struct vhost_blk_req *req, struct iov_iter *data)
+{
+	size_t len = min_t(size_t, iov_iter_count(data), VHOST_BLK_SERIAL_BYTES);
+
+	req->data_len = len;
+	return copy_to_iter(req->queue->serial, len, data) == len ? 0 : -EFAULT;
+}
+
+/* Read the header and do what it says. */
+static int vhost_blk_execute(struct vhost_blk_req *req, struct iov_iter *out, struct iov_iter *in)
+{
+	struct vhost_virtqueue *vq = &req->queue->vq;
+	struct virtio_blk_outhdr hdr;
+	u64 sector;
+	u32 type;
+
+	/* Without a status byte no answer can be given, so nothing is done either. */
+	if (!req->status_addr || iov_iter_count(out) < sizeof(hdr))
+		return -EIO;
+	if (!copy_from_iter_full(&hdr, sizeof(hdr), out))
+		return -EFAULT;
+	type = vhost_blk_to_cpu32(vq, hdr.type);
+	sector = vhost_blk_to_cpu64(vq, hdr.sector);
+
+	/* Data that lies in the wrong direction would be skipped in silence. */
+	switch (type) {
+	case VIRTIO_BLK_T_IN:
+		return iov_iter_count(out) ? -EIO : vhost_blk_read_write(req, false, sector, in);
+	case VIRTIO_BLK_T_OUT:
+		return iov_iter_count(in) ? -EIO : vhost_blk_read_write(req, true, sector, out);
+	case VIRTIO_BLK_T_FLUSH:
+		if (iov_iter_count(in) || iov_iter_count(out))
+			return -EIO;
+		/* Nothing can have been written through a file that is open for reading. */
+		return req->queue->blk->writable ? vhost_blk_submit_flush(req) : 0;
+	case VIRTIO_BLK_T_GET_ID:
+		return iov_iter_count(out) ? -EIO : vhost_blk_get_id(req, in);
+	case VIRTIO_BLK_T_DISCARD:
+	case VIRTIO_BLK_T_WRITE_ZEROES:
+		if (iov_iter_count(in))
+			return -EIO;
+		return vhost_blk_range(req, type == VIRTIO_BLK_T_DISCARD, out);
+	default:
+		return -EOPNOTSUPP;
+	}
+}
+
+/* Remember the guest-physical addresses of what the request will write. */
+static int vhost_blk_save_log(struct vhost_blk_req *req, unsigned int nr_log)
+{
+	struct vhost_log *log = req->queue->vq.log;
+	struct vhost_log *last = &log[nr_log - 1];
+
+	/* The core makes no entries for empty descriptors: the last holds the status. */
+	req->status_log.addr = last->addr + last->len - 1;
+	req->status_log.len = 1;
+	if (nr_log == 1 && last->len == 1)
+		return 0;
+	req->data_log = kmemdup(log, nr_log * sizeof(*log), GFP_KERNEL_ACCOUNT);
+	if (!req->data_log)
+		return -ENOMEM;
+	req->nr_data_log = nr_log;
+	return 0;
+}
+
+/**
+ * vhost_blk_request - take on the chain that was just read from the ring
+ * @q: the ring; vq.iov holds the chain
+ * @head: index of the first descriptor
+ * @out: entries of vq.iov that the device reads
+ * @in: entries that it writes, which follow
+ * @nr_log: entries of vq.log, 0 without dirty logging
+ *
+ * Called by the queue's worker only, as it relies on the worker's looking at queue->done.
+ *
+ * Return: 0 when the request will be answered. -EINTR when the owner is being killed and that made
+ * its memory inaccessible: nothing was done and the chain has to be given back. -EINVAL when the
+ * head is in flight already.
+ */
+int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, unsigned int in,
+		      unsigned int nr_log)
+{
+	struct vhost_blk_req *req = &q->reqs[head];
+	struct iovec *iov = q->vq.iov;
+	size_t in_len = iov_length(iov + out, in);
+	struct iov_iter src, dst;
+	int ret = 0;
+
+	if (unlikely(req->busy))
+		return -EINVAL;
+	req->busy = true;
+	req->dirties = false;
+	req->head = head;
+	req->error = BLK_STS_OK;
+	req->status = VIRTIO_BLK_S_OK;
+	req->status_addr = NULL;
+	req->status_log.len = 0;
+	req->data_len = 0;
+	q->inflight++;
+
+	if (likely(in_len)) {
+		struct iovec *last = &iov[out + in - 1];
+
+		req->status_addr = (u8 __user *)last->iov_base + last->iov_len - 1;
+		in_len--;
+		if (unlikely(nr_log))
+			ret = vhost_blk_save_log(req, nr_log);
+	}
+	if (!ret) {
+		iov_iter_init(&src, ITER_SOURCE, iov, out, iov_length(iov, out));
+		iov_iter_init(&dst, ITER_DEST, iov + out, in, in_len);
+		ret = vhost_blk_execute(req, &src, &dst);
+	}
+	if (likely(ret == -EIOCBQUEUED))
+		return 0;
+
+	vhost_blk_release_parts(req);
+	switch (ret) {
+	case 0:
+		req->status = VIRTIO_BLK_S_OK;
+		break;
+	case -EOPNOTSUPP:
+		req->status = VIRTIO_BLK_S_UNSUPP;
+		break;
+	default:
+		if (ret != -EIO && fatal_signal_pending(current)) {
+			vhost_blk_forget(req);
+			q->inflight--;
+			return -EINTR;
+		}
+		req->status = VIRTIO_BLK_S_IOERR;
+	}
+	llist_add(&req->node, &q->done);
+	return 0;
+}

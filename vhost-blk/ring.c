@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * One ring: its life (start, stop, drain, break) and the worker's pass over it.
+ *
+ * A ring runs when the core's private_data is set, which is so from start to halt. A broken ring
+ * still runs as far as its requests in flight are concerned, but is not read any more.
+ *
+ * Start, halt and drain are called with vhost_dev.mutex held, the pass by the queue's worker.
+ */
+#define pr_fmt(fmt) "vhost-blk: " fmt
+
+#include <linux/ktime.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "blk.h"
+
+/* Requests that are submitted together and answered together. */
+#define VHOST_BLK_BATCH		32
+
+/* Requests after which other rings of the same worker get their turn. */
+#define VHOST_BLK_WEIGHT	256
+
+/**
+ * vhost_blk_ring_break - stop reading a ring that makes no sense
+ * @q: the ring
+ * @why: what is wrong with it
+ *
+ * The guest's doing, so a ring of its own suffers and nothing else. The owner learns of it by the
+ * error eventfd.
+ *
+ * Context: ring's mutex held.
+ */
+void vhost_blk_ring_break(struct vhost_blk_queue *q, const char *why)
+{
+	pr_notice_ratelimited("ring %u of process %d is stopped: %s\n", q->index,
+			      q->blk->owner, why);
+	q->broken = true;
+	if (q->vq.error_ctx)
+		eventfd_signal(q->vq.error_ctx);
+}
+
+/*
+ * Take on at most VHOST_BLK_BATCH requests. Returns how many there were, or a negative error when
+ * the ring must not be read any more.
+ */
+static int vhost_blk_fetch(struct vhost_blk_queue *q)
+{
+	struct vhost_virtqueue *vq = &q->vq;
+	bool log_all = vhost_blk_has_feature(vq, VHOST_F_LOG_ALL);
+	int nr;
+
+	for (nr = 0; nr < VHOST_BLK_BATCH; nr++) {
+		unsigned int out, in, nr_log = 0;
+		int head, ret;
+
+		head = vhost_get_vq_desc(vq, vq->iov, ARRAY_SIZE(vq->iov), &out, &in,
+					 log_all ? vq->log : NULL, &nr_log);
+		if (head == vq->num)
+			break;
+		if (unlikely(head < 0)) {
+			/* The dying owner's memory is unreadable: that says nothing of the ring. */
+			if (fatal_signal_pending(current))
+				return -EINTR;
+			vhost_blk_ring_break(q, "a malformed ring or descriptor chain");
+			return head;
+		}
+		ret = vhost_blk_request(q, head, out, in, nr_log);
+		if (unlikely(ret)) {
+			vhost_blk_unread(vq);
+			if (ret != -EINTR)
+				vhost_blk_ring_break(q, "a chain was offered again in flight");
+			return ret;
+		}
+	}
+	return nr;
+}
+
+/*
+ * The ring is empty: with VHOST_SET_VRING_BUSYLOOP_TIMEOUT, spin for that long since anything
+ * happened last. Returns true when the ring has something.
+ */
+static bool vhost_blk_busy_poll(struct vhost_blk_queue *q)
+{
+	struct vhost_virtqueue *vq = &q->vq;
+	ktime_t end;
+
+	if (!vq->busyloop_timeout)
+		return false;
+	end = ktime_add_us(ktime_get(), vq->busyloop_timeout);
+	do {
+		if (!llist_empty(&q->done)) {
+			vhost_blk_reap(q);
+			end = ktime_add_us(ktime_get(), vq->busyloop_timeout);
+		}
+		if (!vhost_vq_avail_empty(&q->blk->dev, vq))
+			return true;
+		/* Others need the processor, the worker, or the mutex that we hold. */
+		if (need_resched() || signal_pending(current) || vhost_vq_has_work(vq) ||
+		    READ_ONCE(q->wanted))
+			break;
+		cpu_relax();
+	} while (ktime_before(ktime_get(), end));
+	return false;
+}
+
+/* The worker's pass over the ring: after a kick, a start, or VHOST_BLK_WEIGHT requests. */
+static void vhost_blk_handle_kick(struct vhost_work *work)
+{
+	struct vhost_virtqueue *vq = container_of(work, struct vhost_virtqueue, poll.work);
+	struct vhost_blk_queue *q = container_of(vq, struct vhost_blk_queue, vq);
+	struct vhost_dev *dev = &q->blk->dev;
+	int nr, total = 0;
+
+	mutex_lock(&vq->mutex);
+	if (!vq->private_data || q->broken || fatal_signal_pending(current))
+		goto unlock;
+
+	WRITE_ONCE(q->gathering, true);
+	vhost_disable_notify(dev, vq);
+	for (;;) {
+		struct blk_plug plug;
+
+		blk_start_plug(&plug);
+		nr = vhost_blk_fetch(q);
+		blk_finish_plug(&plug);
+		vhost_blk_reap(q);
+		if (nr < 0 || q->broken)
+			break;
+		total += nr;
+		if (total >= VHOST_BLK_WEIGHT) {
+			vhost_poll_queue(&vq->poll);
+			break;
+		}
+		if (nr == VHOST_BLK_BATCH || vhost_blk_busy_poll(q))
+			continue;
+		if (!vhost_enable_notify(dev, vq))
+			break;
+		vhost_disable_notify(dev, vq);
+	}
+	/* From here on the ends of bios wake the worker; see those that came before. */
+	WRITE_ONCE(q->gathering, false);
+	smp_mb();
+	if (!llist_empty(&q->done))
+		vhost_blk_reap(q);
+unlock:
+	mutex_unlock(&vq->mutex);
+}
+
+/**
+ * vhost_blk_queue_init - prepare a queue for vhost_dev_init()
+ * @q: the queue, zeroed
+ * @blk: its device
+ * @index: its number
+ */
+void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsigned int index)
+{
+	q->blk = blk;
+	q->index = index;
+	q->vq.handle_kick = vhost_blk_handle_kick;
+	init_llist_head(&q->done);
+	init_waitqueue_head(&q->drained);
+	vhost_work_init(&q->done_work, vhost_blk_done_work);
+	INIT_WORK(&q->fallback_work, vhost_blk_fallback_work);
+}
+
+/**
+ * vhost_blk_ring_free - free what a start has allocated
+ * @q: the queue, stopped and drained
+ */
+void vhost_blk_ring_free(struct vhost_blk_queue *q)
+{
+	kvfree(q->reqs);
+	kvfree(q->used);
+	q->reqs = NULL;
+	q->used = NULL;
+	q->nr_reqs = 0;
+}
+
+static int vhost_blk_ring_alloc(struct vhost_blk_queue *q, unsigned int nr)
+{
+	unsigned int i;
+
+	if (q->nr_reqs == nr)
+		return 0;
+	vhost_blk_ring_free(q);
+	q->reqs = kvcalloc(nr, sizeof(*q->reqs), GFP_KERNEL_ACCOUNT);
+	q->used = kvcalloc(nr, sizeof(*q->used), GFP_KERNEL_ACCOUNT);
+	if (!q->reqs || !q->used) {
+		vhost_blk_ring_free(q);
+		return -ENOMEM;
+	}
+	q->nr_reqs = nr;
+	for (i = 0; i < nr; i++)
+		q->reqs[i].queue = q;
+	return 0;
+}
+
+/* Take the ring's mutex although the worker may be polling under it. */
+static int vhost_blk_ring_lock(struct vhost_blk_queue *q)
+{
+	int ret;
+
+	WRITE_ONCE(q->wanted, true);
+	ret = mutex_lock_killable(&q->vq.mutex);
+	WRITE_ONCE(q->wanted, false);
+	return ret;
+}
+
+/**
+ * vhost_blk_ring_has_addresses - did the owner set up this ring?
+ * @q: the ring
+ */
+bool vhost_blk_ring_has_addresses(struct vhost_blk_queue *q)
+{
+	return q->vq.desc && q->vq.avail && q->vq.used;
+}
+
+/**
+ * vhost_blk_ring_running - is the ring started and sane?
+ * @q: the ring
+ */
+bool vhost_blk_ring_running(struct vhost_blk_queue *q)
+{
+	return q->vq.private_data && !READ_ONCE(q->broken);
+}
+
+/**
+ * vhost_blk_ring_halt - take no further requests from a ring
+ * @q: the ring
+ *
+ * Waits for a pass that is under way, not for its I/O. Cannot fail, for it is part of release.
+ */
+void vhost_blk_ring_halt(struct vhost_blk_queue *q)
+{
+	WRITE_ONCE(q->wanted, true);
+	mutex_lock(&q->vq.mutex);
+	WRITE_ONCE(q->wanted, false);
+	q->vq.private_data = NULL;
+	mutex_unlock(&q->vq.mutex);
+}
+
+static int vhost_blk_ring_drain(struct vhost_blk_queue *q)
+{
+	return wait_event_killable(q->drained, !READ_ONCE(q->inflight));
+}
+
+/**
+ * vhost_blk_ring_stop - halt a ring and wait for its requests in flight
+ * @q: the ring
+ *
+ * Return: 0, or -EINTR/-ERESTARTSYS when the caller is being killed; release waits then.
+ */
+int vhost_blk_ring_stop(struct vhost_blk_queue *q)
+{
+	int ret = vhost_blk_ring_lock(q);
+
+	if (ret)
+		return ret;
+	q->vq.private_data = NULL;
+	mutex_unlock(&q->vq.mutex);
+	return vhost_blk_ring_drain(q);
+}
+
+/**
+ * vhost_blk_ring_start - (re)start a ring where its used index stands
+ * @q: the ring
+ *
+ * Everything before the used index has been answered and nothing behind it: VHOST_SET_VRING_BASE
+ * has nothing to add. The worker looks at the ring at once, since the kick for what lies in it may
+ * have gone to a former owner.
+ *
+ * Return: 0, -EINVAL without addresses, -EFAULT when they are not in the owner's memory, -ENOMEM,
+ * or a fatal signal's error.
+ */
+int vhost_blk_ring_start(struct vhost_blk_queue *q)
+{
+	struct vhost_virtqueue *vq = &q->vq;
+	int ret;
+
+	if (vhost_blk_ring_running(q))
+		return 0;
+	ret = vhost_blk_ring_stop(q);
+	if (ret)
+		return ret;
+	ret = vhost_blk_ring_lock(q);
+	if (ret)
+		return ret;
+	if (!vhost_blk_ring_has_addresses(q)) {
+		ret = -EINVAL;
+		goto unlock;
+	}
+	if (!vhost_vq_access_ok(vq)) {
+		ret = -EFAULT;
+		goto unlock;
+	}
+	ret = vhost_blk_ring_alloc(q, vq->num);
+	if (ret)
+		goto unlock;
+
+	vq->private_data = q;
+	ret = vhost_vq_init_access(vq);
+	if (ret) {
+		vq->private_data = NULL;
+		goto unlock;
+	}
+	vq->last_avail_idx = vq->last_used_idx;
+	vq->avail_idx = vq->last_used_idx;
+	q->broken = false;
+	vhost_poll_queue(&vq->poll);
+unlock:
+	mutex_unlock(&vq->mutex);
+	return ret;
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
+/*
+ * The user interface of /dev/vhost-blk: what it adds to the standard vhost ioctls of
+ * <linux/vhost.h>. Owns the ioctl numbers and the limits that a front end must respect when it
+ * fills the virtio-blk configuration space, which is the front end's and not the module's.
+ *
+ * Order of use: VHOST_SET_OWNER, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE; per ring
+ * VHOST_SET_VRING_NUM, _ADDR, _CALL, _ERR, _KICK; VHOST_BLK_SET_BACKEND. docs/vhost-blk.md tells
+ * all of it.
+ */
+#ifndef _UAPI_VHOST_BLK_H
+#define _UAPI_VHOST_BLK_H
+
+#include <linux/types.h>
+#include <linux/vhost.h>
+
+/**
+ * VHOST_BLK_SET_BACKEND - set or drop the block device that serves all rings
+ *
+ * index must be 0. fd is an open block device, or -1. A device that was set before is drained and
+ * dropped first; then every ring that has addresses is started at its used index. Requests that
+ * change the device are executed only if the file was opened for writing.
+ */
+#define VHOST_BLK_SET_BACKEND	_IOW(VHOST_VIRTIO, 0xFF, struct vhost_vring_file)
+
+/**
+ * VHOST_BLK_SET_SERIAL - the serial number that GET_ID requests return
+ *
+ * VHOST_BLK_SERIAL_BYTES bytes, padded with NULs, not necessarily NUL-terminated.
+ */
+#define VHOST_BLK_SET_SERIAL	_IOW(VHOST_VIRTIO, 0xFE, __u8[VHOST_BLK_SERIAL_BYTES])
+#define VHOST_BLK_SERIAL_BYTES	20
+
+/**
+ * VHOST_BLK_SET_RING - stop or start one ring
+ *
+ * num 0: take no further request, wait for those in flight, stop. VHOST_GET_VRING_BASE then gives
+ * the index to resume at. num 1: start at the used index. To start a running ring changes nothing,
+ * except that one that was stopped for being broken is read again.
+ */
+#define VHOST_BLK_SET_RING	_IOW(VHOST_VIRTIO, 0xFD, struct vhost_vring_state)
+
+/**
+ * VHOST_BLK_SET_WRITEBACK - the cache mode of the disk
+ *
+ * 1, the default: a completed write may be volatile until a flush. 0: writes are durable when they
+ * complete, which is what a guest may expect that cleared 'writeback' in the configuration space.
+ * Without VIRTIO_BLK_F_FLUSH among the features every write is durable whatever this says.
+ */
+#define VHOST_BLK_SET_WRITEBACK	_IOW(VHOST_VIRTIO, 0xFC, __u32)
+
+/* Most data segments in one request (seg_max): a header and a status may each need one more. */
+#define VHOST_BLK_MAX_SEGMENTS		1022
+
+/* Most ranges in one DISCARD or WRITE_ZEROES request (max_discard_seg, max_write_zeroes_seg). */
+#define VHOST_BLK_MAX_RANGES		32
+
+/* Longest VHOST_SET_VRING_BUSYLOOP_TIMEOUT, in microseconds. */
+#define VHOST_BLK_MAX_BUSYLOOP_US	1000000
+
+#endif
