@@ -14,6 +14,7 @@ spawn      spawn(*argv) -> subprocess.Popen, killed afterwards if it still runs
 kernel_log helpers.KernelLog of this test
 loud       a test that expects a fault report: loud.expect(regex) takes matching lines as said
 """
+import json
 import os
 import re
 import signal
@@ -36,18 +37,53 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--full"):
-        return
-    kept = [item for item in items if not item.get_closest_marker("full")]
-    dropped = [item for item in items if item.get_closest_marker("full")]
+    seen = seen_before()
+    dropped = [item for item in items if item.nodeid in seen or
+               (item.get_closest_marker("full") and not config.getoption("--full"))]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-        items[:] = kept
+        items[:] = [item for item in items if item not in dropped]
+
+
+def seen_before():
+    """Ids of the tests that ran before, in a guest that died (see tests/lab/check.py)."""
+    path = os.environ.get("LAB_RESULTS")
+    if not path or not os.path.exists(path):
+        return set()
+    with open(path) as f:
+        return {json.loads(line)["id"] for line in f if line.endswith("}\n")}
+
+
+def record(nodeid, outcome, reason=""):
+    path = os.environ.get("LAB_RESULTS")
+    if path:
+        with open(path, "a") as f:
+            f.write(json.dumps({"id": nodeid, "outcome": outcome, "reason": reason}) + "\n")
 
 
 def pytest_runtest_logstart(nodeid):
     if os.environ.get("LAB_GUEST"):
         helpers.KernelLog.mark(f"test {nodeid}")
+    record(nodeid, "started")
+
+
+verdicts = {}
+
+
+def pytest_runtest_logreport(report):
+    """The worst of set-up, call and tear-down is the test's outcome; written at its end."""
+    rank = ("passed", "skipped", "failed")
+    if rank.index(report.outcome) >= rank.index(verdicts.get(report.nodeid, ("passed", ""))[0]):
+        reason = str(report.longrepr[2]) if report.skipped and \
+            isinstance(report.longrepr, tuple) else ""
+        verdicts[report.nodeid] = (report.outcome, reason)
+    if report.when == "teardown":
+        record(report.nodeid, *verdicts.pop(report.nodeid))
+
+
+def pytest_collectreport(report):
+    if report.failed:
+        record(report.nodeid, "failed", "cannot be collected")
 
 
 def state():

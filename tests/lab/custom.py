@@ -37,6 +37,11 @@ rm -f .tmp_vmlinux* vmlinux.unstripped
 '''
 
 
+def binds():
+    """Where the source must be when modules are built for a kernel of ours."""
+    return source.binds()
+
+
 def build(name, target, make_args):
     """The object tree of kernel NAME; it must be at /lab/kernel when modules are built for it."""
     config = os.path.join("config", name + ".config")

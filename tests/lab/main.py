@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The lab's command line; see docs/lab.md."""
 import argparse
+import os
 import subprocess
 import sys
 
 import build
+import check
 import guest
 import kernel
+import qemu
 import rootfs
 from common import KERNELS, LabError
 
@@ -37,6 +40,10 @@ def parse(argv):
             s.add_argument("cmd", nargs="+", metavar="CMD")
     s = sub.add_parser("chroot", help="run a command in the Debian 13 root, the project at /repo")
     s.add_argument("cmd", nargs="+", metavar="CMD")
+    s = sub.add_parser("check", help="run all tests and add them up")
+    s.add_argument("--full", action="store_true", help="all tests on all kernels")
+    s.add_argument("--kernel", action="append", choices=KERNELS, help="only on this kernel")
+    s.add_argument("only", nargs="*", metavar="NAME", help="only test files whose path holds NAME")
     return p.parse_args(argv)
 
 
@@ -58,8 +65,11 @@ def main(argv):
         setup(args.kernel)
         return build.build(args.kernel, args.parts.split(","))
     if args.verb == "chroot":
-        return subprocess.run(rootfs.enter(["sh", "-c", 'cd /repo && exec "$@"', "sh"] + args.cmd)
-                              ).returncode
+        os.makedirs(guest.OUT, exist_ok=True)
+        return subprocess.run(rootfs.enter(["sh", "-c", 'cd /repo && exec "$@"', "sh"] + args.cmd,
+                                           [(guest.OUT, "/out")])).returncode
+    if args.verb == "check":
+        return check.check(args.full, args.only, args.kernel)
     setup(args.kernel)
     parts = args.parts.split(",")
     if not args.no_build and not args.no_modules:
@@ -71,9 +81,11 @@ def main(argv):
                     shell=args.verb == "shell")
     if args.kernel == "um":
         import uml
-        return uml.run_job(job, args.timeout, mem=args.mem)
-    return guest.run_job(args.kernel, job, args.timeout, smp=args.smp, mem=args.mem,
-                         append=args.append)
+        kind = uml.Uml
+    else:
+        kind = qemu.Qemu
+    return guest.run_job(kind(args.kernel, job, smp=args.smp, mem=args.mem, append=args.append),
+                         args.timeout)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`make check`: static checks, unit tests, then the suites in guests; one sum of all at the end.
+
+Owns build/out/check/. Each test writes a line to a results file as it starts and as it ends, so a guest
+that dies costs the one test that killed it: the others of its file go on in a new guest.
+"""
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+from common import LAB, REPO, say
+
+LOGS = os.path.join(REPO, "build", "out", "check")
+PYTEST = ["python3", "-m", "pytest", "-q", "--color=no"]
+
+
+class Sum:
+    """What has been counted so far."""
+
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+        self.failures = []
+
+    def add(self, outcome, name, detail=""):
+        if outcome == "passed":
+            self.passed += 1
+        elif outcome == "skipped":
+            self.skipped += 1
+            print(f"  skipped {name}: {detail}", flush=True)
+        else:
+            self.failed += 1
+            self.failures.append(name)
+
+    def line(self):
+        text = f"{self.passed} passed, {self.failed} failed"
+        return text + (f", {self.skipped} skipped" if self.skipped else "")
+
+
+def results(path):
+    """(finished, hung): {id: record} of tests that ended, and ids of those that only started."""
+    finished, started = {}, []
+    if os.path.exists(path):
+        with open(path) as f:
+            for line in f:
+                try:
+                    record = json.loads(line)
+                except ValueError:      # cut off by the guest's death
+                    continue
+                if record["outcome"] == "started":
+                    started.append(record["id"])
+                else:
+                    finished[record["id"]] = record
+    return finished, [i for i in started if i not in finished]
+
+
+def lab(*argv, log):
+    """Run another lab command, its output into LOG."""
+    with open(log, "a") as f:
+        return subprocess.run([os.path.join(LAB, "lab"), *argv], stdin=subprocess.DEVNULL,
+                              stdout=f, stderr=f).returncode
+
+
+def show(log, lines=150):
+    with open(log, errors="replace") as f:
+        text = f.read().splitlines()
+    if len(text) > lines:
+        print(f"  ... (the whole text is in {os.path.relpath(log, REPO)})")
+    print("\n".join("  " + line for line in text[-lines:]), flush=True)
+
+
+def batch(total, label, file, where, options=(), timeout=600):
+    """One test file in one place; WHERE is the lab command that gets pytest's argv."""
+    base = os.path.basename(file)
+    stem = f"{label}-{base[:-3]}"
+    name, log = f"{stem}.results", os.path.join(LOGS, stem + ".log")
+    path = os.path.join(LOGS, name)
+    start, before = time.monotonic(), total.failed
+    counted = set()
+    lost = 0
+    while True:
+        env = ["env", f"LAB_RESULTS=/out/check/{name}"]
+        status = lab(*where, "--", *env, *PYTEST, *options, os.path.relpath(file, REPO), log=log)
+        finished, hung = results(path)
+        for test, record in finished.items():
+            if test not in counted:
+                total.add(record["outcome"], f"{test} ({label})", record.get("reason", ""))
+                counted.add(test)
+        for test in hung:
+            if test not in counted:
+                total.add("failed", f"{test} ({label}): the guest died or was killed")
+                counted.add(test)
+        bad = sum(r["outcome"] == "failed" for r in finished.values()) + len(hung)
+        if not hung or lost == 3:
+            # 5 is pytest's "no test left"; anything else must be explained by a failed test.
+            if status not in (0, 5) and not bad:
+                total.add("failed", f"{base} ({label}): exit code {status}")
+            break
+        lost += 1
+    ours = len(counted)
+    if not ours and status == 5:
+        return
+    if total.failed > before:
+        show(log)
+    print(f"{label} {base}: {ours} tests, {total.failed - before} failed, "
+          f"{time.monotonic() - start:.0f} s", flush=True)
+
+
+def static(total):
+    log = os.path.join(LOGS, "static.log")
+    record = os.path.join(LOGS, "static.results")
+    start, before = time.monotonic(), total.failed
+    status = lab("chroot", "--", "env", "LAB_RESULTS=/out/check/static.results",
+                 "python3", "-B", "tests/static/run.py", log=log)
+    finished, _ = results(record)
+    for name, r in finished.items():
+        total.add(r["outcome"], f"static: {name}", r.get("reason", ""))
+    if status and total.failed == before:
+        total.add("failed", f"static checks: exit code {status}")
+    if total.failed > before:
+        show(log)
+    print(f"static checks: {len(finished)}, {total.failed - before} failed, "
+          f"{time.monotonic() - start:.0f} s", flush=True)
+
+
+def build(total, kernel):
+    log = os.path.join(LOGS, f"build-{kernel}.log")
+    start = time.monotonic()
+    status = lab("setup", kernel, log=log) or lab("build", kernel, log=log)
+    if status:
+        total.add("failed", f"build for {kernel}")
+        show(log)
+    print(f"build for {kernel}: {'failed' if status else 'done'}, "
+          f"{time.monotonic() - start:.0f} s", flush=True)
+    return status == 0
+
+
+def selected(patterns, found):
+    """The files of FOUND that one of PATTERNS names; all of them when there is none."""
+    return [f for f in found if not patterns or any(p in f for p in patterns)]
+
+
+def check(full=False, only=(), kernels=None):
+    total = Sum()
+    shutil.rmtree(LOGS, ignore_errors=True)
+    os.makedirs(LOGS)
+    start = time.monotonic()
+    if not only:
+        static(total)
+    for file in selected(only, sorted(glob.glob(os.path.join(REPO, "tests", "unit",
+                                                            "test_*.py")))):
+        batch(total, "unit", file, ["chroot"])
+    files = selected(only, sorted(glob.glob(os.path.join(REPO, "tests", "test_*.py"))))
+    if full:
+        plan = [(k, ["--full"]) for k in ("stable", "backports", "um")]
+    else:
+        plan = [("stable", []), ("backports", ["-m", "core and not nested"])]
+    for kernel, options in plan:
+        if kernels and kernel not in kernels:
+            continue
+        if not build(total, kernel):
+            continue
+        for file in files:
+            batch(total, kernel, file,
+                  ["run", "--no-build", "--kernel", kernel,
+                   "--timeout", str(5400 if full else 900)], options)
+    say(f"all of it took {time.monotonic() - start:.0f} s")
+    for name in total.failures:
+        print(f"FAILED {name}")
+    if not total.passed and not total.failed:
+        print("nothing ran")
+    print(total.line(), flush=True)
+    return 1 if total.failed or not total.passed else 0

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A packaged kernel under QEMU's software emulation; root, /repo and /out come over 9p."""
+import json
+import os
+import time
+
+import guest
+import kernel
+import rootfs
+from common import read, write
+
+APPEND = ("console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable "
+          "random.trust_cpu=on cryptomgr.notests kfence.sample_interval=0 audit=0 apparmor=0 "
+          "rcupdate.rcu_cpu_stall_timeout=120 log_buf_len=4M")
+PORTS = {name: number for number, name in enumerate(guest.CHANNELS, 1)}
+
+
+def newc(files):
+    """An uncompressed cpio archive, which the kernel unpacks after the first initrd."""
+    out = bytearray()
+    for ino, (name, data, mode) in enumerate(files + [("TRAILER!!!", b"", 0)], 1):
+        head = [ino, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0]
+        out += b"070701" + b"".join(b"%08x" % n for n in head) + name.encode() + b"\0"
+        out += b"\0" * (-len(out) % 4) + data
+        out += b"\0" * (-len(out) % 4)
+    return bytes(out)
+
+
+class Qemu(guest.Guest):
+    extra_channels = ("qmp",)
+
+    def __init__(self, name, job, smp=2, mem="4G", append=""):
+        super().__init__(name, job)
+        self.smp, self.mem, self.append = smp, mem, append
+
+    def job_archive(self):
+        devices = {"LAB_TTY": "/dev/hvc0", "LAB_RESULT": "/dev/null"}
+        if not self.job.shell:
+            devices = {name: f"/dev/vport0p{number}" for name, number in PORTS.items()}
+        files = self.job.files(self.name, devices)
+        return newc([("job", b"", 0o40755)] +
+                    [("job/" + n, t.encode(), 0o100644) for n, t in files.items()])
+
+    def command(self):
+        boot = kernel.packaged(self.name)
+        write(os.path.join(self.tmp, "initrd"),
+              read(os.path.join(boot, "initrd"), "rb") + self.job_archive())
+
+        def sock(name):
+            return ["-chardev", f"socket,id={name},fd={self.child[name].fileno()}"]
+
+        argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=1024",
+                "-cpu", "max", "-smp", str(self.smp), "-m", self.mem, "-nodefaults",
+                "-no-user-config", "-display", "none", "-no-reboot",
+                "-kernel", "/lab/kernel/vmlinux", "-initrd", "/lab/run/initrd",
+                "-append", f"{APPEND} {self.append}",
+                *sock("console"), "-serial", "chardev:console",
+                *sock("qmp"), "-mon", "chardev=qmp,mode=control",
+                "-device", "virtio-serial-pci"]
+        if self.job.shell:
+            argv += ["-chardev", "stdio,id=tty,signal=off", "-device", "virtconsole,chardev=tty"]
+        else:
+            for name, number in PORTS.items():
+                argv += [*sock(name), "-device",
+                         f"virtserialport,chardev={name},nr={number},name={name}"]
+        for tag, path, options in (("root", "/lab/root", ",readonly=on"),
+                                   ("repo", "/repo", ",readonly=on"), ("out", "/lab/out", "")):
+            argv += ["-fsdev", f"local,id={tag},path={path},security_model=none,"
+                     f"multidevs=remap{options}",
+                     "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+        return rootfs.enter(argv, [(boot, "/lab/kernel"), (self.tmp, "/lab/run"),
+                                   (guest.OUT, "/lab/out")])
+
+    def expire_report(self):
+        """Magic keys over the serial line: blocked tasks, what the CPUs run, all tasks."""
+        qmp, console = self.parent["qmp"], self.parent["console"]
+        qmp.setblocking(True)
+        qmp.sendall(json.dumps({"execute": "qmp_capabilities"}).encode())
+        for key in "wlt":
+            qmp.sendall(json.dumps({"execute": "chardev-send-break",
+                                    "arguments": {"id": "console"}}).encode())
+            time.sleep(0.3)
+            console.sendall(key.encode())
+            self.drain_console(2)

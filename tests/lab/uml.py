@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""User Mode Linux: the kernel as a process, with KASAN and fault injection, booted in half a second.
+
+Root, /repo and /out are the directories of the mount namespace that it runs in, by hostfs.
+"""
+import os
+import socket
+import struct
+
+import custom
+import guest
+import rootfs
+from common import read, write
+
+MAKE_ARGS = ["ARCH=um"]
+APPEND = ("rootfstype=hostfs rootflags=/ ro init=/repo/tests/lab/um-init quiet panic=-1 noreboot "
+          "con=null ssl=null log_buf_len=4M uml_dir=/lab/run/ umid=lab "
+          "rcupdate.rcu_cpu_stall_timeout=120")
+MCONSOLE_MAGIC, MCONSOLE_VERSION = 0xcafebabe, 2
+
+
+def kernel():
+    return custom.build("um", "linux", MAKE_ARGS)
+
+
+def build_for():
+    """What build.py needs to build modules for this kernel."""
+    tree = kernel()
+    return (read(os.path.join(tree, "release")).strip(), tree,
+            ["-C", "/lab/kernel", *MAKE_ARGS], custom.binds())
+
+
+class Uml(guest.Guest):
+    def __init__(self, name, job, smp=1, mem="4G", append=""):
+        super().__init__(name, job)
+        self.mem, self.append = mem, append
+
+    def command(self):
+        tree = kernel()
+        devices = {"LAB_TTY": "/dev/tty1", "LAB_RESULT": "/dev/null"}
+        channels = ["con1=fd:0,fd:1"]
+        if not self.job.shell:
+            devices, channels = {}, []
+            for n, name in enumerate(guest.CHANNELS, 1):
+                fd = self.child[name].fileno()
+                devices[name] = f"/dev/ttyS{n}"
+                channels.append(f"ssl{n}=fd:{fd},fd:{fd}")
+        for name, text in self.job.files(self.name, devices).items():
+            write(os.path.join(self.tmp, "job", name), text)
+        fd = self.child["console"].fileno()
+        argv = ["/lab/kernel/linux", f"mem={self.mem}", *APPEND.split(), *self.append.split(),
+                f"con0=fd:{fd},fd:{fd}", *channels]
+        return rootfs.enter(argv, [(tree, "/lab/kernel"), (self.tmp, "/lab/run"),
+                                   (os.path.join(self.tmp, "job"), "/lab/job"),
+                                   (guest.OUT, "/out"),
+                                   (os.path.join(tree, "installed/lib/modules"), "/lib/modules")])
+
+    def expire_report(self):
+        """The management console shows the stacks of tasks (this architecture has no magic keys)."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.bind(os.path.join(self.tmp, "ask"))
+            s.settimeout(1)
+            s.connect(os.path.join(self.tmp, "lab", "mconsole"))
+            for pid in range(1, 400):
+                command = f"stack {pid}".encode()
+                s.send(struct.pack("=IiI512s", MCONSOLE_MAGIC, MCONSOLE_VERSION, len(command),
+                                   command))
+                try:
+                    answer = s.recv(8192)
+                except TimeoutError:
+                    break
+                error, _, length = struct.unpack_from("=iii", answer)
+                if not error and length > 1:
+                    self.log += answer[12:12 + length].replace(b"\0", b"") + b"\n"
+        self.drain_console(1)
