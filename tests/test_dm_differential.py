@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Random concurrent I/O against a model, over all kinds of storage, chains and geometries.
+
+While the I/O runs the device is suspended, reloaded, told to commit and to drop its cache. After a
+clean removal QEMU must find no error and no leak in the image, and the model's content.
+
+DIFFERENTIAL_SEED and DIFFERENTIAL_OPS replay or lengthen a run.
+"""
+import itertools
+import os
+import random
+
+import pytest
+
+from dmqcow2 import KIB, Chain, Place, exercise, verify_device
+from helpers import MIB, SECTOR, image_compare, run
+
+DIMENSIONS = {
+    "storage": ("bdev", "ext4", "xfs"),
+    "backing": ("none", "qcow2", "raw", "deep", "shorter", "longer"),
+    "cluster": (64, 4, 2048, 8, 16, 32, 128, 256, 512, 1024),       # KiB
+    "version": (3, 2),
+    "cache": ("large", "small"),
+}
+PAIRWISE_MAX = 16
+# what most people have comes first, and runs on every kernel
+FIRST = (("bdev", "none", 64, 3, "large"), ("ext4", "qcow2", 64, 3, "small"),
+         ("xfs", "raw", 4, 3, "large"), ("bdev", "deep", 64, 2, "small"))
+SMALL_CACHE_KIB = 64
+OPS = int(os.environ.get("DIFFERENTIAL_OPS", "1000"))
+SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
+
+
+def pairs_of(combo):
+    return {(i, combo[i], j, combo[j]) for i, j in itertools.combinations(range(len(combo)), 2)}
+
+
+def pairwise():
+    """FIRST, and a few more combinations that together have most pairs of values; always the same."""
+    every = list(itertools.product(*DIMENSIONS.values()))
+    random.Random(1).shuffle(every)
+    chosen = list(FIRST)
+    missing = set().union(*(pairs_of(c) for c in every))
+    missing.difference_update(*(pairs_of(c) for c in chosen))
+    while missing and len(chosen) < PAIRWISE_MAX:
+        best = max(every, key=lambda c: len(pairs_of(c) & missing))
+        chosen.append(best)
+        missing -= pairs_of(best)
+    return chosen
+
+
+def cases():
+    chosen = pairwise()
+    for i, combo in enumerate(chosen):
+        yield pytest.param(*combo, i, id="{}-{}-{}k-v{}-{}".format(*combo),
+                           marks=[pytest.mark.core] if combo in FIRST else [])
+    for i, combo in enumerate(itertools.product(*DIMENSIONS.values()), len(chosen)):
+        if combo not in chosen:
+            yield pytest.param(*combo, i, id="{}-{}-{}k-v{}-{}".format(*combo),
+                               marks=pytest.mark.full)
+
+
+@pytest.mark.parametrize("storage, backing, cluster, version, cache, number", cases())
+def test_differential(dm, bdev, filesystem, tmp_path, storage, backing, cluster, version, cache,
+                      number):
+    seed = SEED * 1000 + number
+    # an odd number of sectors past the last whole cluster
+    size = 48 * MIB + 5 * SECTOR if cluster < 32 else 160 * MIB + 7 * SECTOR
+    chain = Chain(Place(storage, bdev, filesystem), tmp_path, backing, size, version,
+                  cluster * KIB, seed)
+    features = [f"l2_cache_kib {SMALL_CACHE_KIB}"] if cache == "small" else []
+    device = dm.create_qcow2("q", chain.layers, features)
+    # every fourth one with reads that race with writes
+    exercise(dm, "q", chain, seed, OPS, *(["--race-reads"] if number % 4 == 3 else []))
+    status = dm.qcow2_status("q")
+    assert status["mode"] == "rw" and "corrupt" not in status["attention"]
+    if cache == "small":
+        assert status["cache_max_kib"] == SMALL_CACHE_KIB
+    dm.remove("q")
+    chain.verify()
+    # what is on the storage now, read by a new device that has nothing in memory
+    dm.create_qcow2("q", chain.layers, features)
+    verify_device(device, chain.model)
+    dm.remove("q")
+    chain.verify()
+
+
+@pytest.mark.core
+def test_a_wrong_model_is_noticed(dm, bdev, filesystem, tmp_path):
+    """The comparison itself can fail: one sector changed behind its back."""
+    chain = Chain(Place("bdev", bdev, filesystem), tmp_path, "raw")
+    with open(chain.model, "r+b") as f:
+        f.seek(5 * MIB)
+        f.write(b"changed")
+    device = dm.create_qcow2("q", chain.layers)
+    done = run("differential", "--verify-only", "--model", chain.model, device, check=False)
+    assert done.returncode == 1 and f"MISMATCH at sector {5 * MIB // SECTOR} " in done.stderr
+    dm.remove("q")
+    with pytest.raises(AssertionError):
+        image_compare(chain.top, chain.model)

@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Images go to QEMU and back, and what this module does not carry is refused by name."""
+import os
+import re
+import struct
+
+import pytest
+
+from dmqcow2 import KIB, Chain, Place, exercise, refused, sparse, tagged, verify_device
+from helpers import (MIB, SECTOR, image_check, image_compare, image_create, image_map,
+                     qemu_io, run, size_of, sync_caches)
+
+GIB = MIB << 10
+
+
+def expect(path, image):
+    """What QEMU reads from an image, as a raw file."""
+    run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, path)
+    return str(path)
+
+
+QEMU_IMAGES = {
+    "v3": dict(compat="1.1"),
+    "v2": dict(compat="0.10"),
+    "4k": dict(cluster_size="4k"),
+    "2M": dict(cluster_size="2M"),
+    "metadata": dict(preallocation="metadata"),
+    "falloc": dict(preallocation="falloc"),
+    "full": dict(preallocation="full"),
+    "lazy": dict(lazy_refcounts="on"),
+    "refcount64": dict(refcount_bits=64),
+    "refcount1": dict(refcount_bits=1),
+    "refcount8": dict(refcount_bits=8),
+    "lazy-v2-metadata": dict(compat="0.10", preallocation="metadata"),
+}
+WIDTHS_THAT_MAY_BE_REFUSED = ("refcount64", "refcount1", "refcount8")
+
+
+def qemu_writes(image, version3=True):
+    """A bit of everything that QEMU can leave in an L2 table."""
+    commands = ["write -P 0x11 0 200k", "write -P 0x22 1M 4k", "write -P 0x33 5000k 1500k",
+                "write -P 0x44 12M 2M", "write -z 12500k 300k", "discard 5100k 512k",
+                "write -P 0x55 20480k 512", "write -P 0x66 20481k 3584"]
+    if version3:
+        # zero clusters that keep their host cluster, and ones that do not
+        commands += ["write -P 0x77 30M 2M", "write -z 30M 1M", "write -z -u 31M 512k",
+                     "write -z 40M 3M"]
+    qemu_io(image, *commands)
+
+
+@pytest.mark.parametrize("name", QEMU_IMAGES)
+@pytest.mark.parametrize("storage", ["bdev", "xfs"])
+def test_written_by_qemu(dm, bdev, filesystem, tmp_path, storage, name):
+    """QEMU writes, we read; then we write and QEMU reads."""
+    options = QEMU_IMAGES[name]
+    if storage == "bdev" and options.get("preallocation") in ("falloc", "full"):
+        options = {**options, "preallocation": "metadata"}
+    place = Place(storage, bdev, filesystem)
+    image = image_create(place("image"), 64 * MIB, **options)
+    qemu_writes(image, options.get("compat") != "0.10")
+    image_check(image)
+    model = expect(tmp_path / "model", image)
+    if name in WIDTHS_THAT_MAY_BE_REFUSED:
+        done = dm.create("q", dm.qcow2_table([f"qcow2:{image}"]), check=False)
+        if done.returncode:
+            assert "refcount" in refused(dm, [f"qcow2:{image}"], sectors=64 * MIB // SECTOR)
+            pytest.skip("this refcount width is refused, with the reason told")
+        device = "/dev/mapper/q"
+    else:
+        device = dm.create_qcow2("q", [f"qcow2:{image}"])
+    assert size_of(device) == 64 * MIB
+    verify_device(device, model)
+    run("differential", "--seed", 7, "--ops", 300, "--cluster",
+        image_cluster(options), "--model", model, device)
+    dm.remove("q")
+    image_check(image)
+    image_compare(image, model)
+    # and once more by QEMU on what we left
+    qemu_writes(image, options.get("compat") != "0.10")
+    image_check(image)
+
+
+def image_cluster(options):
+    return {"4k": 4 * KIB, "2M": 2 * MIB}.get(options.get("cluster_size"), 64 * KIB)
+
+
+def test_zero_cluster_never_shows_what_it_keeps(dm, bdev):
+    """A zero cluster with a host cluster: neither its old data nor the backing is seen."""
+    base = image_create(bdev(64 * MIB), 16 * MIB)
+    qemu_io(base, "write -P 0xbb 0 16M")
+    top = image_create(bdev(64 * MIB), backing=base)
+    qemu_io(top, "write -P 0x11 0 2M", "write -z 0 1M")
+    kept = [e for e in image_map(top) if e["zero"] and "offset" in e]
+    assert kept, "QEMU left no preallocated zero clusters: the test tests nothing"
+    device = dm.create_qcow2("q", [f"qcow2:{top}", f"qcow2:{base}"])
+    qemu_io(device, "read -P 0 0 1M", "read -P 0x11 1M 1M", "read -P 0xbb 2M 14M", fmt="raw")
+    # a short write into one: the rest of the cluster stays zero
+    qemu_io(device, "write -P 0x22 64k 512", fmt="raw")
+    qemu_io(device, "read -P 0x22 64k 512", "read -P 0 66048 65024", fmt="raw")
+    dm.remove("q")
+    image_check(top)
+    qemu_io(top, "read -P 0 0 64k", "read -P 0x22 64k 512", "read -P 0 66048 65024",
+            "read -P 0x11 1M 1M")
+
+
+@pytest.mark.core
+def test_qemu_reads_what_we_wrote(dm, bdev):
+    image = image_create(bdev(128 * MIB), 64 * MIB)
+    device = dm.create_qcow2("q", [f"qcow2:{image}"])
+    qemu_io(device, "write -P 0x11 0 200k", "write -P 0x22 5M 4k", "write -P 0x33 10M 3M",
+            "write -z 11M 512k", "discard 12M 512k", "flush", fmt="raw")
+    dm.remove("q")
+    image_check(image)
+    qemu_io(image, "read -P 0x11 0 200k", "read -P 0 200k 824k", "read -P 0x22 5M 4k",
+            "read -P 0x33 10M 1M", "read -P 0 11M 512k", "read -P 0x33 11776k 512k",
+            "read -P 0 12M 512k", "read -P 0x33 12800k 512k", "read -P 0 13M 51M")
+
+
+@pytest.mark.parametrize("size", [512, 65536 - 512, 65536 + 512, MIB + 1536, 3 * MIB + 7 * 512])
+def test_odd_sizes(dm, bdev, size, tmp_path):
+    image = image_create(bdev(64 * MIB), size)
+    model = sparse(tmp_path / "model", size)
+    device = dm.create_qcow2("q", [f"qcow2:{image}"])
+    assert size_of(device) == size
+    run("differential", "--ops", 200, "--threads", 2, "--max-io", 65536, "--model", model, device)
+    dm.remove("q")
+    image_check(image)
+    image_compare(image, model)
+
+
+def test_empty_image_costs_nothing(dm, filesystem, tmp_path):
+    """Attached, read and removed: not a byte of it changes."""
+    image = image_create(os.path.join(filesystem("xfs"), "image"), GIB)
+    with open(image, "rb") as f:
+        before = f.read()
+    device = dm.create_qcow2("q", [f"qcow2:{image}"])
+    qemu_io(device, "read -P 0 0 8M", "read -P 0 1020M 4M", "flush", fmt="raw")
+    assert dm.qcow2_status("q")["total"] == GIB // (64 * KIB)
+    dm.remove("q")
+    sync_caches()
+    with open(image, "rb") as f:
+        assert f.read() == before
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("storage", ["bdev", "ext4"])
+def test_one_tebibyte(dm, bdev, filesystem, storage):
+    """A sparse giant: writes at its ends and in between are where they belong."""
+    image = image_create(Place(storage, bdev, filesystem)("image"), 1024 * GIB)
+    places = [0, 511 * GIB + 13 * MIB, 512 * GIB, 1024 * GIB - 64 * KIB]
+    device = dm.create_qcow2("q", [f"qcow2:{image}"])
+    assert size_of(device) == 1024 * GIB
+    for i, at in enumerate(places):
+        qemu_io(device, f"write -P {i + 1} {at} 64k", fmt="raw")
+    for i, at in enumerate(places):
+        qemu_io(device, f"read -P {i + 1} {at} 64k", fmt="raw")
+    qemu_io(device, "read -P 0 64k 4M", "read -P 0 700G 4M", fmt="raw")
+    assert dm.qcow2_status("q")["host_bytes"] < 8 * MIB
+    dm.remove("q")
+    image_check(image)
+    for i, at in enumerate(places):
+        qemu_io(image, f"read -P {i + 1} {at} 64k")
+
+
+def test_backing_of_another_size(dm, bdev, filesystem, tmp_path):
+    """Past the end of a shorter backing image there are zeroes, also after a short write there."""
+    base = image_create(bdev(64 * MIB), 5 * MIB + 3 * SECTOR)
+    qemu_io(base, "write -P 0xbb 0 5244416")
+    top = image_create(bdev(64 * MIB), 16 * MIB, backing=base)
+    device = dm.create_qcow2("q", [f"qcow2:{top}", f"qcow2:{base}"])
+    end = 5 * MIB + 3 * SECTOR
+    qemu_io(device, f"read -P 0xbb 0 {end}", f"read -P 0 {end} {16 * MIB - end}", fmt="raw")
+    qemu_io(device, f"write -P 0x11 {end + 4 * SECTOR} 512", fmt="raw")
+    dm.remove("q")
+    image_check(top)
+    qemu_io(top, f"read -P 0xbb 0 {end}", f"read -P 0 {end} 2048",
+            f"read -P 0x11 {end + 4 * SECTOR} 512", f"read -P 0 {end + 5 * SECTOR} 8M")
+
+
+# ---- what is refused ----
+
+HEADER = {"magic": (0, ">I"), "version": (4, ">I"), "backing_offset": (8, ">Q"),
+          "backing_size": (16, ">I"), "cluster_bits": (20, ">I"), "size": (24, ">Q"),
+          "crypt": (32, ">I"), "l1_size": (36, ">I"), "l1_offset": (40, ">Q"),
+          "refcount_offset": (48, ">Q"), "refcount_clusters": (56, ">I"),
+          "nb_snapshots": (60, ">I"), "snapshots_offset": (64, ">Q"),
+          "incompatible": (72, ">Q"), "compatible": (80, ">Q"), "autoclear": (88, ">Q"),
+          "refcount_order": (96, ">I"), "header_length": (100, ">I"),
+          "compression_type": (104, "B")}
+
+
+def patch(path, field, value):
+    at, form = HEADER[field]
+    with open(path, "r+b") as f:
+        f.seek(at)
+        f.write(struct.pack(form, value))
+
+
+def reason(text):
+    """What the target said, without the log's other lines."""
+    return "\n".join(line for line in text.splitlines() if "qcow2" in line)
+
+
+@pytest.mark.parametrize("options, word", [
+    (dict(extended_l2="on", cluster_size="128k"), "extended"),
+    (dict(cluster_size=512), "cluster"),
+    (dict(cluster_size=1024), "cluster"),
+    (dict(cluster_size=2048), "cluster"),
+])
+def test_refused_formats(dm, tmp_path, options, word):
+    image = image_create(tmp_path / "image", MIB, **options)
+    assert word in reason(refused(dm, [f"qcow2:{image}"]))
+
+
+def test_refused_data_file(dm, tmp_path):
+    image = image_create(tmp_path / "image", MIB, data_file=tmp_path / "data")
+    assert "data file" in reason(refused(dm, [f"qcow2:{image}"]))
+
+
+def test_refused_encryption(dm, tmp_path):
+    image = tmp_path / "image"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x",
+        "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", image, MIB)
+    assert "encrypt" in reason(refused(dm, [f"qcow2:{image}"]))
+
+
+def test_refused_internal_snapshots(dm, tmp_path):
+    """On a writable image. As a backing layer or read-only it may be used, or is refused too."""
+    image = image_create(tmp_path / "image", MIB)
+    qemu_io(image, "write -P 0x11 0 64k")
+    run("qemu-img", "snapshot", "-c", "one", image)
+    assert "snapshot" in reason(refused(dm, [f"qcow2:{image}"]))
+    image_check(image)
+
+
+def test_unknown_feature_is_named(dm, tmp_path):
+    """Bit 5 of the incompatible features gets its name from the image's own table."""
+    image = image_create(tmp_path / "image", MIB)
+    patch(image, "incompatible", 1 << 5)
+    text = reason(refused(dm, [f"qcow2:{image}"]))
+    assert re.search(r"incompatible|feature", text) and re.search(r"\b5\b|0x20", text), text
+    # give the bit a name: overwrite an entry of the table (type, bit, 46 bytes of name)
+    with open(image, "r+b") as f:
+        data = f.read(4096)
+        at = data.index(struct.pack(">I", 0x6803f857)) + 8
+        f.seek(at)
+        f.write(struct.pack("BB46s", 0, 5, b"time travel"))
+    assert "time travel" in reason(refused(dm, [f"qcow2:{image}"]))
+
+
+def test_corrupt_bit(dm, tmp_path):
+    """Not to be written any more; reading is allowed."""
+    image = image_create(tmp_path / "image", MIB)
+    qemu_io(image, "write -P 0x11 0 64k")
+    patch(image, "incompatible", 1 << 1)
+    assert "corrupt" in reason(refused(dm, [f"qcow2:{image}"]))
+    done = dm.create("q", dm.qcow2_table([f"qcow2:{image}"], ["read_only"], MIB // SECTOR),
+                     check=False)
+    if not done.returncode:
+        qemu_io("/dev/mapper/q", "read -P 0x11 0 64k", fmt="raw")
+        dm.remove("q")
+
+
+def test_zstd(dm, tmp_path):
+    image = image_create(tmp_path / "image", MIB, compression_type="zstd")
+    assert re.search("zstd|compress", reason(refused(dm, [f"qcow2:{image}"])))
+
+
+def test_compressed_clusters(dm, tmp_path):
+    """Refused at load or answered with EIO and a line in the log; never wrong data."""
+    raw = tagged(tmp_path / "raw", 8 * MIB, 3)
+    run("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", raw, tmp_path / "image")
+    layers = [f"qcow2:{tmp_path / 'image'}"]
+    done = dm.create("q", dm.qcow2_table(layers), check=False)
+    if done.returncode:
+        assert "compress" in reason(refused(dm, layers, sectors=8 * MIB // SECTOR))
+        return
+    bad = run("differential", "--verify-only", "--model", raw, "/dev/mapper/q", check=False)
+    assert bad.returncode == 2 and "Input/output error" in bad.stderr, bad.stderr
+    dm.remove("q")
+
+
+@pytest.mark.parametrize("damage, word", [
+    ("magic", "magic|not a qcow2|qcow2 header"), ("version", "version"), ("empty", "."),
+    ("truncated", "trunc|short|size|outside|end"), ("missing", "No such|open|-2|ENOENT"),
+    ("directory", "."),
+])
+def test_not_an_image(dm, tmp_path, damage, word):
+    image = image_create(tmp_path / "image", MIB)
+    if damage == "magic":
+        patch(image, "magic", 0x514649fa)
+    elif damage == "version":
+        patch(image, "version", 4)
+    elif damage == "empty":
+        open(image, "w").close()
+    elif damage == "truncated":
+        os.truncate(image, 65536)
+    elif damage == "missing":
+        os.remove(image)
+    elif damage == "directory":
+        image = tmp_path
+    assert re.search(word, reason(refused(dm, [f"qcow2:{image}"])))
+
+
+@pytest.mark.core
+def test_chain_must_agree_with_the_headers(dm, bdev):
+    base = image_create(bdev(16 * MIB), MIB)
+    other = image_create(bdev(16 * MIB), MIB)
+    top = image_create(bdev(16 * MIB), backing=base)
+    for layers in ([f"qcow2:{top}"],                                    # a layer is missing
+                   [f"qcow2:{base}", f"qcow2:{other}"],                 # one too many
+                   [f"qcow2:{top}", f"qcow2:{base}", f"raw:{other}"],   # one too many below
+                   [f"qcow2:{top}", f"raw:{base}"],                     # another format than named
+                   [f"raw:{top}"],                                      # nothing to do for us
+                   [f"qcow2:{top}", f"raw:{base}", f"qcow2:{base}"],    # below a raw layer
+                   [f"qcow2:{top}", f"qcow2:{top}"]):                   # its own backing
+        assert re.search("backing|layer|chain|raw|format|same|twice",
+                         reason(refused(dm, layers))), layers
+    device = dm.create_qcow2("q", [f"qcow2:{top}", f"qcow2:{base}"])
+    qemu_io(device, "write -P 0x11 0 64k", fmt="raw")
+    dm.remove("q")
+    image_check(top)
+
+
+def test_the_name_in_the_header_is_not_opened(dm, bdev, tmp_path):
+    """An image may name anything as its backing file: only what the table names is read."""
+    base = image_create(bdev(16 * MIB), MIB)
+    qemu_io(base, "write -P 0xbb 0 1M")
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\x5e" * MIB)
+    top = image_create(bdev(16 * MIB), MIB, backing=base)
+    run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", secret, "-F", "qcow2", top)
+    device = dm.create("q", dm.qcow2_table([f"qcow2:{top}", f"qcow2:{base}"], (), MIB // SECTOR),
+                       check=False)
+    if device.returncode:
+        return
+    qemu_io("/dev/mapper/q", "read -P 0xbb 0 1M", fmt="raw")
+    dm.remove("q")
+
+
+def test_dirty_image(dm, tmp_path):
+    """The dirty bit: repaired or refused for writing, and never simply kept."""
+    image = image_create(tmp_path / "image", 8 * MIB, lazy_refcounts="on")
+    qemu_io(image, "write -P 0x11 0 1M")
+    patch(image, "incompatible", 1)
+    table = dm.qcow2_table([f"qcow2:{image}"], (), 8 * MIB // SECTOR)
+    done = dm.create("q", table, check=False)
+    if done.returncode:
+        assert "dirty" in reason(refused(dm, table))
+        return
+    qemu_io("/dev/mapper/q", "read -P 0x11 0 1M", "write -P 0x22 4M 1M", fmt="raw")
+    dm.remove("q")
+    image_check(image)
+    assert not header_field(image, "incompatible") & 1
+    qemu_io(image, "read -P 0x11 0 1M", "read -P 0x22 4M 1M")
+
+
+@pytest.mark.parametrize("storage", ["bdev", "ext4"])
+def test_autoclear_bits(dm, bdev, filesystem, storage):
+    """Bits of features unknown to us are cleared by the first write, and kept by a mere look."""
+    image = image_create(Place(storage, bdev, filesystem)("image"), 8 * MIB)
+    patch(image, "autoclear", 1 << 40)
+    sync_caches()
+    device = dm.create_qcow2("q", [f"qcow2:{image}"], ["read_only"])
+    run("dd", f"if={device}", "of=/dev/null", "bs=1M", "count=1", "iflag=direct")
+    dm.remove("q")
+    assert header_field(image, "autoclear") == 1 << 40
+    device = dm.create_qcow2("q", [f"qcow2:{image}"])
+    qemu_io(device, "write -P 0x11 0 64k", fmt="raw")
+    dm.remove("q")
+    assert header_field(image, "autoclear") == 0
+    image_check(image)
+
+
+def header_field(path, field):
+    sync_caches()
+    at, form = HEADER[field]
+    with open(path, "rb") as f:
+        f.seek(at)
+        return struct.unpack(form, f.read(struct.calcsize(form)))[0]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("storage", ["bdev", "ext4", "xfs"])
+def test_back_and_forth(dm, bdev, filesystem, tmp_path, storage):
+    """Several rounds of we write, QEMU writes, on one image with a backing file."""
+    chain = Chain(Place(storage, bdev, filesystem), tmp_path, "qcow2", 32 * MIB, cluster=64 * KIB)
+    for seed in range(3):
+        dm.create_qcow2("q", chain.layers)
+        exercise(dm, "q", chain, seed + 1, 200, threads=2, actions=())
+        dm.remove("q")
+        chain.verify()
+        qemu_io(chain.top, f"write -P 0x4{seed} {seed}M 300k", f"write -z {seed + 9}M 100k",
+                f"discard {20 + seed}M 256k")
+        expect(chain.model, chain.top)
