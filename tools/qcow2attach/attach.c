@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * attach.c - `qcow2attach attach`: from an image to a device under /dev/mapper.
+ * Owns the default names and the UUIDs of devices.
+ *
+ * A writable device has a UUID that follows from the identity of its image, so
+ * that device-mapper itself refuses the second one, however many attach at once.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/sysmacros.h>
+
+#include "cli.h"
+#include "dm.h"
+
+/* Bits of the UUID that tell apart the read-only devices of one image. */
+#define INSTANCE_MASK 0xffffffu
+
+/*
+ * A version 8 UUID (RFC 9562): the device number, the inode number, and an
+ * instance, 0 for the one writable device.
+ */
+static void make_uuid(const struct stat *st, unsigned int instance, char *buf, size_t len)
+{
+	bool node = S_ISBLK(st->st_mode);
+	dev_t dev = node ? st->st_rdev : st->st_dev;
+	uint64_t ino = node ? 0 : st->st_ino;
+
+	snprintf(buf, len, "%s%03x%05x-%04x-8%03x-8%03x-%06x%06x", DM_UUID_OURS,
+		 major(dev) & 0xfff, minor(dev) & 0xfffff, (unsigned int)(ino >> 48) & 0xffff,
+		 (unsigned int)(ino >> 36) & 0xfff, (unsigned int)(ino >> 24) & 0xfff,
+		 (unsigned int)ino & 0xffffff, instance & INSTANCE_MASK);
+}
+
+static unsigned int random_instance(void)
+{
+	unsigned int value = 0;
+
+	while (!(value & INSTANCE_MASK)) {
+		if (getrandom(&value, sizeof(value), 0) != sizeof(value))
+			value = 0;
+	}
+	return value;
+}
+
+static bool name_char(char c)
+{
+	return isalnum((unsigned char)c) || strchr("#+-.:=@_", c);
+}
+
+static char *default_name(const char *image)
+{
+	const char *base = strrchr(image, '/');
+	char *name = xstrdup(base ? base + 1 : image);
+	size_t n = strlen(name);
+
+	if (n > 6 && !strcmp(name + n - 6, ".qcow2"))
+		name[n - 6] = '\0';
+	for (char *c = name; *c; c++) {
+		if (!name_char(*c))
+			*c = '_';
+	}
+	name[strnlen(name, DM_NAME_MAX)] = '\0';
+	return name;
+}
+
+static int check_name(const char *name)
+{
+	if (!*name || strlen(name) > DM_NAME_MAX || !strcmp(name, ".") || !strcmp(name, "..") ||
+	    !strcmp(name, "control"))
+		return cause("'%s' cannot be the name of a device", name);
+	for (const char *c = name; *c; c++) {
+		if (!name_char(*c))
+			return cause("a device name cannot contain '%c': use letters, digits and "
+				     "#+-.:=@_", *c);
+	}
+	return 0;
+}
+
+/* Say who has the image, when it is one of our devices. */
+static int explain_busy(const char *name, const char *uuid)
+{
+	struct dm_device *list;
+	size_t identity = strlen(uuid) - 6;
+	int n = dmdev_list(&list);
+	const char *holder = NULL;
+	bool same_name = false;
+	bool writable = false;
+
+	for (int i = 0; i < n; i++) {
+		same_name = same_name || !strcmp(list[i].name, name);
+		if (!strncmp(list[i].uuid, uuid, identity) && (!holder || !list[i].read_only)) {
+			holder = list[i].name;
+			writable = !list[i].read_only;
+		}
+	}
+	if (holder)
+		cause("it is attached already, as /dev/mapper/%s (%s)", holder,
+		      writable ? "read-write" : "read-only");
+	else if (same_name || dmdev_exists(name))
+		cause("there is a device named '%s' already: choose another with --name", name);
+	else
+		return -1;
+	if (n >= 0)
+		dmdev_list_free(list, n);
+	return cause_code(EXIT_BUSY);
+}
+
+static char *make_params(const struct chain *chain, const struct attach_options *o)
+{
+	char *layers = chain_table(chain);
+	char cache[64] = "";
+	unsigned int words;
+	char *params;
+
+	if (o->cache_kib)
+		snprintf(cache, sizeof(cache), " l2_cache_kib %u", o->cache_kib);
+	words = o->read_only + 2 * !!o->cache_kib + o->discard_no_unref +
+		o->no_discard_passdown + o->error_if_no_space;
+	params = xasprintf("%s %u%s%s%s%s%s", layers, words, o->read_only ? " read_only" : "",
+			   cache, o->discard_no_unref ? " discard_no_unref" : "",
+			   o->no_discard_passdown ? " no_discard_passdown" : "",
+			   o->error_if_no_space ? " error_if_no_space" : "");
+	free(layers);
+	return params;
+}
+
+static int attach_chain(const struct chain *chain, const char *name,
+			const struct attach_options *o)
+{
+	char uuid[DM_UUID_MAX + 1];
+	char *params;
+	int ret;
+
+	make_uuid(&chain->layer[0].st, o->read_only ? random_instance() : 0, uuid, sizeof(uuid));
+	params = make_params(chain, o);
+	ret = dmdev_create(name, uuid, o->read_only, chain->size / 512, params);
+	free(params);
+	if (ret && cause_exit() == EXIT_BUSY)
+		explain_busy(name, uuid);
+	return ret;
+}
+
+char *attach_image(const char *image, const struct attach_options *o)
+{
+	static struct chain chain;
+	struct policy policy = { 0 };
+	char *name = o->name ? xstrdup(o->name) : default_name(image);
+	int ret = check_name(name);
+
+	for (size_t i = 0; !ret && i < o->allow_dirs.n; i++)
+		ret = policy_allow(&policy, o->allow_dirs.v[i]);
+	if (!ret)
+		ret = policy_read_config(&policy, POLICY_CONFIG);
+	if (!ret)
+		ret = policy_set_home(&policy, image);
+	if (!ret)
+		ret = chain_open(&chain, image, o->format, o->read_only, &policy);
+	if (!ret)
+		ret = attach_chain(&chain, name, o);
+	chain_close(&chain);
+	policy_free(&policy);
+	if (!ret)
+		return name;
+	free(name);
+	return NULL;
+}
+
+int attach_option(struct attach_options *o, int opt, const char *value)
+{
+	uint64_t bytes;
+
+	switch (opt) {
+	case OPT_NAME:
+		o->name = value;
+		return check_name(value);
+	case OPT_READ_ONLY:
+		o->read_only = true;
+		return 0;
+	case OPT_FORMAT:
+		if (!strcmp(value, "qcow2"))
+			o->format = FORMAT_QCOW2;
+		else if (!strcmp(value, "raw"))
+			o->format = FORMAT_RAW;
+		else
+			return cause("unknown format '%s': use qcow2 or raw", value);
+		return 0;
+	case OPT_CACHE:
+		if (parse_size(value, 1, &bytes))
+			return -1;
+		if (bytes < 1024 || bytes / 1024 > UINT32_MAX)
+			return cause("a cache of '%s' cannot be: use 1K or more", value);
+		o->cache_kib = bytes / 1024;
+		return 0;
+	case OPT_ALLOW_DIR:
+		strv_add(&o->allow_dirs, xstrdup(value));
+		return 0;
+	case OPT_DISCARD_NO_UNREF:
+		o->discard_no_unref = true;
+		return 0;
+	case OPT_NO_DISCARD_PASSDOWN:
+		o->no_discard_passdown = true;
+		return 0;
+	case OPT_ERROR_IF_NO_SPACE:
+		o->error_if_no_space = true;
+		return 0;
+	}
+	return cause("unknown option");
+}
+
+void attach_options_free(struct attach_options *o)
+{
+	strv_free(&o->allow_dirs);
+}
+
+static int attach_main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		ATTACH_LONG_OPTIONS,
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	struct attach_options o = { .format = FORMAT_QCOW2 };
+	int opt, code = EXIT_OK;
+	char *name;
+
+	while ((opt = next_option(&verb_attach, argc, argv, options, &code)) >= 0) {
+		if (attach_option(&o, opt, optarg))
+			return usage_error("%s", cause_text());
+	}
+	if (opt == -2)
+		return code;
+	if (argc - optind != 1)
+		return usage_error("%s", argc == optind ? "which image?" : "one image at a time");
+	name = attach_image(argv[optind], &o);
+	if (name)
+		printf("/dev/mapper/%s\n", name);
+	else
+		code = report(argv[optind]);
+	free(name);
+	attach_options_free(&o);
+	return code;
+}
+
+const struct verb verb_attach = {
+	.name = "attach",
+	.summary = "make a block device of an image",
+	.help = "Usage: qcow2attach attach IMAGE [OPTION]...\n\n"
+		"Make a block device of the qcow2 image IMAGE (a file or a block device) and\n"
+		"print its name. Backing files are followed inside the directory of IMAGE.\n\n"
+		ATTACH_HELP,
+	.run = attach_main,
+};

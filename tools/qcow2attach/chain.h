@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * chain.h - an image and the files it stands on, each opened once: what was
+ * checked is what the kernel gets.
+ */
+#ifndef QCOW2ATTACH_CHAIN_H
+#define QCOW2ATTACH_CHAIN_H
+
+#include <sys/stat.h>
+
+#include "header.h"
+#include "policy.h"
+
+/* Deeper chains than this are taken for a mistake. */
+#define CHAIN_MAX_LAYERS 64
+
+enum image_format {
+	FORMAT_QCOW2,
+	FORMAT_RAW,
+};
+
+/**
+ * struct layer - one file of the chain.
+ * @format: its format, always told, never guessed.
+ * @path: the name by which it was opened.
+ * @fd: the open file.
+ * @st: its attributes.
+ * @header: its header, when it is qcow2.
+ */
+struct layer {
+	enum image_format format;
+	char *path;
+	int fd;
+	struct stat st;
+	struct image_header header;
+};
+
+/**
+ * struct chain - all layers, the top one first.
+ * @layer: the layers.
+ * @n: how many.
+ * @size: the disk's size in bytes, a multiple of 512.
+ */
+struct chain {
+	struct layer layer[CHAIN_MAX_LAYERS];
+	unsigned int n;
+	uint64_t size;
+};
+
+/**
+ * chain_open() - open an image and all it stands on.
+ * @chain: filled; chain_close() it, also after a failure.
+ * @image: the top image's name.
+ * @format: its format.
+ * @read_only: open the top image for reading only.
+ * @policy: which backing files are followed.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int chain_open(struct chain *chain, const char *image, enum image_format format, bool read_only,
+	       const struct policy *policy);
+
+/**
+ * chain_table() - the layers as the kernel's table line takes them.
+ *
+ * Return: an allocated string.
+ */
+char *chain_table(const struct chain *chain);
+
+/** chain_close() - close all files. */
+void chain_close(struct chain *chain);
+
+#endif

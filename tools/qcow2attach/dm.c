@@ -1,0 +1,473 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * dm.c - owns every use of libdevmapper: creating, finding, asking and removing
+ * devices, and the flags that keep udev's rules away from a guest's data.
+ */
+#include "dm.h"
+
+#include <errno.h>
+#include <libdevmapper.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "kmsg.h"
+#include "util.h"
+
+/*
+ * A guest's disk holds partitions, volume groups and filesystems that are not
+ * the host's: no LVM scan, no blkid and its links, nothing for systemd to mount.
+ */
+#define UDEV_FLAGS (DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG | DM_UDEV_DISABLE_DISK_RULES_FLAG | \
+		    DM_UDEV_DISABLE_OTHER_RULES_FLAG)
+
+/* How long a stuck udevd may keep us from returning. */
+#define UDEV_WAIT_MS 30000
+
+/* The last error that libdevmapper printed while a task ran. */
+static char library_error[512];
+
+static void PRINTF_LIKE(5, 6) keep_error(int level, const char *file, int line,
+					 int dm_errno_or_class, const char *fmt, ...)
+{
+	va_list ap;
+
+	(void)file;
+	(void)line;
+	(void)dm_errno_or_class;
+	if ((level & 7) > 3)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(library_error, sizeof(library_error), fmt, ap);
+	va_end(ap);
+}
+
+static struct dm_task *new_task(int type, const char *name)
+{
+	struct dm_task *task;
+
+	library_error[0] = '\0';
+	dm_log_with_errno_init(keep_error);
+	task = dm_task_create(type);
+	if (!task) {
+		cause("device-mapper: %s",
+		      library_error[0] ? library_error : "cannot make a request");
+		return NULL;
+	}
+	if (name && !dm_task_set_name(task, name)) {
+		dm_task_destroy(task);
+		cause("'%s' is not a device name: %s", name, library_error);
+		return NULL;
+	}
+	return task;
+}
+
+/* Run a task; the cause is the kernel's errno, or what the library could not do before. */
+static int run_task(struct dm_task *task)
+{
+	int err;
+
+	library_error[0] = '\0';
+	if (dm_task_run(task))
+		return 0;
+	err = dm_task_get_errno(task);
+	if (err == EPERM || err == EACCES)
+		cause("device-mapper: %s (this needs root)", strerror(err));
+	else if (!err && geteuid())
+		cause("device-mapper cannot be used: this needs root");
+	else if (!err && access("/dev/mapper/control", R_OK | W_OK))
+		cause("this kernel's device-mapper cannot be reached: load the module dm-mod "
+		      "(modprobe dm-mod)");
+	else
+		cause("device-mapper: %s", err ? strerror(err) : library_error);
+	errno = err;
+	return -1;
+}
+
+static int wait_for_udev(uint32_t cookie)
+{
+	uint64_t until = now_ms() + UDEV_WAIT_MS;
+	int ready = 0;
+
+	if (!cookie)
+		return 0;
+	while (dm_udev_wait_immediate(cookie, &ready) && !ready) {
+		if (now_ms() > until) {
+			note("udev did not answer within %d seconds; going on without it",
+			     UDEV_WAIT_MS / 1000);
+			dm_udev_complete(cookie);
+			dm_udev_wait(cookie);
+			return 0;
+		}
+		sleep_ms(5);
+	}
+	return 0;
+}
+
+/* Run a task that makes the kernel send a uevent, and wait until udev has handled it. */
+static int run_task_with_udev(struct dm_task *task)
+{
+	uint32_t cookie = 0;
+	int ret, err;
+
+	if (!dm_task_set_cookie(task, &cookie, UDEV_FLAGS))
+		return cause("device-mapper: no udev cookie: %s", library_error);
+	ret = run_task(task);
+	err = errno;
+	wait_for_udev(cookie);
+	errno = err;
+	return ret;
+}
+
+static int simple_task(int type, const char *name, dev_t *dev)
+{
+	struct dm_task *task = new_task(type, name);
+	struct dm_info info;
+	int ret;
+
+	if (!task)
+		return -1;
+	if (type == DM_DEVICE_RESUME) {
+		dm_task_set_add_node(task, DM_ADD_NODE_ON_RESUME);
+		ret = run_task_with_udev(task);
+	} else {
+		ret = run_task(task);
+	}
+	if (!ret && dev && dm_task_get_info(task, &info))
+		*dev = makedev(info.major, info.minor);
+	dm_task_destroy(task);
+	return ret;
+}
+
+static bool have_target(const char *name)
+{
+	struct dm_task *task = new_task(DM_DEVICE_LIST_VERSIONS, NULL);
+	struct dm_versions *at, *last;
+	bool found = false;
+
+	if (!task)
+		return false;
+	if (!run_task(task)) {
+		at = dm_task_get_versions(task);
+		do {
+			last = at;
+			found = found || !strcmp(at->name, name);
+			at = (void *)((char *)at + at->next);
+		} while (last->next);
+	}
+	dm_task_destroy(task);
+	return found;
+}
+
+static int create_empty(const char *name, const char *uuid, dev_t *dev)
+{
+	struct dm_task *task = new_task(DM_DEVICE_CREATE, name);
+	struct dm_info info;
+	int ret = -1;
+
+	if (!task)
+		return -1;
+	dm_task_set_add_node(task, DM_ADD_NODE_ON_RESUME);
+	if (!dm_task_set_uuid(task, uuid))
+		cause("device-mapper: %s", library_error);
+	else if (!run_task(task) && dm_task_get_info(task, &info))
+		ret = 0;
+	else if (errno == EBUSY)
+		cause_code(EXIT_BUSY);
+	if (!ret)
+		*dev = makedev(info.major, info.minor);
+	dm_task_destroy(task);
+	return ret;
+}
+
+static int load_table(const char *name, dev_t dev, bool read_only, uint64_t sectors,
+		      const char *target, const char *params)
+{
+	struct dm_task *task = new_task(DM_DEVICE_RELOAD, name);
+	char reason[1024];
+	struct kmsg log;
+	int ret, err;
+
+	if (!task)
+		return -1;
+	if (!dm_task_add_target(task, 0, sectors, target, params) ||
+	    (read_only && !dm_task_set_ro(task))) {
+		dm_task_destroy(task);
+		return cause("device-mapper: %s", library_error);
+	}
+	kmsg_begin(&log);
+	ret = run_task(task);
+	err = errno;
+	dm_task_destroy(task);
+	kmsg_reasons(&log, major(dev), minor(dev), reason, sizeof(reason));
+	if (!ret)
+		return 0;
+	if (!have_target(target))
+		return cause("this kernel has no '%s' device-mapper target: load the module "
+			     "dm-%s (modprobe dm-%s)", target, target, target);
+	if (reason[0])
+		cause("the kernel refused it: %s", reason);
+	else
+		cause("the kernel refused it: %s (the kernel log may say why)", strerror(err));
+	return cause_code(err == EBUSY || err == EAGAIN || err == ETXTBSY ? EXIT_BUSY
+									   : EXIT_REFUSED);
+}
+
+/* Make sure the node is there also where no udev runs, or it has lost our event. */
+static void make_node(const char *name)
+{
+	char *path = xasprintf("%s/%s", dm_dir(), name);
+
+	if (access(path, F_OK))
+		dm_mknodes(name);
+	free(path);
+}
+
+int dmdev_create(const char *name, const char *uuid, bool read_only, uint64_t sectors,
+		 const char *params)
+{
+	char reason[1024];
+	struct kmsg log;
+	dev_t dev;
+	int code;
+
+	if (create_empty(name, uuid, &dev))
+		return -1;
+	if (load_table(name, dev, read_only, sectors, "qcow2", params))
+		goto undo;
+	kmsg_begin(&log);
+	if (simple_task(DM_DEVICE_RESUME, name, NULL)) {
+		int err = errno;
+
+		kmsg_reasons(&log, major(dev), minor(dev), reason, sizeof(reason));
+		if (reason[0])
+			cause("the kernel could not start it: %s", reason);
+		else
+			cause("the kernel could not start it: %s", strerror(err));
+		cause_code(err == EBUSY || err == EAGAIN ? EXIT_BUSY : EXIT_FAILED);
+		goto undo;
+	}
+	kmsg_reasons(&log, major(dev), minor(dev), reason, sizeof(reason));
+	make_node(name);
+	return 0;
+undo:
+	/* Removing it must not hide why it could not be made. */
+	code = cause_exit();
+	snprintf(reason, sizeof(reason), "%s", cause_text());
+	dmdev_remove(name, false);
+	cause("%s", reason);
+	return cause_code(code);
+}
+
+int dmdev_remove(const char *name, bool deferred)
+{
+	struct dm_task *task = new_task(DM_DEVICE_REMOVE, name);
+	int ret, err;
+
+	if (!task)
+		return -1;
+	/* udev may have the node open for a moment after any event. */
+	dm_task_retry_remove(task);
+	if (deferred)
+		dm_task_deferred_remove(task);
+	ret = run_task_with_udev(task);
+	err = errno;
+	dm_task_destroy(task);
+	if (ret && err == EBUSY)
+		return cause_code(EXIT_BUSY);
+	if (ret)
+		return -1;
+	if (deferred && dmdev_exists(name))
+		return 1;
+	return 0;
+}
+
+int dmdev_replace_by_error(const char *name, uint64_t sectors)
+{
+	struct dm_task *task;
+	dev_t dev;
+	int ret;
+
+	if (simple_task(DM_DEVICE_INFO, name, &dev) ||
+	    load_table(name, dev, false, sectors, "error", ""))
+		return -1;
+	/* noflush: what is queued for storage that is gone must not be waited for. */
+	task = new_task(DM_DEVICE_SUSPEND, name);
+	if (!task)
+		return -1;
+	dm_task_no_flush(task);
+	dm_task_skip_lockfs(task);
+	ret = run_task(task);
+	dm_task_destroy(task);
+	if (ret)
+		return -1;
+	return simple_task(DM_DEVICE_RESUME, name, NULL);
+}
+
+int dmdev_message(const char *name, const char *text)
+{
+	struct dm_task *task = new_task(DM_DEVICE_TARGET_MSG, name);
+	int ret = -1;
+
+	if (!task)
+		return -1;
+	if (dm_task_set_sector(task, 0) && dm_task_set_message(task, text))
+		ret = run_task(task);
+	dm_task_destroy(task);
+	return ret;
+}
+
+static char *target_line(int type, const char *name, struct dm_device *dev)
+{
+	struct dm_task *task = new_task(type, name);
+	char *target = NULL, *params = NULL;
+	uint64_t start, length;
+	char *line = NULL;
+
+	if (!task)
+		return NULL;
+	if (!run_task(task)) {
+		dm_get_next_target(task, NULL, &start, &length, &target, &params);
+		if (target) {
+			dev->sectors = length;
+			snprintf(dev->target, sizeof(dev->target), "%s", target);
+			line = xstrdup(params ? params : "");
+		}
+	}
+	dm_task_destroy(task);
+	return line;
+}
+
+/* Fill @dev from a name, or from a device number when @name is NULL. */
+static int query(const char *name, dev_t number, struct dm_device *dev)
+{
+	struct dm_task *task;
+	struct dm_info info;
+	const char *text;
+	int ret = -1;
+
+	memset(dev, 0, sizeof(*dev));
+	library_error[0] = '\0';
+	task = new_task(DM_DEVICE_INFO, name);
+	if (!task)
+		return -1;
+	if (!name && (!dm_task_set_major(task, major(number)) ||
+		      !dm_task_set_minor(task, minor(number)))) {
+		cause("device-mapper: %s", library_error);
+	} else if (!run_task(task) && dm_task_get_info(task, &info)) {
+		if (info.exists) {
+			text = dm_task_get_name(task);
+			snprintf(dev->name, sizeof(dev->name), "%s", text ? text : "");
+			text = dm_task_get_uuid(task);
+			snprintf(dev->uuid, sizeof(dev->uuid), "%s", text ? text : "");
+			dev->dev = makedev(info.major, info.minor);
+			dev->open_count = info.open_count;
+			dev->suspended = info.suspended;
+			dev->read_only = info.read_only;
+			dev->deferred_remove = info.deferred_remove;
+			ret = 0;
+		} else {
+			cause("there is no such device");
+		}
+	}
+	dm_task_destroy(task);
+	return ret;
+}
+
+static bool is_ours(const struct dm_device *dev)
+{
+	return !strncmp(dev->uuid, DM_UUID_OURS, strlen(DM_UUID_OURS));
+}
+
+static void fill_lines(struct dm_device *dev)
+{
+	dev->table = target_line(DM_DEVICE_TABLE, dev->name, dev);
+	dev->status = target_line(DM_DEVICE_STATUS, dev->name, dev);
+}
+
+int dmdev_find(const char *which, struct dm_device *dev)
+{
+	struct stat st;
+	int ret;
+
+	if (strchr(which, '/')) {
+		if (stat(which, &st))
+			return cause_errno("there is no such device");
+		if (!S_ISBLK(st.st_mode))
+			return cause("this is not a block device; name a device as 'list' shows it");
+		ret = query(NULL, st.st_rdev, dev);
+	} else {
+		ret = query(which, 0, dev);
+	}
+	if (ret)
+		return -1;
+	if (!is_ours(dev))
+		return cause("this device was not attached by qcow2attach");
+	fill_lines(dev);
+	return 0;
+}
+
+bool dmdev_exists(const char *name)
+{
+	struct dm_device dev;
+
+	return !query(name, 0, &dev);
+}
+
+void dmdev_release(struct dm_device *dev)
+{
+	free(dev->table);
+	free(dev->status);
+	dev->table = NULL;
+	dev->status = NULL;
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(((const struct dm_device *)a)->name, ((const struct dm_device *)b)->name);
+}
+
+int dmdev_list(struct dm_device **list)
+{
+	struct dm_task *task = new_task(DM_DEVICE_LIST, NULL);
+	struct dm_names *at;
+	unsigned int next;
+	int n = 0;
+
+	*list = NULL;
+	if (!task)
+		return -1;
+	if (run_task(task)) {
+		dm_task_destroy(task);
+		return -1;
+	}
+	at = dm_task_get_names(task);
+	if (at && at->dev) {
+		do {
+			struct dm_device dev;
+
+			/* A device may have gone since the list was made. */
+			if (!query(at->name, 0, &dev) && is_ours(&dev)) {
+				fill_lines(&dev);
+				*list = xrealloc(*list, (n + 1) * sizeof(**list));
+				(*list)[n++] = dev;
+			}
+			next = at->next;
+			at = (void *)((char *)at + next);
+		} while (next);
+	}
+	dm_task_destroy(task);
+	if (n)
+		qsort(*list, n, sizeof(**list), by_name);
+	return n;
+}
+
+void dmdev_list_free(struct dm_device *list, int n)
+{
+	for (int i = 0; i < n; i++)
+		dmdev_release(&list[i]);
+	free(list);
+}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * dm.h - the device-mapper devices of this tool.
+ *
+ * Nothing is remembered outside the kernel: a device is ours when its UUID
+ * begins with QCOW2-, and everything else is asked of it.
+ */
+#ifndef QCOW2ATTACH_DM_H
+#define QCOW2ATTACH_DM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define DM_UUID_OURS "QCOW2-"
+#define DM_NAME_MAX 127
+#define DM_UUID_MAX 128
+
+/**
+ * struct dm_device - what the kernel says about one device.
+ * @name: its name under /dev/mapper.
+ * @uuid: its UUID.
+ * @dev: its device number.
+ * @open_count: how often it is open, by anybody.
+ * @suspended: I/O is held.
+ * @read_only: its table is read-only.
+ * @deferred_remove: it will go when its last user closes it.
+ * @sectors: its size.
+ * @target: the type of its first target, empty when it has no live table.
+ * @table: that target's table line, without start, length and type; or NULL.
+ * @status: likewise its status line; or NULL.
+ */
+struct dm_device {
+	char name[DM_NAME_MAX + 1];
+	char uuid[DM_UUID_MAX + 1];
+	dev_t dev;
+	int open_count;
+	bool suspended;
+	bool read_only;
+	bool deferred_remove;
+	uint64_t sectors;
+	char target[17];
+	char *table;
+	char *status;
+};
+
+/**
+ * dmdev_create() - create a device with one qcow2 target and make it live.
+ * @name: its name.
+ * @uuid: its UUID.
+ * @read_only: give it a read-only table.
+ * @sectors: its size.
+ * @params: the target's table line. File descriptors named in it are the caller's.
+ *
+ * The host's udev rules are told to leave the content alone: it is a guest's.
+ * When the kernel refuses, the cause is the kernel's own reason and no device
+ * is left.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int dmdev_create(const char *name, const char *uuid, bool read_only, uint64_t sectors,
+		 const char *params);
+
+/**
+ * dmdev_remove() - remove a device.
+ * @name: its name.
+ * @deferred: when it is open, let it go with its last user.
+ *
+ * Return: 0; 1 when a deferred removal waits for a user; -1 with a cause, whose
+ * code is EXIT_BUSY when the device is open.
+ */
+int dmdev_remove(const char *name, bool deferred);
+
+/**
+ * dmdev_replace_by_error() - let all I/O of a device fail from now on.
+ * @name: its name.
+ * @sectors: its size.
+ *
+ * The image below is committed, closed and given back.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int dmdev_replace_by_error(const char *name, uint64_t sectors);
+
+/**
+ * dmdev_message() - send a message to the first target of a device.
+ * @name: the device.
+ * @text: the message.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int dmdev_message(const char *name, const char *text);
+
+/**
+ * dmdev_find() - find a device of ours.
+ * @which: its name, or a path that leads to it.
+ * @dev: filled; released with dmdev_release().
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int dmdev_find(const char *which, struct dm_device *dev);
+
+/**
+ * dmdev_exists() - is there a device of this name, ours or not?
+ * @name: the name.
+ */
+bool dmdev_exists(const char *name);
+
+/** dmdev_release() - free what dmdev_find() or dmdev_list() put in a device. */
+void dmdev_release(struct dm_device *dev);
+
+/**
+ * dmdev_list() - all devices of ours, sorted by name.
+ * @list: receives an array to be freed with dmdev_list_free().
+ *
+ * Return: how many, or -1 with a cause.
+ */
+int dmdev_list(struct dm_device **list);
+
+/** dmdev_list_free() - free what dmdev_list() returned. */
+void dmdev_list_free(struct dm_device *list, int n);
+
+#endif

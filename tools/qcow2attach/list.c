@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * list.c - `qcow2attach list`: every attached image, one line each.
+ */
+#include <string.h>
+
+#include "cli.h"
+#include "state.h"
+
+enum { OPT_JSON = OPT_OTHERS };
+
+static void print_line(const struct dm_device *dev, int width)
+{
+	struct device_state state;
+	char size[32];
+
+	state_parse(dev, &state);
+	printf("%-*s  %10s  %-12s  %s\n", width, dev->name,
+	       format_size(dev->sectors * 512, size, sizeof(size)), state.mode,
+	       state.layers.n ? state_layer_path(state.layers.v[0]) : "-");
+	state_free(&state);
+}
+
+static void print_lines(const struct dm_device *list, int n)
+{
+	int width = strlen("NAME");
+
+	for (int i = 0; i < n; i++) {
+		int len = strlen(list[i].name);
+
+		width = len > width ? len : width;
+	}
+	if (n)
+		printf("%-*s  %10s  %-12s  %s\n", width, "NAME", "SIZE", "MODE", "IMAGE");
+	for (int i = 0; i < n; i++)
+		print_line(&list[i], width);
+}
+
+static int list_main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "json", no_argument, NULL, OPT_JSON },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	struct dm_device *list;
+	int opt, n, code = EXIT_OK;
+	bool json = false;
+
+	while ((opt = next_option(&verb_list, argc, argv, options, &code)) >= 0)
+		json = true;
+	if (opt == -2)
+		return code;
+	if (argc != optind)
+		return usage_error("list takes no names; 'status NAME' tells about one device");
+	n = dmdev_list(&list);
+	if (n < 0)
+		return report(NULL);
+	if (json) {
+		struct json_object *array = json_object_new_array();
+
+		for (int i = 0; i < n; i++)
+			json_object_array_add(array, state_json(&list[i], false));
+		print_json(array);
+	} else {
+		print_lines(list, n);
+	}
+	dmdev_list_free(list, n);
+	return EXIT_OK;
+}
+
+const struct verb verb_list = {
+	.name = "list",
+	.summary = "list the attached images",
+	.help = "Usage: qcow2attach list [--json]\n\n"
+		"List every attached image: the device's name, its size, its mode (rw, ro,\n"
+		"out_of_space or failed) and the image.\n\n"
+		"      --json                 print an array of objects instead\n",
+	.run = list_main,
+};

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * listen.c - owns the socket's file: who may connect to it, and when it may be
+ * replaced or removed.
+ */
+#include "listen.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "util.h"
+
+int parse_socket_owner(const char *text, struct socket_owner *owner)
+{
+	char *user = xstrdup(text);
+	char *group = strchr(user, ':');
+	struct passwd *pw;
+	struct group *gr;
+	int ret = 0;
+
+	if (group)
+		*group++ = '\0';
+	owner->given = true;
+	owner->gid = (gid_t)-1;
+	pw = getpwnam(user);
+	if (!pw)
+		ret = cause("there is no user '%s'", user);
+	else
+		owner->uid = pw->pw_uid;
+	if (!ret && group) {
+		gr = getgrnam(group);
+		if (!gr)
+			ret = cause("there is no group '%s'", group);
+		else
+			owner->gid = gr->gr_gid;
+	}
+	free(user);
+	return ret;
+}
+
+/* Remove a socket that nobody listens at. */
+static int remove_stale(const struct sockaddr_un *addr)
+{
+	struct stat st;
+	int fd, ret;
+
+	if (lstat(addr->sun_path, &st))
+		return errno == ENOENT ? 0 : cause_errno("socket %s", addr->sun_path);
+	if (!S_ISSOCK(st.st_mode))
+		return cause("%s exists and is not a socket", addr->sun_path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return cause_errno("no socket");
+	ret = connect(fd, (const struct sockaddr *)addr, sizeof(*addr));
+	if (!ret || errno != ECONNREFUSED) {
+		close(fd);
+		cause("another server listens at %s", addr->sun_path);
+		return cause_code(EXIT_BUSY);
+	}
+	close(fd);
+	if (unlink(addr->sun_path) && errno != ENOENT)
+		return cause_errno("cannot remove the old socket %s", addr->sun_path);
+	return 0;
+}
+
+static int set_access(const char *path, const struct socket_owner *owner)
+{
+	if (!owner->given)
+		return 0;
+	/* Nobody can connect before the owner is right: it was made with mode 0600. */
+	if (lchown(path, owner->uid, owner->gid))
+		return cause_errno("cannot give the socket to its user");
+	if (owner->gid != (gid_t)-1 && chmod(path, 0660))
+		return cause_errno("cannot open the socket to its group");
+	return 0;
+}
+
+int listener_open(struct listener *l, const char *path, const struct socket_owner *owner)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct stat st;
+	mode_t mask;
+	int ret;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return cause("the socket's name is longer than %zu bytes: %s",
+			     sizeof(addr.sun_path) - 1, path);
+	strcpy(addr.sun_path, path);
+	if (remove_stale(&addr))
+		return -1;
+	l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (l->fd < 0)
+		return cause_errno("no socket");
+	mask = umask(0177);
+	ret = bind(l->fd, (struct sockaddr *)&addr, sizeof(addr));
+	umask(mask);
+	if (ret) {
+		cause_errno("cannot make the socket %s", path);
+		close(l->fd);
+		return -1;
+	}
+	l->path = xstrdup(path);
+	if (lstat(path, &st)) {
+		cause_errno("the socket %s is gone", path);
+		close(l->fd);
+		return -1;
+	}
+	l->dev = st.st_dev;
+	l->ino = st.st_ino;
+	ret = set_access(path, owner);
+	if (!ret && listen(l->fd, 4))
+		ret = cause_errno("cannot listen at %s", path);
+	if (!ret)
+		return 0;
+	close(l->fd);
+	listener_unlink(l);
+	return -1;
+}
+
+void listener_unlink(const struct listener *l)
+{
+	struct stat st;
+
+	if (!lstat(l->path, &st) && st.st_dev == l->dev && st.st_ino == l->ino)
+		unlink(l->path);
+}

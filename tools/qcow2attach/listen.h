@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * listen.h - the socket at which a virtual machine finds its disk.
+ */
+#ifndef QCOW2ATTACH_LISTEN_H
+#define QCOW2ATTACH_LISTEN_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/**
+ * struct listener - a listening socket.
+ * @fd: the socket, non-blocking.
+ * @path: its name.
+ * @dev: with @ino, the identity of the file at @path.
+ * @ino: see @dev.
+ */
+struct listener {
+	int fd;
+	char *path;
+	dev_t dev;
+	ino_t ino;
+};
+
+/**
+ * struct socket_owner - who may connect.
+ * @given: somebody else than this process's user may.
+ * @uid: the user.
+ * @gid: the group, or -1 for nobody's.
+ */
+struct socket_owner {
+	bool given;
+	uid_t uid;
+	gid_t gid;
+};
+
+/**
+ * parse_socket_owner() - read USER or USER:GROUP.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int parse_socket_owner(const char *text, struct socket_owner *owner);
+
+/**
+ * listener_open() - listen at a path.
+ * @l: filled.
+ * @path: where; a socket that nobody listens at any more is replaced.
+ * @owner: who may connect.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int listener_open(struct listener *l, const char *path, const struct socket_owner *owner);
+
+/** listener_unlink() - remove the socket's name, if it still is this socket's. */
+void listener_unlink(const struct listener *l);
+
+#endif

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * main.c - finds the verb and runs it. Owns the command's own help and version.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+static const struct verb *const verbs[] = {
+	&verb_run, &verb_attach, &verb_serve, &verb_list, &verb_status, &verb_detach,
+};
+
+static void print_usage(FILE *to)
+{
+	fputs("Usage: qcow2attach VERB [ARGUMENT]...\n\n"
+	      "Give virtual machines, or this host, the disk that is in a qcow2 image, with the\n"
+	      "whole path of its data in the kernel.\n\n", to);
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
+		fprintf(to, "  %-8s  %s\n", verbs[i]->name, verbs[i]->summary);
+	fputs("\n'qcow2attach VERB --help' tells how. The first thing to try:\n\n"
+	      "  qcow2attach run disk.qcow2 -- qemu-system-x86_64 -m 2G\n\n"
+	      "      --help     this text\n"
+	      "      --version  the version\n", to);
+}
+
+void print_help(const struct verb *verb)
+{
+	printf("%s\n      --help                 this text\n", verb->help);
+}
+
+int next_option(const struct verb *verb, int argc, char **argv, const struct option *options,
+		int *exit_code)
+{
+	int opt;
+
+	opterr = 0;
+	opt = getopt_long(argc, argv, ":h", options, NULL);
+	if (opt == 'h') {
+		print_help(verb);
+		*exit_code = EXIT_OK;
+		return -2;
+	}
+	if (opt == ':') {
+		*exit_code = usage_error("%s needs a value", argv[optind - 1]);
+		return -2;
+	}
+	if (opt == '?') {
+		*exit_code = usage_error("unknown option '%s'", argv[optind - 1]);
+		return -2;
+	}
+	return opt;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2) {
+		print_usage(stderr);
+		return EXIT_USAGE;
+	}
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+		print_usage(stdout);
+		return EXIT_OK;
+	}
+	if (!strcmp(argv[1], "--version")) {
+		printf("qcow2attach %s\n", QCOW2ATTACH_VERSION);
+		return EXIT_OK;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
+		if (!strcmp(argv[1], verbs[i]->name)) {
+			set_verb(verbs[i]->name);
+			return verbs[i]->run(argc - 1, argv + 1);
+		}
+	}
+	return usage_error("there is no verb '%s'", argv[1]);
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * policy.c - owns the decision which backing files are followed.
+ */
+#include "policy.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int policy_allow(struct policy *p, const char *dir)
+{
+	char *real = realpath(dir, NULL);
+	struct stat st;
+
+	if (!real)
+		return cause_errno("allowed directory '%s'", dir);
+	if (stat(real, &st) || !S_ISDIR(st.st_mode)) {
+		free(real);
+		return cause("allowed directory '%s' is not a directory", dir);
+	}
+	strv_add(&p->granted, real);
+	return 0;
+}
+
+int policy_read_config(struct policy *p, const char *path)
+{
+	FILE *f = fopen(path, "re");
+	unsigned int number = 0;
+	char line[PATH_MAX + 32];
+	struct stat st;
+	int ret = 0;
+
+	if (!f)
+		return errno == ENOENT ? 0 : cause_errno("cannot read %s", path);
+	if (fstat(fileno(f), &st) || (st.st_uid && st.st_uid != geteuid()) ||
+	    (st.st_mode & (S_IWGRP | S_IWOTH))) {
+		fclose(f);
+		return cause("%s can be written by others than its administrator; it is not read",
+			     path);
+	}
+	while (!ret && fgets(line, sizeof(line), f)) {
+		char *word = line, *value;
+
+		number++;
+		line[strcspn(line, "\n")] = '\0';
+		while (isspace((unsigned char)*word))
+			word++;
+		if (!*word || *word == '#')
+			continue;
+		value = word + strcspn(word, " \t");
+		if (*value)
+			*value++ = '\0';
+		while (isspace((unsigned char)*value))
+			value++;
+		if (strcmp(word, "allow-dir"))
+			ret = cause("%s:%u: unknown setting '%s'", path, number, word);
+		else if (*value != '/')
+			ret = cause("%s:%u: allow-dir takes an absolute path", path, number);
+		else if (access(value, F_OK))
+			continue;
+		else if (policy_allow(p, value))
+			ret = cause_prefix("%s:%u", path, number);
+	}
+	fclose(f);
+	return ret;
+}
+
+/* The real directory that holds the last component of a name. */
+static char *real_parent(const char *name)
+{
+	const char *slash = strrchr(name, '/');
+	char *dir, *real;
+
+	if (!slash)
+		return realpath(".", NULL);
+	dir = xstrdup(name);
+	dir[slash == name ? 1 : slash - name] = '\0';
+	real = realpath(dir, NULL);
+	free(dir);
+	return real;
+}
+
+static bool inside(const char *path, const char *dir)
+{
+	size_t n = strlen(dir);
+
+	if (!strcmp(dir, "/"))
+		return true;
+	return !strncmp(path, dir, n) && (path[n] == '/' || !path[n]);
+}
+
+int policy_set_home(struct policy *p, const char *image)
+{
+	char *dir = real_parent(image);
+
+	if (!dir)
+		return cause_errno("its directory cannot be found");
+	/* The directory of a device node holds every other device of the host. */
+	if (inside(dir, "/dev")) {
+		free(dir);
+		dir = NULL;
+	}
+	free(p->home);
+	p->home = dir;
+	return 0;
+}
+
+static bool is_granted(const struct policy *p, const char *path)
+{
+	for (size_t i = 0; i < p->granted.n; i++) {
+		if (inside(path, p->granted.v[i]))
+			return true;
+	}
+	return false;
+}
+
+int policy_check(const struct policy *p, int fd, const char *name, const struct stat *st,
+		 const struct stat *overlay)
+{
+	char link[64], real[PATH_MAX];
+	char *parent;
+	ssize_t n;
+
+	/* Where the file that is open is, whatever the name led through. */
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	n = readlink(link, real, sizeof(real) - 1);
+	if (n < 0)
+		return cause_errno("its place cannot be found");
+	real[n] = '\0';
+	if (is_granted(p, real))
+		return 0;
+	/*
+	 * The nodes of LVM and udev are links to /dev/dm-N and the like. Below
+	 * /dev only the administrator makes links, so there the link counts.
+	 */
+	if (S_ISBLK(st->st_mode)) {
+		parent = real_parent(name);
+		if (parent && inside(parent, "/dev") && is_granted(p, parent)) {
+			free(parent);
+			return 0;
+		}
+		free(parent);
+	} else if (p->home && inside(real, p->home)) {
+		/* Disks of several owners may lie in one directory. */
+		if (st->st_uid && st->st_uid != overlay->st_uid)
+			cause("it belongs to user %u, but the image that names it to user %u "
+			      "(--allow-dir DIR allows it)", st->st_uid, overlay->st_uid);
+		else
+			return 0;
+		return cause_code(EXIT_REFUSED);
+	}
+	cause("%s is not in a directory that backing files may come from "
+	      "(--allow-dir DIR allows one)", real);
+	return cause_code(EXIT_REFUSED);
+}
+
+int policy_check_name(const char *name)
+{
+	size_t n = strcspn(name, ":/");
+
+	if (name[n] != ':')
+		return 0;
+	if (!strncmp(name, "json:", 5))
+		cause("it is a json: description; only plain file names are followed");
+	else
+		cause("it is named by the protocol '%.*s:'; only plain file names are followed",
+		      (int)n, name);
+	return cause_code(EXIT_REFUSED);
+}
+
+void policy_free(struct policy *p)
+{
+	strv_free(&p->granted);
+	free(p->home);
+	p->home = NULL;
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * probe.c - owns the process that reads headers, and the distrust of what it
+ * answers.
+ */
+#include "probe.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "sandbox.h"
+#include "util.h"
+
+/* What the child writes to the pipe, in one piece. */
+struct answer {
+	bool accepted;
+	char error[256];
+	struct image_header header;
+};
+
+static ssize_t read_image(void *ctx, void *buf, size_t len, uint64_t offset)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = pread(*(int *)ctx, (char *)buf + done, len - done, offset + done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -1;
+		if (!n)
+			break;
+		done += n;
+	}
+	return done;
+}
+
+static void __attribute__((noreturn)) child(int fd, int out)
+{
+	static struct answer answer;
+
+	if (sandbox_header_reader(fd, out))
+		snprintf(answer.error, sizeof(answer.error),
+			 "the header reader cannot give up its privileges: %s", strerror(errno));
+	else
+		answer.accepted = !header_parse(read_image, &fd, &answer.header, answer.error,
+						sizeof(answer.error));
+	write_all(out, &answer, sizeof(answer));
+	_exit(0);
+}
+
+static int read_answer(int fd, struct answer *answer)
+{
+	size_t done = 0;
+
+	while (done < sizeof(*answer)) {
+		ssize_t n = read(fd, (char *)answer + done, sizeof(*answer) - done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return -1;
+		done += n;
+	}
+	return 0;
+}
+
+static bool terminated(const char *text, size_t size)
+{
+	return memchr(text, '\0', size);
+}
+
+/* The child may have been taken over by the image: believe only what can be believed. */
+static bool plausible(const struct answer *a)
+{
+	const struct image_header *h = &a->header;
+
+	if (!terminated(a->error, sizeof(a->error)) ||
+	    !terminated(h->backing_name, sizeof(h->backing_name)) ||
+	    !terminated(h->backing_format, sizeof(h->backing_format)))
+		return false;
+	return h->size <= INT64_MAX && h->has_backing == !!h->backing_name[0];
+}
+
+int probe_header(int fd, struct image_header *header)
+{
+	static struct answer answer;
+	int status, ret;
+	int pipe_fd[2];
+	pid_t pid;
+
+	if (pipe(pipe_fd))
+		return cause_errno("no pipe to the header reader");
+	fflush(NULL);
+	pid = fork();
+	if (pid < 0) {
+		close(pipe_fd[0]);
+		close(pipe_fd[1]);
+		return cause_errno("no process for the header reader");
+	}
+	if (!pid)
+		child(fd, pipe_fd[1]);
+	close(pipe_fd[1]);
+	ret = read_answer(pipe_fd[0], &answer);
+	close(pipe_fd[0]);
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	if (ret && WIFSIGNALED(status))
+		return cause("the header reader was stopped by signal %d (%s): the image is not "
+			     "what it should be", WTERMSIG(status), strsignal(WTERMSIG(status)));
+	if (ret || !plausible(&answer))
+		return cause("the header reader gave no usable answer");
+	if (!answer.accepted) {
+		cause("%s", answer.error);
+		return cause_code(EXIT_REFUSED);
+	}
+	*header = answer.header;
+	return 0;
+}

@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * run.c - `qcow2attach run`: attach an image, serve it, run QEMU with it, and
+ * leave nothing behind. Owns the order in which these begin and end.
+ *
+ * The device is marked to go with its last user as soon as the server holds it,
+ * so it goes even when every process here is killed.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "dm.h"
+#include "qemu-args.h"
+#include "serve-options.h"
+
+enum { OPT_BOOTINDEX = SERVE_OPT_OTHERS, OPT_DEVICE_PROPERTIES };
+
+/* How long QEMU may take to end after it was asked to. */
+#define QEMU_GRACE_MS 30000
+
+/* How long the last requests may take to end after QEMU has. */
+#define DETACH_WAIT_MS 30000
+
+/* More queues than this help nobody, whatever the guest has. */
+#define DEFAULT_MAX_QUEUES 16
+
+/**
+ * struct run - what is running.
+ * @image: the image.
+ * @attach: how it is attached.
+ * @server: how it is served.
+ * @disk: how QEMU is told.
+ * @device: the device's name, or NULL while there is none.
+ * @server_pid: the server, 0 while there is none.
+ * @qemu_pid: QEMU, 0 while there is none.
+ * @signals: what is waited for.
+ * @old_signals: what was blocked before, for QEMU.
+ */
+struct run {
+	const char *image;
+	struct attach_options attach;
+	struct server_options server;
+	struct qemu_disk disk;
+	char *device;
+	pid_t server_pid;
+	pid_t qemu_pid;
+	sigset_t signals;
+	sigset_t old_signals;
+};
+
+static void tell_ready(const struct server_info *info, void *ctx)
+{
+	int *fd = ctx;
+
+	write_all(*fd, info, sizeof(*info));
+	close(*fd);
+}
+
+/* The process of the server: out of the terminal's reach, and not longer-lived than us. */
+static void __attribute__((noreturn)) server_process(struct run *r, int ready_fd, pid_t parent)
+{
+	setpgid(0, 0);
+	prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
+	if (getppid() != parent)
+		_exit(EXIT_FAILED);
+	exit(server_run(&r->server, tell_ready, &ready_fd) ? report(r->device) : EXIT_OK);
+}
+
+static int start_server(struct run *r)
+{
+	struct server_info info;
+	pid_t parent = getpid();
+	int pipe_fd[2];
+	ssize_t n;
+
+	r->server.device = r->device;
+	if (pipe2(pipe_fd, O_CLOEXEC))
+		return cause_errno("no pipe");
+	fflush(NULL);
+	r->server_pid = fork();
+	if (r->server_pid < 0) {
+		r->server_pid = 0;
+		return cause_errno("no process for the server");
+	}
+	if (!r->server_pid) {
+		close(pipe_fd[0]);
+		server_process(r, pipe_fd[1], parent);
+	}
+	close(pipe_fd[1]);
+	do {
+		n = read(pipe_fd[0], &info, sizeof(info));
+	} while (n < 0 && errno == EINTR);
+	close(pipe_fd[0]);
+	if (n != sizeof(info))
+		return cause("the disk cannot be served");
+	return 0;
+}
+
+static void __attribute__((noreturn)) qemu_process(struct run *r, char **argv, int error_fd,
+						   pid_t parent)
+{
+	int err;
+
+	sigprocmask(SIG_SETMASK, &r->old_signals, NULL);
+	prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
+	if (getppid() != parent)
+		_exit(EXIT_FAILED);
+	execvp(argv[0], argv);
+	err = errno;
+	write_all(error_fd, &err, sizeof(err));
+	_exit(EXIT_RUN_NOEXEC);
+}
+
+static int start_qemu(struct run *r, char **argv)
+{
+	pid_t parent = getpid();
+	int pipe_fd[2], err;
+	ssize_t n;
+
+	if (pipe2(pipe_fd, O_CLOEXEC))
+		return cause_errno("no pipe");
+	fflush(NULL);
+	r->qemu_pid = fork();
+	if (r->qemu_pid < 0) {
+		r->qemu_pid = 0;
+		return cause_errno("no process for QEMU");
+	}
+	if (!r->qemu_pid)
+		qemu_process(r, argv, pipe_fd[1], parent);
+	close(pipe_fd[1]);
+	/* Nothing to read: the program was started, and the pipe closed by that. */
+	n = read(pipe_fd[0], &err, sizeof(err));
+	close(pipe_fd[0]);
+	if (n != sizeof(err))
+		return 0;
+	waitpid(r->qemu_pid, NULL, 0);
+	r->qemu_pid = 0;
+	cause("%s cannot be started: %s", argv[0], strerror(err));
+	return cause_code(err == ENOENT ? EXIT_RUN_NOTFOUND : EXIT_RUN_NOEXEC);
+}
+
+static int exit_code_of(int status)
+{
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static void server_ended(struct run *r)
+{
+	if (!r->server_pid || waitpid(r->server_pid, NULL, WNOHANG) != r->server_pid)
+		return;
+	r->server_pid = 0;
+	note("%s: the server of the disk is gone; the guest's requests will not be answered",
+	     r->device);
+}
+
+/* Wait for QEMU, passing on what it is to be told. */
+static int wait_for_qemu(struct run *r)
+{
+	struct timespec grace = { .tv_sec = QEMU_GRACE_MS / 1000 };
+	bool ending = false;
+	siginfo_t info;
+	int status;
+
+	for (;;) {
+		int sig;
+
+		if (waitpid(r->qemu_pid, &status, WNOHANG) == r->qemu_pid)
+			break;
+		server_ended(r);
+		sig = ending ? sigtimedwait(&r->signals, &info, &grace)
+			     : sigwaitinfo(&r->signals, &info);
+		if (sig < 0 && errno == EAGAIN) {
+			note("QEMU does not end; it is killed");
+			kill(r->qemu_pid, SIGKILL);
+			continue;
+		}
+		if (sig <= 0 || sig == SIGCHLD)
+			continue;
+		/* What the terminal sends it sends to QEMU, too. */
+		if (info.si_code != SI_KERNEL)
+			kill(r->qemu_pid, sig);
+		ending = ending || sig == SIGTERM;
+	}
+	r->qemu_pid = 0;
+	return exit_code_of(status);
+}
+
+static void stop_server(struct run *r)
+{
+	if (!r->server_pid)
+		return;
+	kill(r->server_pid, SIGTERM);
+	while (waitpid(r->server_pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	r->server_pid = 0;
+}
+
+/* The device goes by itself when its last user does; wait for that, and see that it did. */
+static int detach_device(struct run *r)
+{
+	uint64_t until = now_ms() + DETACH_WAIT_MS;
+	int ret = 0;
+
+	while (r->device && dmdev_exists(r->device)) {
+		ret = dmdev_remove(r->device, false);
+		if (!ret || cause_exit() != EXIT_BUSY || now_ms() > until)
+			break;
+		sleep_ms(50);
+	}
+	if (ret && r->device && dmdev_exists(r->device))
+		return report(r->device);
+	return 0;
+}
+
+/* A socket of our own, which no other run shares. */
+static char *choose_socket(void)
+{
+	if (mkdir("/run/qcow2attach", 0755) && errno != EEXIST) {
+		cause_errno("cannot make /run/qcow2attach");
+		return NULL;
+	}
+	return xasprintf("/run/qcow2attach/run-%d.sock", (int)getpid());
+}
+
+static int begin(struct run *r, char **argv)
+{
+	struct strv args = { 0 };
+	int ret;
+
+	/* What cannot be run is refused before anything is attached. */
+	ret = qemu_args_build(argv, &r->disk, &args);
+	if (ret)
+		return -1;
+	r->device = attach_image(r->image, &r->attach);
+	ret = r->device ? start_server(r) : -1;
+	if (!ret && dmdev_remove(r->device, true) < 0)
+		ret = cause_prefix("the device cannot be marked for removal");
+	if (!ret)
+		ret = start_qemu(r, args.v);
+	strv_free(&args);
+	return ret;
+}
+
+static int run(struct run *r, char **argv)
+{
+	char *socket = r->server.socket ? xstrdup(r->server.socket) : choose_socket();
+	int code;
+
+	if (!socket) {
+		report(r->image);
+		return EXIT_RUN_FAILED;
+	}
+	r->server.socket = socket;
+	r->server.read_only = r->attach.read_only;
+	if (!r->server.queues)
+		r->server.queues = qemu_args_queues(argv, DEFAULT_MAX_QUEUES);
+	r->disk.socket = socket;
+	r->disk.queues = r->server.queues;
+	sigemptyset(&r->signals);
+	sigaddset(&r->signals, SIGTERM);
+	sigaddset(&r->signals, SIGINT);
+	sigaddset(&r->signals, SIGHUP);
+	sigaddset(&r->signals, SIGQUIT);
+	sigaddset(&r->signals, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &r->signals, &r->old_signals);
+	if (begin(r, argv)) {
+		code = cause_exit() >= EXIT_RUN_NOEXEC ? cause_exit() : EXIT_RUN_FAILED;
+		report(r->image);
+	} else {
+		code = wait_for_qemu(r);
+	}
+	stop_server(r);
+	if (detach_device(r) && !code)
+		code = EXIT_RUN_FAILED;
+	free(r->device);
+	free(socket);
+	return code;
+}
+
+/* The arguments of QEMU: what follows `--`, which is taken off the others. */
+static char **split_command(int *argc, char **argv)
+{
+	for (int i = 1; i < *argc; i++) {
+		if (!strcmp(argv[i], "--")) {
+			*argc = i;
+			argv[i] = NULL;
+			return argv + i + 1;
+		}
+	}
+	return NULL;
+}
+
+static int run_main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		ATTACH_LONG_OPTIONS,
+		SERVE_LONG_OPTIONS,
+		{ "bootindex", required_argument, NULL, OPT_BOOTINDEX },
+		{ "device-properties", required_argument, NULL, OPT_DEVICE_PROPERTIES },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	struct run r = { .disk.bootindex = -1 };
+	char **command = split_command(&argc, argv);
+	int opt, ret, code = EXIT_OK;
+	unsigned int bootindex;
+
+	while ((opt = next_option(&verb_run, argc, argv, options, &code)) >= 0) {
+		ret = 0;
+		if (opt == OPT_BOOTINDEX) {
+			ret = parse_uint(optarg, "the boot index", 0, INT32_MAX, &bootindex);
+			r.disk.bootindex = bootindex;
+		} else if (opt == OPT_DEVICE_PROPERTIES) {
+			r.disk.properties = optarg;
+		} else if (opt < OPT_OTHERS) {
+			ret = attach_option(&r.attach, opt, optarg);
+		} else {
+			ret = serve_option(&r.server, opt, optarg);
+		}
+		if (ret)
+			return usage_error("%s", cause_text());
+	}
+	if (opt == -2)
+		return code;
+	if (argc - optind != 1)
+		return usage_error("%s", argc == optind ? "which image?" :
+				   "one image, and the QEMU command after --");
+	if (!command || !command[0])
+		return usage_error("the QEMU command is missing: qcow2attach run IMAGE -- "
+				   "qemu-system-x86_64 ...");
+	r.image = argv[optind];
+	code = run(&r, command);
+	attach_options_free(&r.attach);
+	return code;
+}
+
+const struct verb verb_run = {
+	.name = "run",
+	.summary = "run QEMU with an image as its disk, and clean up afterwards",
+	.help = "Usage: qcow2attach run IMAGE [OPTION]... -- QEMU [QEMU-ARGUMENT]...\n\n"
+		"Attach IMAGE, serve it, and run the QEMU command with it as a virtio disk. The\n"
+		"memory that this takes is set up unless the command does. When QEMU ends, or\n"
+		"this command is told to end, the disk is written back and detached. The exit\n"
+		"code is QEMU's.\n\n"
+		"      --bootindex N          place of the disk in the boot order (default: the\n"
+		"                             first, unless the command says what to boot from)\n"
+		"      --device-properties P  more properties of the device, e.g. bus=pci.1\n"
+		ATTACH_HELP SERVE_HELP,
+	.run = run_main,
+};

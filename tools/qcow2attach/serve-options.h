@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * serve-options.h - the options of serve, which run takes, too.
+ */
+#ifndef QCOW2ATTACH_SERVE_OPTIONS_H
+#define QCOW2ATTACH_SERVE_OPTIONS_H
+
+#include "cli.h"
+#include "server.h"
+
+enum {
+	OPT_SOCKET = OPT_OTHERS,
+	OPT_SOCKET_OWNER,
+	OPT_QUEUES,
+	OPT_WORKERS,
+	OPT_SERIAL,
+	SERVE_OPT_OTHERS,
+};
+
+#define SERVE_LONG_OPTIONS \
+	{ "socket", required_argument, NULL, OPT_SOCKET }, \
+	{ "socket-owner", required_argument, NULL, OPT_SOCKET_OWNER }, \
+	{ "queues", required_argument, NULL, OPT_QUEUES }, \
+	{ "workers", required_argument, NULL, OPT_WORKERS }, \
+	{ "serial", required_argument, NULL, OPT_SERIAL }
+
+#define SERVE_HELP \
+	"      --socket PATH          where to listen (default: /run/qcow2attach/NAME.sock)\n" \
+	"      --socket-owner USER[:GROUP]\n" \
+	"                             who may connect (default: who runs this)\n" \
+	"      --queues N             number of queues (default: one per processor)\n" \
+	"      --workers 1|per-queue  kernel threads that serve them (default: 1)\n" \
+	"      --serial S             serial number, up to 20 characters (default: NAME)\n"
+
+/**
+ * serve_option() - take one option of serve.
+ * @o: the options.
+ * @opt: what getopt_long() returned.
+ * @value: its argument.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int serve_option(struct server_options *o, int opt, const char *value);
+
+#endif

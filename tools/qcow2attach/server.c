@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * server.c - owns the two processes of a server and the loop of the one that
+ * front ends talk to.
+ */
+#include "server.h"
+
+#include <errno.h>
+#include <linux/netlink.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "disk.h"
+#include "sandbox.h"
+#include "util.h"
+#include "vu-session.h"
+
+#define SOCKET_DIR "/run/qcow2attach"
+
+/* Everything that is opened before the privileges go. */
+struct server {
+	const struct server_options *options;
+	struct disk disk;
+	struct vhost_dev vhost;
+	struct listener listener;
+	int uevents;
+	int signals;
+};
+
+/* The first thing the unprivileged process says: it is ready, or why not. */
+struct hello {
+	bool ready;
+	int code;
+	unsigned int queues;
+	char error[1024];
+};
+
+enum { POLL_SIGNAL, POLL_LISTEN, POLL_UEVENT, POLL_SESSION, POLL_COUNT };
+
+static int end_session(struct vu_session *s, struct vu_inbox *box, bool *connected)
+{
+	vu_inbox_clear(box);
+	*connected = false;
+	return session_end(s);
+}
+
+/* Handle what the front end sent; a connection that cannot go on is closed. */
+static int serve_messages(struct vu_session *s, struct vu_inbox *box, bool *connected)
+{
+	int ret;
+
+	while ((ret = vu_receive(s->sock, box)) == 1) {
+		if (session_handle(s, &box->message)) {
+			ret = -1;
+			break;
+		}
+		vu_inbox_clear(box);
+	}
+	if (!ret)
+		return 0;
+	if (ret == -1)
+		note("connection closed: %s", cause_text());
+	return end_session(s, box, connected);
+}
+
+static void accept_front_end(struct server *srv, struct vu_session *s, bool *connected)
+{
+	int sock = accept4(srv->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	if (sock < 0)
+		return;
+	if (*connected) {
+		note("a second front end was turned away: the disk has one already");
+		close(sock);
+		return;
+	}
+	session_begin(s, sock, &srv->vhost, &srv->disk.config, srv->disk.features);
+	*connected = true;
+}
+
+/* Read all events that have come; was one about our device? */
+static bool uevent_about(int fd, dev_t dev)
+{
+	char maj[32], min[32], text[8192];
+	bool about = false;
+	ssize_t n;
+
+	snprintf(maj, sizeof(maj), "MAJOR=%u", major(dev));
+	snprintf(min, sizeof(min), "MINOR=%u", minor(dev));
+	while ((n = recv(fd, text, sizeof(text) - 1, MSG_DONTWAIT)) > 0) {
+		bool has_major = false, has_minor = false;
+
+		text[n] = '\0';
+		for (char *word = text; word < text + n; word += strlen(word) + 1) {
+			has_major = has_major || !strcmp(word, maj);
+			has_minor = has_minor || !strcmp(word, min);
+		}
+		about = about || (has_major && has_minor);
+	}
+	/* An overrun may have swallowed the one that matters. */
+	return about || (n < 0 && errno == ENOBUFS);
+}
+
+static int serve(struct server *srv)
+{
+	static struct vu_session session;
+	static struct vu_inbox box;
+	bool connected = false;
+	int ret = 0;
+
+	while (!ret) {
+		struct pollfd p[POLL_COUNT] = {
+			[POLL_SIGNAL] = { .fd = srv->signals, .events = POLLIN },
+			[POLL_LISTEN] = { .fd = srv->listener.fd, .events = POLLIN },
+			[POLL_UEVENT] = { .fd = srv->uevents, .events = POLLIN },
+			[POLL_SESSION] = { .fd = connected ? session.sock : -1, .events = POLLIN },
+		};
+
+		if (poll(p, POLL_COUNT, -1) < 0) {
+			if (errno == EINTR)
+				continue;
+			return cause_errno("cannot wait for the front end");
+		}
+		if (p[POLL_SIGNAL].revents)
+			break;
+		/* Before a new connection: the old one may just have ended. */
+		if (p[POLL_SESSION].revents)
+			ret = serve_messages(&session, &box, &connected);
+		if (!ret && p[POLL_LISTEN].revents)
+			accept_front_end(srv, &session, &connected);
+		if (p[POLL_UEVENT].revents && uevent_about(srv->uevents, srv->disk.dev) &&
+		    disk_resized(&srv->disk) && connected)
+			session_config_changed(&session);
+	}
+	if (connected && end_session(&session, &box, &connected))
+		ret = -1;
+	return ret;
+}
+
+static int prepare(struct server *srv)
+{
+	const char *name = strrchr(srv->disk.path, '/') + 1;
+	const char *serial = srv->options->serial ? srv->options->serial : name;
+
+	if (sandbox_server())
+		return cause_errno("the server cannot give up its privileges");
+	/* As nobody: the kernel's workers act with the identity of who asks for them. */
+	return vhost_dev_own(&srv->vhost, srv->options->queues, srv->options->worker_per_queue,
+			     srv->disk.fd, serial);
+}
+
+static void __attribute__((noreturn)) unprivileged(struct server *srv, int hello_fd, pid_t parent)
+{
+	static struct hello hello;
+	int ret;
+
+	signal(SIGPIPE, SIG_IGN);
+	ret = disk_describe(&srv->disk, srv->vhost.features);
+	if (!ret)
+		ret = prepare(srv);
+	if (!ret && getppid() != parent)
+		_exit(EXIT_FAILED);
+	if (!ret)
+		disk_set_queues(&srv->disk, srv->vhost.queues, srv->vhost.features);
+	hello.ready = !ret;
+	hello.code = cause_exit();
+	hello.queues = srv->vhost.queues;
+	snprintf(hello.error, sizeof(hello.error), "%s", cause_text());
+	write_all(hello_fd, &hello, sizeof(hello));
+	close(hello_fd);
+	if (ret)
+		_exit(EXIT_FAILED);
+	ret = serve(srv);
+	if (ret)
+		report(srv->options->device);
+	/* Exiting makes the kernel stop and drain what may still run. */
+	_exit(ret ? EXIT_FAILED : EXIT_OK);
+}
+
+static int open_uevents(void)
+{
+	struct sockaddr_nl addr = { .nl_family = AF_NETLINK, .nl_groups = 1 };
+	int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
+			NETLINK_KOBJECT_UEVENT);
+
+	if (fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr))) {
+		close(fd);
+		fd = -1;
+	}
+	/* Without it the disk works; only a change of its size goes untold. */
+	if (fd < 0)
+		note("the kernel's events cannot be received: %s", strerror(errno));
+	return fd;
+}
+
+static int open_all(struct server *srv)
+{
+	const struct server_options *o = srv->options;
+	sigset_t set;
+	char *path;
+	int ret;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	sigdelset(&set, SIGCHLD);
+	srv->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (srv->signals < 0)
+		return cause_errno("no signalfd");
+	if (disk_open(&srv->disk, o->device, o->read_only) || vhost_dev_open(&srv->vhost))
+		return -1;
+	srv->uevents = open_uevents();
+	if (o->socket) {
+		path = xstrdup(o->socket);
+	} else {
+		if (mkdir(SOCKET_DIR, 0755) && errno != EEXIST)
+			return cause_errno("cannot make %s", SOCKET_DIR);
+		path = xasprintf("%s/%s.sock", SOCKET_DIR, strrchr(srv->disk.path, '/') + 1);
+	}
+	ret = listener_open(&srv->listener, path, &o->owner);
+	free(path);
+	return ret;
+}
+
+/* The privileged process keeps no claim on anything. */
+static void close_all(struct server *srv)
+{
+	close(srv->disk.fd);
+	close(srv->vhost.fd);
+	close(srv->listener.fd);
+	close(srv->signals);
+	if (srv->uevents >= 0)
+		close(srv->uevents);
+}
+
+static int read_hello(int fd, struct hello *hello)
+{
+	size_t done = 0;
+
+	while (done < sizeof(*hello)) {
+		ssize_t n = read(fd, (char *)hello + done, sizeof(*hello) - done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return cause("the server ended before it was ready");
+		done += n;
+	}
+	if (hello->ready)
+		return 0;
+	hello->error[sizeof(hello->error) - 1] = '\0';
+	cause("%s", hello->error);
+	return cause_code(hello->code);
+}
+
+/* Pass on what asks us to end, until the server has. */
+static int wait_for(pid_t pid)
+{
+	sigset_t set;
+	int status;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGCHLD);
+	for (;;) {
+		pid_t ended = waitpid(pid, &status, WNOHANG);
+		int sig;
+
+		if (ended == pid)
+			break;
+		if (sigwait(&set, &sig))
+			continue;
+		if (sig != SIGCHLD)
+			kill(pid, SIGTERM);
+	}
+	if (WIFSIGNALED(status))
+		return cause("the server was killed by signal %d (%s)", WTERMSIG(status),
+			     strsignal(WTERMSIG(status)));
+	return WEXITSTATUS(status) ? cause("the server failed") : 0;
+}
+
+int server_run(const struct server_options *o,
+	       void (*ready)(const struct server_info *info, void *ctx), void *ctx)
+{
+	struct server srv = { .options = o };
+	struct server_info info = { 0 };
+	static struct hello hello;
+	pid_t parent = getpid();
+	int hello_fd[2];
+	pid_t pid;
+	int ret;
+
+	if (open_all(&srv))
+		return -1;
+	if (pipe(hello_fd))
+		return cause_errno("no pipe");
+	fflush(NULL);
+	pid = fork();
+	if (pid < 0)
+		return cause_errno("no process for the server");
+	if (!pid) {
+		close(hello_fd[0]);
+		unprivileged(&srv, hello_fd[1], parent);
+	}
+	close(hello_fd[1]);
+	close_all(&srv);
+	ret = read_hello(hello_fd[0], &hello);
+	close(hello_fd[0]);
+	if (!ret) {
+		snprintf(info.socket, sizeof(info.socket), "%s", srv.listener.path);
+		info.queues = hello.queues;
+		info.read_only = srv.disk.read_only;
+		ready(&info, ctx);
+		ret = wait_for(pid);
+	} else {
+		waitpid(pid, NULL, 0);
+	}
+	listener_unlink(&srv.listener);
+	return ret;
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * server.h - the processes behind `qcow2attach serve`.
+ *
+ * Two: one that keeps its privileges and does nothing but wait for signals and
+ * remove the socket at the end; and one that talks to front ends, which opened
+ * everything it will ever need before it gave its privileges up.
+ */
+#ifndef QCOW2ATTACH_SERVER_H
+#define QCOW2ATTACH_SERVER_H
+
+#include <stdbool.h>
+
+#include "listen.h"
+
+/**
+ * struct server_options - what to serve, and how.
+ * @device: the device.
+ * @socket: where to listen, or NULL for /run/qcow2attach/NAME.sock.
+ * @owner: who may connect.
+ * @queues: how many rings, 0 for as many as there are processors.
+ * @worker_per_queue: a kernel worker for each.
+ * @read_only: serve it read-only.
+ * @serial: the serial number, or NULL for the device's name.
+ */
+struct server_options {
+	const char *device;
+	const char *socket;
+	struct socket_owner owner;
+	unsigned int queues;
+	bool worker_per_queue;
+	bool read_only;
+	const char *serial;
+};
+
+/**
+ * struct server_info - what has become of it, told when it is ready.
+ * @socket: where it listens.
+ * @queues: how many rings it has.
+ * @read_only: it is read-only.
+ */
+struct server_info {
+	char socket[128];
+	unsigned int queues;
+	bool read_only;
+};
+
+/**
+ * server_run() - serve until SIGTERM, SIGINT or SIGHUP.
+ * @o: what to serve.
+ * @ready: called once a front end can connect.
+ * @ctx: passed to @ready.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int server_run(const struct server_options *o,
+	       void (*ready)(const struct server_info *info, void *ctx), void *ctx);
+
+#endif

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * state.h - the table and status lines of the qcow2 target, taken apart.
+ */
+#ifndef QCOW2ATTACH_STATE_H
+#define QCOW2ATTACH_STATE_H
+
+#include <json-c/json.h>
+
+#include "dm.h"
+#include "util.h"
+
+/**
+ * struct device_state - one device, as people and programs want it.
+ * @mode: rw, ro, out_of_space, failed; "no table" and the like when not live.
+ * @allocated: clusters in use on the host.
+ * @total: clusters of the disk.
+ * @host_bytes: bytes the image takes on the host.
+ * @cache_kib: memory its tables take.
+ * @cache_max_kib: most they may take.
+ * @attention: words that ask for somebody's attention.
+ * @layers: the files, top first, each preceded by its format: qcow2 PATH.
+ */
+struct device_state {
+	char mode[24];
+	uint64_t allocated;
+	uint64_t total;
+	uint64_t host_bytes;
+	uint64_t cache_kib;
+	uint64_t cache_max_kib;
+	struct strv attention;
+	struct strv layers;
+};
+
+/**
+ * state_parse() - read a device's lines.
+ * @dev: the device.
+ * @state: filled; state_free() it.
+ */
+void state_parse(const struct dm_device *dev, struct device_state *state);
+
+/** state_free() - free what a state holds. */
+void state_free(struct device_state *state);
+
+/**
+ * state_layer_path() - the path in one of the layers.
+ * @layer: an element of @layers.
+ */
+const char *state_layer_path(const char *layer);
+
+/**
+ * state_json() - a device as a JSON object.
+ * @dev: the device.
+ * @full: with everything that status shows; else what list shows.
+ *
+ * Return: a new object.
+ */
+struct json_object *state_json(const struct dm_device *dev, bool full);
+
+/** print_json() - print an object, and give it back. */
+void print_json(struct json_object *object);
+
+#endif

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * status.c - `qcow2attach status`: all that the kernel says about a device.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+#include "cli.h"
+#include "state.h"
+#include "users.h"
+
+enum { OPT_JSON = OPT_OTHERS };
+
+static const char *mode_meaning(const char *mode)
+{
+	static const struct {
+		const char *mode;
+		const char *meaning;
+	} meanings[] = {
+		{ "rw", "read-write" },
+		{ "ro", "read-only" },
+		{ "out_of_space", "out of space: writes wait until the storage has grown" },
+		{ "failed", "failed: a metadata write failed; see the kernel log" },
+		{ "removed", "closed by force; it goes when its last user does" },
+		{ "empty", "it has no live table" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(meanings); i++) {
+		if (!strcmp(mode, meanings[i].mode))
+			return meanings[i].meaning;
+	}
+	return mode;
+}
+
+static void print_users(const struct dm_device *dev)
+{
+	struct device_user *list;
+	int n = users_find(dev->dev, &list);
+	char text[1024];
+
+	users_describe(list, n, text, sizeof(text));
+	free(list);
+	printf("  users       %s\n", n || dev->open_count ? text : "none");
+}
+
+static void print_status(const struct dm_device *dev)
+{
+	struct device_state s;
+	char a[32], b[32];
+
+	state_parse(dev, &s);
+	printf("%s\n", dev->name);
+	printf("  device      /dev/mapper/%s (%u:%u)\n", dev->name, major(dev->dev),
+	       minor(dev->dev));
+	printf("  size        %s (%llu bytes)\n",
+	       format_size(dev->sectors * 512, a, sizeof(a)),
+	       (unsigned long long)dev->sectors * 512);
+	printf("  mode        %s%s\n", mode_meaning(s.mode), dev->suspended ? ", suspended" : "");
+	for (size_t i = 0; i < s.attention.n; i++)
+		printf("  attention   %s\n", s.attention.v[i]);
+	for (size_t i = 0; i < s.layers.n; i++)
+		printf("  %-10s  %s\n", i ? "on" : "image", s.layers.v[i]);
+	if (s.total) {
+		printf("  allocated   %llu of %llu clusters (%.1f %%), %s on the host\n",
+		       (unsigned long long)s.allocated, (unsigned long long)s.total,
+		       100.0 * s.allocated / s.total,
+		       format_size(s.host_bytes, a, sizeof(a)));
+		printf("  cache       %s of at most %s\n",
+		       format_size(s.cache_kib * 1024, a, sizeof(a)),
+		       format_size(s.cache_max_kib * 1024, b, sizeof(b)));
+	}
+	print_users(dev);
+	printf("  uuid        %s\n", dev->uuid);
+	state_free(&s);
+}
+
+static int status_of(const char *which, bool json)
+{
+	struct dm_device dev;
+
+	if (dmdev_find(which, &dev))
+		return report(which);
+	if (json)
+		print_json(state_json(&dev, true));
+	else
+		print_status(&dev);
+	dmdev_release(&dev);
+	return EXIT_OK;
+}
+
+static int status_of_all(bool json)
+{
+	struct json_object *array = NULL;
+	struct dm_device *list;
+	int n = dmdev_list(&list);
+
+	if (n < 0)
+		return report(NULL);
+	if (json)
+		array = json_object_new_array();
+	for (int i = 0; i < n; i++) {
+		if (json)
+			json_object_array_add(array, state_json(&list[i], true));
+		else
+			print_status(&list[i]);
+	}
+	if (json)
+		print_json(array);
+	dmdev_list_free(list, n);
+	return EXIT_OK;
+}
+
+static int status_main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "json", no_argument, NULL, OPT_JSON },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	int opt, code = EXIT_OK;
+	bool json = false;
+
+	while ((opt = next_option(&verb_status, argc, argv, options, &code)) >= 0)
+		json = true;
+	if (opt == -2)
+		return code;
+	if (argc - optind > 1)
+		return usage_error("one device at a time, or none for all");
+	return argc == optind ? status_of_all(json) : status_of(argv[optind], json);
+}
+
+const struct verb verb_status = {
+	.name = "status",
+	.summary = "tell all about one attached image, or about all",
+	.help = "Usage: qcow2attach status [NAME] [--json]\n\n"
+		"Tell what the kernel says about the device NAME (or the device at a path), or\n"
+		"about all: mode, files, clusters in use, cache, users.\n\n"
+		"      --json                 print an object, or an array of them, instead\n",
+	.run = status_main,
+};

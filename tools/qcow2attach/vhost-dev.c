@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * vhost-dev.c - owns opening /dev/vhost-blk and becoming the owner of it: how
+ * many rings there are, who works on them, and which disk they lead to.
+ */
+#include "vhost-dev.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "../../vhost-blk/uapi/vhost_blk.h"
+#include "util.h"
+#include "vu-memory.h"
+
+/* Debian 12's <linux/vhost.h> is older than these. */
+#ifndef VHOST_NEW_WORKER
+struct vhost_worker_state {
+	unsigned int worker_id;
+};
+
+struct vhost_vring_worker {
+	unsigned int index;
+	unsigned int worker_id;
+};
+
+#define VHOST_NEW_WORKER _IOR(VHOST_VIRTIO, 0x8, struct vhost_worker_state)
+#define VHOST_ATTACH_VRING_WORKER _IOW(VHOST_VIRTIO, 0x15, struct vhost_vring_worker)
+#endif
+
+static int real_call(struct vhost_dev *dev, unsigned long request, void *arg)
+{
+	return ioctl(dev->fd, request, arg);
+}
+
+int vhost_dev_call(struct vhost_dev *dev, unsigned long request, const char *name, void *arg)
+{
+	if (dev->call(dev, request, arg) < 0) {
+		int err = errno;
+
+		cause_errno("the kernel refused %s", name);
+		errno = err;
+		return -1;
+	}
+	return 0;
+}
+
+int vhost_dev_open(struct vhost_dev *dev)
+{
+	char text[32];
+
+	memset(dev, 0, sizeof(*dev));
+	dev->call = real_call;
+	dev->fd = open(VHOST_DEV_PATH, O_RDWR | O_CLOEXEC);
+	if (dev->fd < 0) {
+		if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
+			return cause("%s is not there: load the module vhost-blk "
+				     "(modprobe vhost-blk)", VHOST_DEV_PATH);
+		return cause_errno("cannot open %s", VHOST_DEV_PATH);
+	}
+	dev->max_regions = 64;
+	if (!read_small_file("/sys/module/vhost/parameters/max_mem_regions", text, sizeof(text)))
+		dev->max_regions = strtoul(text, NULL, 10);
+	if (dev->max_regions > MEMORY_MAX_REGIONS)
+		dev->max_regions = MEMORY_MAX_REGIONS;
+	return VHOST_CALL(dev, VHOST_GET_FEATURES, &dev->features);
+}
+
+/* The kernel says how many rings it has by refusing the first one that it has not. */
+static unsigned int count_rings(struct vhost_dev *dev)
+{
+	struct vhost_vring_state state = { .index = 0 };
+
+	while (state.index < 256 && !dev->call(dev, VHOST_GET_VRING_BASE, &state))
+		state.index++;
+	return state.index;
+}
+
+static int worker_per_ring(struct vhost_dev *dev)
+{
+	/* Ring 0 keeps the worker that came with the owner. */
+	for (unsigned int i = 1; i < dev->queues; i++) {
+		struct vhost_worker_state worker = { 0 };
+		struct vhost_vring_worker attach = { .index = i };
+
+		if (VHOST_CALL(dev, VHOST_NEW_WORKER, &worker))
+			return -1;
+		attach.worker_id = worker.worker_id;
+		if (VHOST_CALL(dev, VHOST_ATTACH_VRING_WORKER, &attach))
+			return -1;
+	}
+	return 0;
+}
+
+int vhost_dev_own(struct vhost_dev *dev, unsigned int queues, bool workers, int disk_fd,
+		  const char *serial)
+{
+	struct vhost_vring_file backend = { .index = 0, .fd = disk_fd };
+	__u8 bytes[VHOST_BLK_SERIAL_BYTES] = { 0 };
+	unsigned int rings;
+
+	if (VHOST_CALL(dev, VHOST_SET_OWNER, NULL))
+		return -1;
+	rings = count_rings(dev);
+	if (queues > rings)
+		return cause("the kernel serves at most %u queues", rings);
+	if (!queues) {
+		long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+		queues = cpus < 1 ? 1 : cpus;
+		if (queues > rings)
+			queues = rings;
+	}
+	dev->queues = queues;
+	if (workers && worker_per_ring(dev))
+		return -1;
+	memcpy(bytes, serial, strnlen(serial, sizeof(bytes)));
+	if (VHOST_CALL(dev, VHOST_BLK_SET_SERIAL, bytes))
+		return -1;
+	/* No ring has an address yet, so none starts; each is started by itself later. */
+	return VHOST_CALL(dev, VHOST_BLK_SET_BACKEND, &backend);
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * vhost-dev.h - /dev/vhost-blk, the kernel's half of a disk.
+ */
+#ifndef QCOW2ATTACH_VHOST_DEV_H
+#define QCOW2ATTACH_VHOST_DEV_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define VHOST_DEV_PATH "/dev/vhost-blk"
+
+/**
+ * struct vhost_dev - one open vhost device.
+ * @fd: the open file.
+ * @call: its ioctl; a test puts its own kernel here.
+ * @features: what the kernel offers.
+ * @max_regions: how many memory regions it takes.
+ * @queues: how many rings this disk has.
+ */
+struct vhost_dev {
+	int fd;
+	int (*call)(struct vhost_dev *dev, unsigned long request, void *arg);
+	uint64_t features;
+	unsigned int max_regions;
+	unsigned int queues;
+};
+
+/**
+ * vhost_dev_open() - open the device and read what never changes.
+ * @dev: filled.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int vhost_dev_open(struct vhost_dev *dev);
+
+/**
+ * vhost_dev_own() - make this process the owner whose memory the rings are in.
+ * @dev: the device.
+ * @queues: how many rings; 0 for as many as there are processors.
+ * @workers: a kernel worker for each ring instead of one for all.
+ * @disk_fd: the block device behind it.
+ * @serial: what the guest reads as the disk's serial number.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int vhost_dev_own(struct vhost_dev *dev, unsigned int queues, bool workers, int disk_fd,
+		  const char *serial);
+
+/**
+ * vhost_dev_call() - one ioctl, its failure named.
+ * @dev: the device.
+ * @request: the ioctl.
+ * @name: its name for the cause.
+ * @arg: its argument.
+ *
+ * Return: 0, or -1 with a cause and errno set.
+ */
+int vhost_dev_call(struct vhost_dev *dev, unsigned long request, const char *name, void *arg);
+
+#define VHOST_CALL(dev, request, arg) vhost_dev_call(dev, request, #request, arg)
+
+#endif

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * vu-ring.c - owns when a ring runs. The kernel reads and writes a ring at the
+ * addresses it is given without asking whether they are a guest's, so they are
+ * checked against the mapped memory here, at every start.
+ */
+#include "vu-ring.h"
+
+#include <errno.h>
+#include <linux/vhost.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../../vhost-blk/uapi/vhost_blk.h"
+#include "util.h"
+
+/* One bit of the log stands for this much guest memory. */
+#define LOG_PAGE 4096ull
+
+static uint64_t desc_bytes(uint32_t num)
+{
+	return 16ull * num;
+}
+
+static uint64_t avail_bytes(uint32_t num)
+{
+	return 6 + 2ull * num;
+}
+
+static uint64_t used_bytes(uint32_t num)
+{
+	return 6 + 8ull * num;
+}
+
+static bool wants_log(const struct vu_session *s)
+{
+	return s->acked & (1ull << VHOST_F_LOG_ALL);
+}
+
+bool log_covers(const struct vu_session *s)
+{
+	uint64_t room = s->log ? (s->log_len - s->log_skip) * 8 * LOG_PAGE : 0;
+
+	if (!s->log || memory_end(&s->memory) > room)
+		return false;
+	for (unsigned int i = 0; i < s->vhost->queues; i++) {
+		const struct vu_ring *r = &s->ring[i];
+		uint64_t end;
+
+		if (!r->has_addr || !(r->addr.flags & (1u << VHOST_VRING_F_LOG)))
+			continue;
+		if (__builtin_add_overflow(r->addr.log, used_bytes(r->num), &end) || end > room)
+			return false;
+	}
+	return true;
+}
+
+static bool runnable(const struct vu_session *s, const struct vu_ring *r)
+{
+	bool logs = wants_log(s) || (r->addr.flags & (1u << VHOST_VRING_F_LOG));
+
+	return r->enabled && r->kick >= 0 && r->has_addr && r->num && s->memory.n &&
+	       (!logs || log_covers(s));
+}
+
+static int apply_addr(struct vu_session *s, unsigned int index)
+{
+	const struct vu_ring *r = &s->ring[index];
+	struct vhost_vring_addr addr = {
+		.index = index,
+		.flags = r->addr.flags,
+		.desc_user_addr = memory_translate(&s->memory, r->addr.desc, desc_bytes(r->num)),
+		.avail_user_addr = memory_translate(&s->memory, r->addr.avail,
+						    avail_bytes(r->num)),
+		.used_user_addr = memory_translate(&s->memory, r->addr.used, used_bytes(r->num)),
+		.log_guest_addr = r->addr.log,
+	};
+
+	if (!addr.desc_user_addr || !addr.avail_user_addr || !addr.used_user_addr)
+		return cause("ring %u of %u entries is not inside the guest's memory", index,
+			     r->num);
+	return VHOST_CALL(s->vhost, VHOST_SET_VRING_ADDR, &addr);
+}
+
+static int apply_file(struct vu_session *s, unsigned int index, unsigned long request,
+		      const char *name, int fd)
+{
+	struct vhost_vring_file file = { .index = index, .fd = fd };
+
+	return vhost_dev_call(s->vhost, request, name, &file);
+}
+
+#define APPLY_FILE(s, index, request, fd) apply_file(s, index, request, #request, fd)
+
+static int ring_start(struct vu_session *s, unsigned int index)
+{
+	struct vu_ring *r = &s->ring[index];
+	struct vhost_vring_state num = { .index = index, .num = r->num };
+	struct vhost_vring_state base = { .index = index, .num = r->base };
+	struct vhost_vring_state on = { .index = index, .num = 1 };
+
+	if (VHOST_CALL(s->vhost, VHOST_SET_VRING_NUM, &num) ||
+	    VHOST_CALL(s->vhost, VHOST_SET_VRING_BASE, &base) || apply_addr(s, index) ||
+	    APPLY_FILE(s, index, VHOST_SET_VRING_CALL, r->call) ||
+	    APPLY_FILE(s, index, VHOST_SET_VRING_ERR, r->err) ||
+	    APPLY_FILE(s, index, VHOST_SET_VRING_KICK, r->kick) ||
+	    VHOST_CALL(s->vhost, VHOST_BLK_SET_RING, &on))
+		return cause_prefix("ring %u", index);
+	r->running = true;
+	return 0;
+}
+
+int ring_stop(struct vu_session *s, unsigned int index)
+{
+	struct vu_ring *r = &s->ring[index];
+	struct vhost_vring_state state = { .index = index, .num = 0 };
+
+	if (!r->running)
+		return 0;
+	if (VHOST_CALL(s->vhost, VHOST_BLK_SET_RING, &state)) {
+		s->broken = true;
+		return cause_prefix("ring %u cannot be stopped", index);
+	}
+	r->running = false;
+	if (VHOST_CALL(s->vhost, VHOST_GET_VRING_BASE, &state))
+		return cause_prefix("ring %u", index);
+	r->base = state.num & 0xffff;
+	return 0;
+}
+
+int ring_update(struct vu_session *s, unsigned int index)
+{
+	struct vu_ring *r = &s->ring[index];
+	bool should = runnable(s, r);
+
+	if (should == r->running)
+		return 0;
+	return should ? ring_start(s, index) : ring_stop(s, index);
+}
+
+int rings_update(struct vu_session *s)
+{
+	for (unsigned int i = 0; i < s->vhost->queues; i++) {
+		if (ring_update(s, i))
+			return -1;
+	}
+	return 0;
+}
+
+int rings_stop(struct vu_session *s)
+{
+	int ret = 0;
+
+	for (unsigned int i = 0; i < s->vhost->queues; i++) {
+		if (ring_stop(s, i))
+			ret = -1;
+	}
+	return ret;
+}
+
+bool rings_any_running(const struct vu_session *s)
+{
+	for (unsigned int i = 0; i < s->vhost->queues; i++) {
+		if (s->ring[i].running)
+			return true;
+	}
+	return false;
+}
+
+int ring_set_file(struct vu_session *s, unsigned int index, uint32_t request, int fd)
+{
+	struct vu_ring *r = &s->ring[index];
+	int *slot = request == VU_SET_VRING_KICK ? &r->kick
+		  : request == VU_SET_VRING_CALL ? &r->call : &r->err;
+
+	if (*slot >= 0)
+		close(*slot);
+	*slot = fd;
+	if (!r->running || request == VU_SET_VRING_KICK) {
+		/* A new kick is a new start, also of a ring that had one. */
+		if (ring_stop(s, index))
+			return -1;
+		return ring_update(s, index);
+	}
+	if (request == VU_SET_VRING_CALL)
+		return APPLY_FILE(s, index, VHOST_SET_VRING_CALL, fd);
+	return APPLY_FILE(s, index, VHOST_SET_VRING_ERR, fd);
+}
+
+int ring_set_addr(struct vu_session *s, const struct vu_vring_addr *addr)
+{
+	struct vu_ring *r = &s->ring[addr->index];
+	bool same = r->has_addr && r->addr.desc == addr->desc && r->addr.avail == addr->avail &&
+		    r->addr.used == addr->used;
+
+	/* Switching the log on or off is all that may happen to a ring that runs. */
+	if (!same && ring_stop(s, addr->index))
+		return -1;
+	r->addr = *addr;
+	r->has_addr = true;
+	if (ring_update(s, addr->index))
+		return -1;
+	return r->running ? apply_addr(s, addr->index) : 0;
+}
+
+void ring_forget(struct vu_session *s, unsigned int index)
+{
+	struct vu_ring *r = &s->ring[index];
+	int *fds[] = { &r->kick, &r->call, &r->err };
+
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		if (*fds[i] >= 0)
+			close(*fds[i]);
+		*fds[i] = -1;
+	}
+	r->has_addr = false;
+	r->enabled = false;
+	r->num = 0;
+	r->base = 0;
+	/* The kernel holds references of its own to the eventfds; failing here frees nothing. */
+	if (APPLY_FILE(s, index, VHOST_SET_VRING_KICK, -1) ||
+	    APPLY_FILE(s, index, VHOST_SET_VRING_CALL, -1) ||
+	    APPLY_FILE(s, index, VHOST_SET_VRING_ERR, -1))
+		note("ring %u: %s", index, cause_text());
+}
