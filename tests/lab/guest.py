@@ -175,13 +175,15 @@ def judge(name, result, log, timeout):
     """Prints what the kernel log holds against the run and returns our exit code."""
     path = os.path.join(OUT, f"kernel-{name}.log")
     write(path, "\n".join(log) + "\n")
-    if result is None:
-        say("the end of the kernel log:\n" + "\n".join(log[-60:]))
-        say(f"no result: the guest died or was killed (deadline {timeout} s); "
-            f"the whole log is in {os.path.relpath(path)}")
     bad = klog.report(log)
     if bad:
         say("the kernel log holds reports of faults:\n" + bad)
+    elif result is None:
+        say("the end of the kernel log:\n" + "\n".join(log[-60:]))
+    if result is None:
+        say(f"no result: the guest died or was killed (deadline {timeout} s); "
+            f"the whole log is in {os.path.relpath(path)}")
+    if bad:
         return result or FAULTS
     return NO_RESULT if result is None else result
 
