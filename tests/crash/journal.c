@@ -108,11 +108,11 @@ void journal_mark(struct journal *journal, const char *text)
 	unsigned int i;
 	uint64_t value;
 
-	if (sscanf(text, "flush %" SCNu64, &value) == 1) {
+	if (sscanf(text, "flush:%" SCNu64, &value) == 1) {
 		for (i = 0; i < journal->nr_ops; i++)
 			if (journal->ops[i].done && journal->ops[i].done < value)
 				require(journal, i);
-	} else if (sscanf(text, "fua %" SCNu64, &value) == 1) {
+	} else if (sscanf(text, "fua:%" SCNu64, &value) == 1) {
 		if (op_by_id(journal, value, &i))
 			require(journal, i);
 	}
@@ -143,7 +143,8 @@ static void describe(const struct journal *journal, uint64_t sector, const void 
 		if (i < journal->initial_sectors)
 			fprintf(out, "the initial data of sector %" PRIu64, i);
 		else
-			fprintf(out, "unknown data");
+			fprintf(out, *(const uint8_t *)buf == JOURNAL_DISCARDED ?
+				"what a discard of the storage left" : "unknown data");
 	} else {
 		op = salt == journal->seed ? op_by_id(journal, id, &index) : NULL;
 		fprintf(out, "%sdata of sector %" PRIu64, kind == SECTOR_TORN ? "torn " : "", at);

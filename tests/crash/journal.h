@@ -11,6 +11,9 @@
 #include <stdint.h>
 #include <stdio.h>
 
+/* What a discard leaves on the storage unless it is told to leave zeroes: anything may be there. */
+#define JOURNAL_DISCARDED	0xdb
+
 struct journal_op {
 	uint64_t begun, done;		/* the workload's clock */
 	uint64_t id;			/* as in the tag of a written sector */
@@ -45,8 +48,8 @@ void journal_load(struct journal *journal, const char *path, uint64_t sectors);
 /**
  * journal_mark() - the storage carries mark @text: raise what must be seen
  *
- * "flush T": a flush that began at tick T is complete, and everything that was
- * done before T is durable.  "fua ID": that one write is.
+ * "flush:T": a flush that began at tick T is complete, and everything that was
+ * done before T is durable.  "fua:ID": that one write is.
  */
 void journal_mark(struct journal *journal, const char *text);
 

@@ -25,7 +25,6 @@
 #include "logwrites.h"
 #include "qcow2.h"
 
-#define DISCARDED	0xdb		/* what a discard leaves, unless --discard-zeroes */
 #define MAX_FAILURES	5
 
 static struct {
@@ -158,8 +157,10 @@ static bool qemu_agrees(const struct qcow2_verdict *verdict)
 	snprintf(path, sizeof(path), "%s.state", options.keep);
 	save_state(path);
 	snprintf(said, sizeof(said), "%s.said", options.keep);
-	snprintf(command, sizeof(command), "%s check -U -f qcow2 '%s' >'%s' 2>&1", options.qemu_img,
-		 path, said);
+	/* the image alone: what lies below it need not be there */
+	snprintf(command, sizeof(command), "%s check -U 'json:{\"driver\":\"qcow2\",\"backing\":null,"
+		 "\"file\":{\"driver\":\"file\",\"filename\":\"%s\"}}' >'%s' 2>&1",
+		 options.qemu_img, path, said);
 	status = system(command);
 	status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 	if (status == (verdict->corruptions ? 2 : verdict->leaks ? 3 : 0)) {
@@ -249,7 +250,7 @@ static void put_sector(const struct log_entry *e, uint64_t i, bool undoable)
 	if (e->data)
 		memcpy(to, e->data + i * SECTOR_SIZE, SECTOR_SIZE);
 	else
-		memset(to, options.discard_zeroes ? 0 : DISCARDED, SECTOR_SIZE);
+		memset(to, options.discard_zeroes ? 0 : JOURNAL_DISCARDED, SECTOR_SIZE);
 }
 
 static void put_entry(const struct log_entry *e, bool undoable)

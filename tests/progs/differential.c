@@ -509,11 +509,9 @@ static void transfer(struct worker *w, const struct op *op, char *buf)
 	}
 }
 
-/* A regular file stands in for a device: what a discard changes becomes a hole. */
+/* A regular file stands in for a device: what a discard or zeroing changes becomes a hole. */
 static int punch_file(struct range r)
 {
-	if (r.first >= r.end)
-		return 0;
 	return fallocate(world.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			 r.first * SECTOR_SIZE, (r.end - r.first) * SECTOR_SIZE);
 }
@@ -524,6 +522,11 @@ static void perform(struct worker *w, const struct op *op, char *buf)
 			      (op->asked.end - op->asked.first) * SECTOR_SIZE };
 	int ret = 0;
 
+	if (options.regular && op->effect.first < op->effect.end && !op_is_write(op)) {
+		if (punch_file(op->effect))
+			die("cannot punch a hole: %s", strerror(errno));
+		return;
+	}
 	switch (op->type) {
 	case OP_READ:
 	case OP_WRITE:
@@ -531,10 +534,11 @@ static void perform(struct worker *w, const struct op *op, char *buf)
 		transfer(w, op, buf);
 		break;
 	case OP_DISCARD:
-		ret = options.regular ? punch_file(op->effect) : ioctl(world.fd, BLKDISCARD, bytes);
+		if (!options.regular)
+			ret = ioctl(world.fd, BLKDISCARD, bytes);
 		break;
 	case OP_ZEROOUT:
-		ret = options.regular ? punch_file(op->effect) : ioctl(world.fd, BLKZEROOUT, bytes);
+		ret = ioctl(world.fd, BLKZEROOUT, bytes);
 		break;
 	case OP_PUNCH:
 		ret = fallocate(world.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, bytes[0],
@@ -564,9 +568,9 @@ static void mark_durable(const struct op *op)
 	if (!options.mark)
 		return;
 	if (op->type == OP_FLUSH)
-		snprintf(text, sizeof(text), "flush %llu", (unsigned long long)op->begun);
+		snprintf(text, sizeof(text), "flush:%llu", (unsigned long long)op->begun);
 	else if (op->type == OP_WRITE_FUA)
-		snprintf(text, sizeof(text), "fua %llu", (unsigned long long)op->id);
+		snprintf(text, sizeof(text), "fua:%llu", (unsigned long long)op->id);
 	else
 		return;
 	if (dm_mark(options.mark, text))

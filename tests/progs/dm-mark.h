@@ -14,7 +14,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-/* Send "mark @text" to the device called @name; 0, or -1 with errno set. */
+/* Send "mark @text", one word, to the device called @name; 0, or -1 with errno set. */
 static inline int dm_mark(const char *name, const char *text)
 {
 	struct {
