@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * tool-chain.c - which chains of images are opened, and which are refused and
+ * why: loops, foreign directories, protocols, special files, guessed formats.
+ */
+#include <endian.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "chain.h"
+#include "tool-test.h"
+#include "util.h"
+
+#include "../../dm-qcow2/qcow2-format.h"
+
+static char top_dir[] = "/tmp/tool-chain.XXXXXX";
+static struct chain chain;
+
+/* An image NAME over BACKING, of this FORMAT, either of which may be NULL. */
+static void make(const char *name, const char *backing, const char *format)
+{
+	unsigned char image[4096] = { 0 };
+	struct qcow2_header *h = (void *)image;
+	struct qcow2_header_ext ext;
+	int fd;
+
+	h->magic = htobe32(QCOW2_MAGIC);
+	h->version = htobe32(3);
+	h->cluster_bits = htobe32(16);
+	h->size = htobe64((1 << 20) + 700);
+	h->header_length = htobe32(104);
+	if (format) {
+		ext.type = htobe32(QCOW2_EXT_BACKING_FORMAT);
+		ext.length = htobe32(strlen(format));
+		memcpy(image + 104, &ext, sizeof(ext));
+		memcpy(image + 112, format, strlen(format));
+	}
+	if (backing) {
+		h->backing_file_offset = htobe64(1024);
+		h->backing_file_size = htobe32(strlen(backing));
+		memcpy(image + 1024, backing, strlen(backing));
+	}
+	unlink(name);
+	fd = open(name, O_CREAT | O_WRONLY | O_EXCL, 0644);
+	CHECK(fd >= 0);
+	CHECK(write(fd, image, sizeof(image)) == sizeof(image));
+	close(fd);
+}
+
+static int open_with(const char *image, const char *allowed)
+{
+	struct policy policy = { 0 };
+	int ret = policy_set_home(&policy, image);
+
+	CHECK(!ret);
+	if (allowed)
+		CHECK(!policy_allow(&policy, allowed), "%s", cause_text());
+	ret = chain_open(&chain, image, FORMAT_QCOW2, false, &policy);
+	policy_free(&policy);
+	return ret;
+}
+
+static void expect_opens(const char *image, const char *allowed, unsigned int layers)
+{
+	CHECK(!open_with(image, allowed), "%s: %s", image, cause_text());
+	CHECK(chain.n == layers, "%s: %u layers", image, chain.n);
+	chain_close(&chain);
+}
+
+static void expect_refused(const char *image, const char *allowed, const char *words)
+{
+	CHECK(open_with(image, allowed) == -1, "%s was opened", image);
+	CHECK(strstr(cause_text(), words), "'%s' is not about '%s'", cause_text(), words);
+	chain_close(&chain);
+}
+
+static void test_good(void)
+{
+	char *table;
+	int fds[3];
+	char expected[128];
+
+	make("base", NULL, NULL);
+	make("mid", "base", "qcow2");
+	make("top", "./mid", "qcow2");
+	expect_opens("base", NULL, 1);
+	CHECK(!open_with("top", NULL), "%s", cause_text());
+	CHECK(chain.size == ((1 << 20) | 512), "%llu", (unsigned long long)chain.size);
+	for (int i = 0; i < 3; i++)
+		fds[i] = chain.layer[i].fd;
+	table = chain_table(&chain);
+	snprintf(expected, sizeof(expected), "3 qcow2:fd:%d qcow2:fd:%d qcow2:fd:%d", fds[0],
+		 fds[1], fds[2]);
+	CHECK(!strcmp(table, expected), "%s", table);
+	/* Only the top is open for writing. */
+	CHECK((fcntl(fds[0], F_GETFL) & O_ACCMODE) == O_RDWR);
+	CHECK((fcntl(fds[1], F_GETFL) & O_ACCMODE) == O_RDONLY);
+	free(table);
+	chain_close(&chain);
+
+	/* A raw layer ends the chain, whatever is in it. */
+	make("over-raw", "top", "raw");
+	expect_opens("over-raw", NULL, 2);
+
+	/* Below the top's directory, and relative to the image that names it. */
+	CHECK(!mkdir("sub", 0755));
+	make("sub/base", NULL, NULL);
+	make("sub/mid", "base", "qcow2");
+	make("deep", "sub/mid", "qcow2");
+	expect_opens("deep", NULL, 3);
+	make("sub/up", "../base", "qcow2");
+	expect_refused("sub/up", NULL, "not in a directory");
+	expect_opens("sub/up", ".", 2);
+}
+
+static void test_names(void)
+{
+	make("nbd", "nbd://host/x", "raw");
+	expect_refused("nbd", NULL, "the protocol 'nbd:'");
+	make("json", "json:{\"driver\":\"nbd\"}", "raw");
+	expect_refused("json", NULL, "json:");
+	make("file", "file:base", "qcow2");
+	expect_refused("file", NULL, "the protocol 'file:'");
+	/* After a slash a colon is an ordinary character. */
+	make("a:b", NULL, NULL);
+	make("colon", "./a:b", "qcow2");
+	expect_opens("colon", NULL, 2);
+	make("gone", "no-such-file", "qcow2");
+	expect_refused("gone", NULL, "No such file");
+	make("guess", "base", NULL);
+	expect_refused("guess", NULL, "never guessed");
+	make("vmdk", "base", "vmdk");
+	expect_refused("vmdk", NULL, "'vmdk' is not supported");
+	make("notqcow", "plain", "qcow2");
+	CHECK(!close(open("plain", O_CREAT | O_WRONLY, 0644)));
+	expect_refused("notqcow", NULL, "not a qcow2 image");
+}
+
+static void test_places(void)
+{
+	struct policy dev = { 0 };
+
+	make("shadow", "/etc/passwd", "raw");
+	expect_refused("shadow", NULL, "/etc/passwd is not in a directory");
+	expect_opens("shadow", "/etc", 2);
+	CHECK(!symlink("/etc/passwd", "link"));
+	make("linked", "link", "raw");
+	expect_refused("linked", NULL, "/etc/passwd is not in a directory");
+	CHECK(!mkfifo("fifo", 0644));
+	make("pipe", "fifo", "raw");
+	expect_refused("pipe", NULL, "a FIFO");
+	expect_refused("fifo", NULL, "a FIFO");
+	make("null", "/dev/null", "raw");
+	expect_refused("null", "/dev", "a character device");
+	make("dir", "sub", "raw");
+	expect_refused("dir", NULL, "a directory");
+	/* A magic link is not followed, wherever it leads. */
+	make("magic", "/proc/self/exe", "raw");
+	expect_refused("magic", "/", "Too many levels of symbolic links");
+	/* An image in /dev does not open the rest of it. */
+	CHECK(!policy_set_home(&dev, "/dev/null"));
+	CHECK(!dev.home);
+	/* A directory whose name begins like an allowed one is another. */
+	CHECK(!mkdir("su", 0755));
+	expect_refused("sub/up", "su", "not in a directory");
+}
+
+static void test_loops(void)
+{
+	char name[32], next[32];
+
+	make("self", "self", "qcow2");
+	expect_refused("self", NULL, "a loop");
+	make("one", "two", "qcow2");
+	make("two", "./one", "qcow2");
+	expect_refused("one", NULL, "a loop");
+	for (int i = 0; i < 70; i++) {
+		snprintf(name, sizeof(name), "n%d", i);
+		snprintf(next, sizeof(next), "n%d", i + 1);
+		make(name, next, "qcow2");
+	}
+	make("n70", NULL, NULL);
+	expect_refused("n0", NULL, "longer than 64");
+	expect_opens("n7", NULL, 64);
+}
+
+static void test_owner(void)
+{
+	if (geteuid()) {
+		printf("  skipped: files of other owners need root\n");
+		return;
+	}
+	make("mine", NULL, NULL);
+	make("over-mine", "mine", "qcow2");
+	CHECK(!chown("mine", 1234, 1234) && !chown("over-mine", 4321, 4321));
+	expect_refused("over-mine", NULL, "belongs to user 1234");
+	expect_opens("over-mine", ".", 2);
+	CHECK(!chown("over-mine", 1234, 1234));
+	expect_opens("over-mine", NULL, 2);
+	CHECK(!chown("mine", 0, 0));
+	expect_opens("over-mine", NULL, 2);
+}
+
+static void write_text(const char *name, const char *text, mode_t mode)
+{
+	FILE *f = fopen(name, "w");
+
+	CHECK(f);
+	fputs(text, f);
+	fclose(f);
+	CHECK(!chmod(name, mode));
+}
+
+static void test_config(void)
+{
+	struct policy p = { 0 };
+
+	CHECK(!policy_read_config(&p, "no-such-config") && !p.granted.n);
+	write_text("conf", "# a comment\n\n  allow-dir /etc\nallow-dir /no/such/dir\n", 0644);
+	CHECK(!policy_read_config(&p, "conf"), "%s", cause_text());
+	CHECK(p.granted.n == 1 && !strcmp(p.granted.v[0], "/etc"));
+	write_text("conf", "allow-dir etc\n", 0644);
+	CHECK(policy_read_config(&p, "conf") && strstr(cause_text(), "conf:1: "));
+	write_text("conf", "allow /etc\n", 0644);
+	CHECK(policy_read_config(&p, "conf") && strstr(cause_text(), "unknown setting 'allow'"));
+	write_text("conf", "allow-dir /etc\n", 0666);
+	CHECK(policy_read_config(&p, "conf") && strstr(cause_text(), "written by others"));
+	policy_free(&p);
+}
+
+int main(void)
+{
+	char command[64];
+
+	CHECK(mkdtemp(top_dir) && !chdir(top_dir));
+	CHECK(!chmod(top_dir, 0755));
+	test_good();
+	test_names();
+	test_places();
+	test_loops();
+	test_owner();
+	test_config();
+	snprintf(command, sizeof(command), "rm -r %s", top_dir);
+	CHECK(!system(command));
+	return 0;
+}
