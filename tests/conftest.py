@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Fixtures of the tests that run in the lab's guest.
 
-Every test is watched: a fault report in the kernel's log fails the test that caused it, and so does a
-device-mapper device, loop device, null_blk device, mount or process left behind.
+Every test is watched: a fault report in the kernel's log fails the test that caused it, and so does
+a device-mapper device, loop device, null_blk device or mount left behind.
 
     def test_read(dm, bdev, tmp_path): ...
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What tests in the guest use to make storage, images and device-mapper devices and to look at them.
+"""What tests in the guest use to make storage, images and device-mapper devices and
+to look at them.
 
 Plain functions and small classes; conftest.py hands them out as fixtures that clean up. Everything
 raises CommandError with the command's output when a command fails.
@@ -53,7 +54,7 @@ def wait_for(condition, timeout=20, step=0.02, what="condition"):
 
 
 def sysfs(dev, name):
-    """A value below /sys/block of DEV ("/dev/..." or a link to it), e.g. "queue/discard_granularity"."""
+    """A value below /sys/block of DEV (or of what it links to), e.g. "queue/discard_granularity"."""
     node = os.path.basename(os.path.realpath(dev))
     with open(f"/sys/block/{node}/{name}") as f:
         return f.read().strip()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Kernels built here from Debian's source, to find bugs that packaged ones cannot.
 
-Owns config/*.config, each a list of options on top of allnoconfig. The cache entry keeps what modules
-are built against: the object tree without its objects, and the modules installed.
+Owns config/*.config, each a list of options on top of allnoconfig. The cache entry keeps what
+modules are built against: the object tree without its objects, and the modules installed.
 """
 import os
 
@@ -28,10 +28,12 @@ if ! nice make "$@" O=/lab/kernel -j"$(nproc)" $target modules >/lab/kernel/buil
 	grep -m 20 -B 2 -A 8 -e 'error:' -e 'Error [0-9]' /lab/kernel/build.log >&2
 	exit 1
 fi
-make -s "$@" O=/lab/kernel INSTALL_MOD_PATH=/lab/kernel/installed modules_install >>/lab/kernel/build.log
+make -s "$@" O=/lab/kernel INSTALL_MOD_PATH=/lab/kernel/installed modules_install \
+	>>/lab/kernel/build.log
 make -s "$@" O=/lab/kernel kernelrelease >/lab/kernel/release
 cd /lab/kernel
-find . -name installed -prune -o \( -name '*.o' -o -name '*.a' -o -name '*.ko' -o -name '.*.cmd' \) \
+find . -name installed -prune -o \
+	\( -name '*.o' -o -name '*.a' -o -name '*.ko' -o -name '.*.cmd' \) \
 	! -path './scripts/*' ! -path './tools/*' -print0 | xargs -0 rm -f
 rm -f .tmp_vmlinux* vmlinux.unstripped
 '''
@@ -58,5 +60,5 @@ def build(name, target, make_args):
         if not os.path.exists(os.path.join(tree, "release")):
             raise LabError(f"kernel {name} was not built")
 
-    return os.path.join(cached("kernel-" + name, digest(text, src, rootfs.path(), CONFIGURE, BUILD,
-                                                        *make_args), make), "tree")
+    return os.path.join(cached("kernel-" + name, digest(text, os.path.basename(os.path.dirname(src)),
+                                                        CONFIGURE, BUILD, *make_args), make), "tree")

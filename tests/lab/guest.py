@@ -2,8 +2,8 @@
 """One boot of a guest: runs one job in it and brings back output, exit code and kernel log.
 
 Owns the guest's process, the sockets to it and the deadline; qemu.py and uml.py say how a kernel is
-started. The guest's console carries nothing but the kernel log; the job's standard output, error and
-result come over channels of their own.
+started. The guest's console carries nothing but the kernel log; the job's standard output, error
+and result come over channels of their own.
 """
 import ctypes
 import os

@@ -40,6 +40,7 @@ def parse(argv):
             s.add_argument("cmd", nargs="+", metavar="CMD")
     s = sub.add_parser("chroot", help="run a command in the Debian 13 root, the project at /repo")
     s.add_argument("cmd", nargs="+", metavar="CMD")
+    sub.add_parser("static", help="run the static checks alone")
     s = sub.add_parser("check", help="run all tests and add them up")
     s.add_argument("--full", action="store_true", help="all tests on all kernels")
     s.add_argument("--kernel", action="append", choices=KERNELS, help="only on this kernel")
@@ -68,6 +69,14 @@ def main(argv):
         os.makedirs(guest.OUT, exist_ok=True)
         return subprocess.run(rootfs.enter(["sh", "-c", 'cd /repo && exec "$@"', "sh"] + args.cmd,
                                            [(guest.OUT, "/out")])).returncode
+    if args.verb == "static":
+        import source
+        os.makedirs(os.path.join(guest.OUT, "check"), exist_ok=True)
+        return subprocess.run(rootfs.enter(
+            ["env", "LAB_RESULTS=/out/check/static.results", "python3", "-B",
+             "/repo/tests/static/run.py"],
+            [(guest.OUT, "/out"), (kernel.packaged("stable"), "/lab/kernel"), *source.binds()]
+        )).returncode
     if args.verb == "check":
         return check.check(args.full, args.only, args.kernel)
     setup(args.kernel)

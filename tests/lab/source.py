@@ -10,9 +10,10 @@ import kernel
 import rootfs
 from common import LabError, cached, digest, run
 
-LEFT_OUT_CODE = ["sound", "samples", "tools/testing", "drivers/gpu", "drivers/media", "drivers/net/ethernet",
-                 "drivers/net/wireless", "drivers/staging", "drivers/infiniband", "drivers/iio",
-                 "drivers/usb", "drivers/scsi", "drivers/pinctrl", "drivers/clk"]
+LEFT_OUT_CODE = ["sound", "samples", "tools/testing", "drivers/gpu", "drivers/media",
+                 "drivers/net/ethernet", "drivers/net/wireless", "drivers/staging",
+                 "drivers/infiniband", "drivers/iio", "drivers/usb", "drivers/scsi",
+                 "drivers/pinctrl", "drivers/clk"]
 ARCHES = "alpha arc arm arm64 csky hexagon loongarch m68k microblaze mips nios2 openrisc parisc " \
          "powerpc riscv s390 sh sparc xtensa"
 FETCH = r'''

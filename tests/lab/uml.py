@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""User Mode Linux: the kernel as a process, with KASAN and fault injection, booted in half a second.
+"""User Mode Linux: the kernel as a process, with KASAN and fault injection.
 
 Root, /repo and /out are the directories of the mount namespace that it runs in, by hostfs.
 """
@@ -56,7 +56,7 @@ class Uml(guest.Guest):
                                    (os.path.join(tree, "installed/lib/modules"), "/lib/modules")])
 
     def expire_report(self):
-        """The management console shows the stacks of tasks (this architecture has no magic keys)."""
+        """The management console shows the stacks of tasks; there are no magic keys here."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
             s.bind(os.path.join(self.tmp, "ask"))
             s.settimeout(1)

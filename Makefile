@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# What a person types. The work is done by tests/lab/ (guests) and tools/qcow2attach/ (the tool).
+
+LAB := tests/lab/lab
+KERNEL ?= stable
+
+all:
+	@$(LAB) host-build
+
+help:
+	@echo 'make              build the modules and the tool for the running kernel (needs its headers)'
+	@echo 'make demo         show it all in a guest: an image, a VM on it, and the proof'
+	@echo 'make check        static checks, unit tests, and the suite in guests'
+	@echo 'make check-full   everything on every kernel (hours)'
+	@echo 'make shell        a shell in a guest with the modules loaded (KERNEL=stable|backports|um)'
+	@echo 'make lab-build    build for the guest kernel KERNEL into build/KERNEL/'
+	@echo 'make clean        remove build/'
+	@echo
+	@echo 'make check ONLY=NAME runs the test files whose name holds NAME; docs/lab.md tells more.'
+
+lab-build:
+	@$(LAB) build $(KERNEL)
+
+shell:
+	@$(LAB) shell --kernel $(KERNEL)
+
+check:
+	@$(LAB) check $(ONLY)
+
+check-full:
+	@$(LAB) check --full $(ONLY)
+
+demo:
+	@tests/demo/demo
+
+clean:
+	rm -rf build
+
+.PHONY: all help lab-build shell check check-full demo clean
