@@ -1,0 +1,558 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * alloc.c - finding, taking and giving back host clusters.
+ *
+ * Clusters are taken in runs of up to 8 MiB, in host order, and handed out one by one: clusters
+ * that the guest writes one after the other lie one after the other, and the refcounts of a whole
+ * run are written by one commit.  A crash leaks what is left of a run, nothing else; a clean
+ * suspend gives it back.
+ *
+ * A cluster is free when its refcount in memory is 0.  It gets there only through alloc_reclaim(),
+ * which the commit calls when the loss of the last reference is durable and no I/O can still be
+ * using the cluster.
+ *
+ * Takes image.alloc_lock, and image.meta_lock inside it to change refcounts.
+ */
+#include <linux/device-mapper.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+
+#include "alloc.h"
+#include "commit.h"
+
+#define RUN_BYTES	(8U << 20)
+
+static u32 per_slice(const struct qcow2_image *img)
+{
+	return 1U << img->rb_slice_bits;
+}
+
+/* "Refcounts": entry @i of a slice; narrower than a byte they are packed from the low bits up. */
+static u64 rc_get(const struct qcow2_image *img, const struct slice *s, u32 i)
+{
+	const void *data = s->data;
+
+	switch (img->refcount_order) {
+	case 6:
+		return be64_to_cpup((const __be64 *)data + i);
+	case 5:
+		return be32_to_cpup((const __be32 *)data + i);
+	case 4:
+		return be16_to_cpup((const __be16 *)data + i);
+	case 3:
+		return ((const u8 *)data)[i];
+	default: {
+		u32 per_byte_bits = 3 - img->refcount_order;
+		u32 width = 1U << img->refcount_order;
+		u8 byte = ((const u8 *)data)[i >> per_byte_bits];
+
+		return (byte >> ((i & ((1U << per_byte_bits) - 1)) * width)) & ((1U << width) - 1);
+	}
+	}
+}
+
+/* Under meta_lock, like every change of a slice. */
+static void rc_set(const struct qcow2_image *img, struct slice *s, u32 i, u64 val)
+{
+	void *data = s->data;
+
+	switch (img->refcount_order) {
+	case 6:
+		((__be64 *)data)[i] = cpu_to_be64(val);
+		break;
+	case 5:
+		((__be32 *)data)[i] = cpu_to_be32(val);
+		break;
+	case 4:
+		((__be16 *)data)[i] = cpu_to_be16(val);
+		break;
+	case 3:
+		((u8 *)data)[i] = val;
+		break;
+	default: {
+		u32 per_byte_bits = 3 - img->refcount_order;
+		u32 width = 1U << img->refcount_order;
+		u32 shift = (i & ((1U << per_byte_bits) - 1)) * width;
+		u8 mask = ((1U << width) - 1) << shift;
+		u8 *byte = (u8 *)data + (i >> per_byte_bits);
+
+		*byte = (*byte & ~mask) | (val << shift);
+	}
+	}
+}
+
+static u64 limit_clusters(struct qcow2_image *img)
+{
+	/* Entries hold 56 bits of offset, whatever the storage can hold. */
+	return min(img->st.ops->limit(&img->st), QCOW2_OFFSET_MASK) >> img->cluster_bits;
+}
+
+/* Make @used reach the slice @si. */
+static int grow_used(struct qcow2_alloc *a, u64 si)
+{
+	u64 nr = max(si + 1, a->nr_slices + a->nr_slices / 2);
+	u16 *used;
+
+	if (si < a->nr_slices)
+		return 0;
+	used = kvcalloc(nr, sizeof(*used), GFP_NOIO);
+	if (!used)
+		return -ENOMEM;
+	if (a->nr_slices)
+		memcpy(used, a->used, a->nr_slices * sizeof(*used));
+	kvfree(a->used);
+	a->used = used;
+	a->nr_slices = nr;
+	return 0;
+}
+
+static void account(struct qcow2_alloc *a, u64 si, u64 first, u32 nr)
+{
+	a->used[si] += nr;
+	WRITE_ONCE(a->nr_used, a->nr_used + nr);
+	WRITE_ONCE(a->end, max(a->end, first + nr));
+}
+
+/*
+ * The refcount table is full: double it (at least), in a region that the new entries cover, right
+ * behind the new block that describes that region.  The commit is held off while pieces of this are
+ * in memory only; then everything belongs to one generation, which links the new table last.
+ */
+static int move_reftable(struct qcow2_image *img, u64 rb)
+{
+	struct qcow2_alloc *a = img->alloc;
+	u32 per_cluster = img->cluster_size / sizeof(__be64);
+	u32 old_entries = img->reftable.nr_entries;
+	u64 entries = round_up(max_t(u64, rb + 1, 2ULL * old_entries), per_cluster);
+	u32 clusters = entries / per_cluster;
+	u64 base = rb << img->refblock_bits, pos = base << img->cluster_bits, old_pos;
+	u64 si = base >> img->rb_slice_bits;
+	struct freed_extent *freed;
+	struct slice *s;
+	bool zeroed;
+	u32 i;
+	int r;
+
+	if (entries * sizeof(__be64) > QCOW2_MAX_REFTABLE_BYTES || clusters + 1 > per_slice(img) ||
+	    base + clusters + 1 > limit_clusters(img))
+		return -ENOSPC;
+	r = grow_used(a, si);
+	if (r)
+		return r;
+	r = img->st.ops->prepare(&img->st, pos, (u64)(clusters + 1) << img->cluster_bits, &zeroed);
+	if (!r && !zeroed)
+		r = storage_zero_sync(&img->st, pos, img->cluster_size);
+	if (r)
+		return r;
+	freed = freed_alloc(img);
+	if (!freed)
+		return -ENOMEM;
+	commit_hold(img);
+	r = flat_table_grow(&img->reftable, img, SLICE_REFTABLE, entries);
+	if (r)
+		goto release;
+	s = cache_add_zeroed(&img->cache, SLICE_REFBLOCK, si, pos);
+	if (IS_ERR(s)) {
+		r = PTR_ERR(s);
+		goto shrink;
+	}
+	slice_prepare(s);
+	for (i = 0; i < img->reftable.nr_slices; i++)
+		slice_prepare(img->reftable.slices[i]);
+	r = add_metadata(img, pos, (u64)(clusters + 1) << img->cluster_bits);
+	if (r)
+		goto put;
+
+	old_pos = img->reftable.pos;
+	remove_metadata(img, old_pos);
+	mutex_lock(&img->meta_lock);
+	slice_dirty(s);
+	for (i = 0; i <= clusters; i++)
+		rc_set(img, s, i, 1);
+	img->reftable.pos = pos + img->cluster_size;
+	for (i = 0; i < img->reftable.nr_slices; i++) {
+		img->reftable.slices[i]->pos = img->reftable.pos + (u64)i * SLICE_SIZE;
+		slice_dirty(img->reftable.slices[i]);
+	}
+	slice_set_entry(flat_slice(&img->reftable, rb), rb, pos);
+	commit_reftable_moved(img);
+	for (i = 0; i < DIV_ROUND_UP(old_entries, per_cluster); i++)
+		freed_add(img, &freed, (old_pos >> img->cluster_bits) + i);
+	mutex_unlock(&img->meta_lock);
+	account(a, si, base, clusters + 1);
+put:
+	slice_put(s);
+shrink:
+	/* The longer table has no place on disk unless all went well. */
+	if (r)
+		img->reftable.nr_entries = old_entries;
+release:
+	commit_release(img);
+	freed_drop(img, freed);
+	return r;
+}
+
+/* The region of refcount block @rb has none yet: make its first cluster the block. */
+static int add_refblock(struct qcow2_image *img, u64 rb)
+{
+	struct qcow2_alloc *a = img->alloc;
+	u64 base = rb << img->refblock_bits, pos = base << img->cluster_bits;
+	u64 si = base >> img->rb_slice_bits;
+	struct slice *s, *top;
+	bool zeroed;
+	int r;
+
+	if (rb >= img->reftable.nr_entries)
+		return move_reftable(img, rb);
+	r = grow_used(a, si);
+	if (r)
+		return r;
+	r = img->st.ops->prepare(&img->st, pos, img->cluster_size, &zeroed);
+	if (!r && !zeroed)
+		r = storage_zero_sync(&img->st, pos, img->cluster_size);
+	if (r)
+		return r;
+	r = add_metadata(img, pos, img->cluster_size);
+	if (r == -EEXIST)
+		image_mark_corrupt(img, "metadata where no refcounts exist", pos);
+	if (r)
+		return r == -EEXIST ? -EIO : r;
+	s = cache_add_zeroed(&img->cache, SLICE_REFBLOCK, si, pos);
+	if (IS_ERR(s)) {
+		remove_metadata(img, pos);
+		return PTR_ERR(s);
+	}
+	top = flat_slice(&img->reftable, rb);
+	slice_prepare(s);
+	slice_prepare(top);
+
+	/* One section, so that one generation has both: the block counts itself. */
+	mutex_lock(&img->meta_lock);
+	slice_dirty(s);
+	slice_dirty(top);
+	rc_set(img, s, 0, 1);
+	slice_set_entry(top, rb, pos);
+	mutex_unlock(&img->meta_lock);
+	slice_put(s);
+	account(a, si, base, 1);
+	return 0;
+}
+
+/* Take up to @want free clusters of slice @s from @first on; 0 when there are none. */
+static u32 find_free(struct qcow2_image *img, struct slice *s, u64 *first, u32 want)
+{
+	u32 mask = per_slice(img) - 1, i = *first & mask, n = 0;
+
+	while (i <= mask && rc_get(img, s, i))
+		i++;
+	*first = (*first & ~(u64)mask) + i;
+	while (n < want && i + n <= mask && !rc_get(img, s, i + n))
+		n++;
+	return n;
+}
+
+static int prepare_run(struct qcow2_image *img, u64 first, u32 *nr, bool *zeroed)
+{
+	int r;
+
+	/* Less of a run is still a run: use up the last space of a host that is nearly full. */
+	for (;;) {
+		r = img->st.ops->prepare(&img->st, first << img->cluster_bits,
+					 (u64)*nr << img->cluster_bits, zeroed);
+		if (r != -ENOSPC || *nr == 1)
+			return r;
+		*nr = max(*nr / 8, 1U);
+	}
+}
+
+static int take_run(struct qcow2_image *img, struct slice *s, u64 first, u32 nr)
+{
+	struct qcow2_alloc *a = img->alloc;
+	unsigned long at = first;
+	u32 mask = per_slice(img) - 1, i;
+	bool zeroed;
+	int r;
+
+	if (mt_find(&img->metadata, &at, first + nr - 1)) {
+		image_mark_corrupt(img, "metadata is not counted in the refcounts",
+				   (u64)at << img->cluster_bits);
+		return -EIO;
+	}
+	r = prepare_run(img, first, &nr, &zeroed);
+	if (r)
+		return r;
+	slice_prepare(s);
+	mutex_lock(&img->meta_lock);
+	slice_dirty(s);
+	for (i = 0; i < nr; i++)
+		rc_set(img, s, (first + i) & mask, 1);
+	mutex_unlock(&img->meta_lock);
+	account(a, first >> img->rb_slice_bits, first, nr);
+	a->run_next = first;
+	a->run_end = first + nr;
+	a->run_zeroed = zeroed;
+	a->cursor = first + nr;
+	return 0;
+}
+
+static int refill(struct qcow2_image *img)
+{
+	struct qcow2_alloc *a = img->alloc;
+	u32 want = max(RUN_BYTES >> img->cluster_bits, 1U);
+	u64 c = a->cursor, limit = limit_clusters(img);
+	bool wrapped = false;
+
+	for (;;) {
+		u64 si = c >> img->rb_slice_bits, rb = c >> img->refblock_bits;
+		struct slice *s;
+		u32 n;
+		int r;
+
+		if (c >= limit) {
+			if (wrapped)
+				return -ENOSPC;
+			wrapped = true;
+			c = 0;
+			continue;
+		}
+		if (wrapped && c > a->cursor)
+			return -ENOSPC;
+		if (si < a->nr_slices && a->used[si] == per_slice(img)) {
+			c = (si + 1) << img->rb_slice_bits;
+			continue;
+		}
+		if (rb >= img->reftable.nr_entries || !flat_entry(&img->reftable, rb)) {
+			r = add_refblock(img, rb);
+			if (r)
+				return r;
+			continue;
+		}
+		r = grow_used(a, si);
+		if (r)
+			return r;
+		s = slice_get(&img->cache, SLICE_REFBLOCK, si);
+		if (IS_ERR(s))
+			return PTR_ERR(s);
+		n = find_free(img, s, &c, min_t(u64, want, limit - c));
+		r = n && c < limit ? take_run(img, s, c, min_t(u64, n, limit - c)) : -EAGAIN;
+		slice_put(s);
+		if (r != -EAGAIN)
+			return r;
+	}
+}
+
+/**
+ * alloc_cluster - take a free host cluster
+ * @img: a writable image
+ * @host: set to its byte position
+ * @zeroed: set to whether it reads as zeroes
+ *
+ * Its refcount is 1 in the open generation, or in an earlier one.  Sleeps.
+ *
+ * Return: 0; -ENOSPC when neither image nor storage has room; -ENOMEM when it may work after the
+ * next commit; or another error.
+ */
+int alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed)
+{
+	struct qcow2_alloc *a = img->alloc;
+	int r = 0;
+
+	mutex_lock(&img->alloc_lock);
+	if (a->run_next == a->run_end)
+		r = refill(img);
+	if (!r) {
+		*host = a->run_next++ << img->cluster_bits;
+		*zeroed = a->run_zeroed;
+	}
+	mutex_unlock(&img->alloc_lock);
+	return r;
+}
+
+/*
+ * Drop one reference of each of [first, first + nr), which lie in one slice.  What drops to 0 is
+ * given back to the host before it can be allocated again; until then its refcount is 1, so that
+ * nobody else touches it although alloc_lock is not held.
+ */
+static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
+{
+	struct qcow2_alloc *a = img->alloc;
+	u64 si = first >> img->rb_slice_bits;
+	u32 mask = per_slice(img) - 1, i, last = 0;
+	struct slice *s;
+
+	mutex_lock(&img->alloc_lock);
+	s = slice_get(&img->cache, SLICE_REFBLOCK, si);
+	if (IS_ERR(s)) {
+		mutex_unlock(&img->alloc_lock);
+		if (PTR_ERR(s) == -ENOENT)
+			image_mark_corrupt(img, "cluster in use has no refcount",
+					   first << img->cluster_bits);
+		return PTR_ERR(s);
+	}
+	for (i = 0; i < nr; i++)
+		last += rc_get(img, s, (first + i) & mask) == 1;
+	mutex_unlock(&img->alloc_lock);
+
+	if (last == nr && a->passdown && !img->st.discard_unsupported) {
+		/* Failing to give space back costs space, not data. */
+		if (img->st.ops->discard(&img->st, first << img->cluster_bits,
+					 (u64)nr << img->cluster_bits) == -EOPNOTSUPP)
+			img->st.discard_unsupported = true;
+	}
+
+	mutex_lock(&img->alloc_lock);
+	slice_prepare(s);
+	mutex_lock(&img->meta_lock);
+	slice_dirty(s);
+	for (i = 0; i < nr; i++) {
+		u64 n = rc_get(img, s, (first + i) & mask);
+
+		if (!n) {
+			image_mark_corrupt(img, "cluster in use has refcount 0",
+					   (first + i) << img->cluster_bits);
+			continue;
+		}
+		rc_set(img, s, (first + i) & mask, n - 1);
+		if (n == 1) {
+			a->used[si]--;
+			WRITE_ONCE(a->nr_used, a->nr_used - 1);
+			a->cursor = min(a->cursor, first + i);
+		}
+	}
+	mutex_unlock(&img->meta_lock);
+	slice_put(s);
+	mutex_unlock(&img->alloc_lock);
+	return 0;
+}
+
+/**
+ * alloc_reclaim - drop the references that an extent lost
+ * @img: the image
+ * @ext: the extent; the loss is durable, and no I/O that could use the clusters is in flight
+ *
+ * Sleeps, also on discards.
+ *
+ * Return: 0 or the first error; the clusters of a failed part stay leaked.
+ */
+int alloc_reclaim(struct qcow2_image *img, struct freed_extent *ext)
+{
+	u64 c = ext->start, end = ext->start + ext->nr;
+	int ret = 0;
+
+	while (c < end) {
+		u64 next = min(end, ((c >> img->rb_slice_bits) + 1) << img->rb_slice_bits);
+		int r = drop_refs(img, c, next - c);
+
+		ret = ret ?: r;
+		c = next;
+	}
+	return ret;
+}
+
+/**
+ * alloc_return_run - give back what is left of the current run
+ * @img: the image; no allocation is going on
+ *
+ * Nothing has ever referred to these clusters, so they need no generation to pass.
+ *
+ * Return: 0 or -errno.
+ */
+int alloc_return_run(struct qcow2_image *img)
+{
+	struct qcow2_alloc *a = img->alloc;
+	struct freed_extent ext;
+
+	mutex_lock(&img->alloc_lock);
+	ext.start = a->run_next;
+	ext.nr = a->run_end - a->run_next;
+	a->run_next = a->run_end;
+	mutex_unlock(&img->alloc_lock);
+	return ext.nr ? alloc_reclaim(img, &ext) : 0;
+}
+
+static u32 count_used(const struct qcow2_image *img, struct slice *s, u32 *last)
+{
+	u32 i, n = 0;
+
+	if (!memchr_inv(s->data, 0, SLICE_SIZE))
+		return 0;
+	for (i = 0; i < per_slice(img); i++) {
+		if (rc_get(img, s, i)) {
+			*last = i;
+			n++;
+		}
+	}
+	return n;
+}
+
+/**
+ * alloc_init - learn what is in use
+ * @ti: for ti->error
+ * @img: the image, its tables loaded; nobody else uses it yet
+ *
+ * Reads all refcount blocks once.
+ *
+ * Return: 0, or an error with ti->error set.
+ */
+int alloc_init(struct dm_target *ti, struct qcow2_image *img)
+{
+	u32 shift = img->refblock_bits - img->rb_slice_bits, i, last;
+	u32 order = min(img->cluster_bits, 16U) - PAGE_SHIFT, chunk = PAGE_SIZE << order;
+	struct slice scan = { .img = img };
+	void *buf;
+	struct qcow2_alloc *a;
+	u32 rb, nr_rb = 0;
+	int r = 0;
+
+	a = kzalloc(sizeof(*a), GFP_KERNEL);
+	if (!a) {
+		ti->error = "Out of memory setting up the allocator";
+		return -ENOMEM;
+	}
+	img->alloc = a;
+	a->passdown = true;
+	for (rb = 0; rb < img->reftable.nr_entries; rb++)
+		if (flat_entry(&img->reftable, rb))
+			nr_rb = rb + 1;
+	buf = (void *)__get_free_pages(GFP_KERNEL, order);
+	if (!buf || (nr_rb && grow_used(a, ((u64)nr_rb << shift) - 1))) {
+		ti->error = "Out of memory setting up the allocator";
+		r = -ENOMEM;
+	}
+	for (rb = 0; !r && rb < nr_rb; rb++) {
+		u64 pos = flat_entry(&img->reftable, rb) & QCOW2_OFFSET_MASK;
+
+		for (i = 0; pos && !r && i < 1U << shift; i++) {
+			u64 si = ((u64)rb << shift) + i;
+
+			if (!(i * SLICE_SIZE % chunk))
+				r = storage_rw_sync(&img->st, REQ_OP_READ, pos + i * SLICE_SIZE,
+						    buf, chunk);
+			if (r) {
+				ti->error = "Cannot read the refcount blocks";
+				break;
+			}
+			cond_resched();
+			scan.data = buf + i * SLICE_SIZE % chunk;
+			a->used[si] = count_used(img, &scan, &last);
+			a->nr_used += a->used[si];
+			if (a->used[si])
+				a->end = (si << img->rb_slice_bits) + last + 1;
+		}
+	}
+	free_pages((unsigned long)buf, order);
+	return r;
+}
+
+/**
+ * alloc_exit - forget the allocator
+ * @img: the image; the run has been given back, or the image failed
+ */
+void alloc_exit(struct qcow2_image *img)
+{
+	if (!img->alloc)
+		return;
+	kvfree(img->alloc->used);
+	kfree(img->alloc);
+	img->alloc = NULL;
+}

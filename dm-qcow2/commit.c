@@ -1,0 +1,579 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * commit.c - the one place where durability is decided.
+ *
+ * A commit writes a closed generation.  Closing it, under meta_lock, copies every dirty slice to
+ * its shadow; what is changed later belongs to the next generation.  A mapping enters memory only
+ * when its data write has completed, so the generation holds no mapping whose data is not at least
+ * in the storage's cache.  Then, each step followed by a flush of the storage:
+ *
+ *   1. refcount blocks              (the flush also makes the data durable)
+ *   2. refcount table, and the header if the table moved      (only if something changed)
+ *   3. L2 tables                                              (only if something changed)
+ *   4. L1 table                                               (only if something changed)
+ *
+ * Why this order is safe at every point, with any subset of a step's sectors written:
+ *  - A reference (refcount table -> block, L1 -> L2, L2 -> data) is written after what it points
+ *    at: new refcount blocks and L2 tables were written full of zeroes before they were entered in
+ *    memory, and got their entries one step before they are linked.
+ *  - A refcount is raised on disk before the reference that it counts is written.
+ *  - A refcount is lowered in memory only after the removal of the reference is durable
+ *    (reclaim_work), so a lowered refcount in step 1 never counts a reference that is on disk.
+ *  - Entries never cross a sector, and rewriting the sectors of a slice that did not change is
+ *    harmless.
+ * What a crash can leave behind is clusters that are counted and not referenced: leaks.
+ *
+ * Freed clusters go: unlinked in memory (freed_add, open generation) -> that generation durable ->
+ * epoch over -> discarded and refcount lowered (alloc_reclaim) -> allocatable.
+ *
+ * Takes commit.lock for the length of a commit, meta_lock inside it, and commit.io_lock.  Never
+ * alloc_lock: its holders wait for commits.
+ */
+#include <linux/device-mapper.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include "alloc.h"
+#include "commit.h"
+#include "compat.h"
+#include "write.h"
+
+#define COMMIT_INTERVAL		(5 * HZ)
+#define COMMIT_BATCH		32		/* slice writes in flight */
+#define MAX_FREED		4096		/* extents, before writers wait for a commit */
+#define RESERVED_FREED		64
+
+struct commit_write {
+	struct storage_io sio;
+	struct bio_vec bv;
+	struct qcow2_commit *commit;
+};
+
+struct qcow2_commit {
+	struct qcow2_image *img;
+	struct workqueue_struct *wq;		/* commits */
+	struct workqueue_struct *reclaim_wq;	/* after commits; may wait for I/O of the guest */
+	struct work_struct work;
+	struct delayed_work timer;
+	struct work_struct reclaim;
+
+	struct mutex lock;		/* a commit is running, or is held off */
+	struct list_head generation;	/* slices being written, @lock */
+	struct commit_write writes[COMMIT_BATCH];	/* @lock */
+	atomic_t pending;		/* of @writes */
+	struct completion written;
+	int error;			/* of @writes; any one of several */
+
+	spinlock_t io_lock;
+	struct list_head ios;		/* FLUSH and FUA bios that wait for a commit, @io_lock */
+	struct list_head durable;	/* freed extents whose removal is durable, @io_lock */
+
+	struct list_head freed;		/* freed in the open generation, meta_lock */
+	bool reftable_moved;		/* in the open generation, meta_lock */
+	atomic_t nr_freed;		/* extents on either list, or being reclaimed */
+	mempool_t freed_pool;
+};
+
+static struct kmem_cache *freed_slab;
+
+static void write_done(struct storage_io *sio)
+{
+	struct commit_write *w = container_of(sio, struct commit_write, sio);
+	struct qcow2_commit *c = w->commit;
+
+	if (sio->error)
+		WRITE_ONCE(c->error, sio->error);
+	if (atomic_dec_and_test(&c->pending))
+		complete(&c->written);
+}
+
+/* Wait for the batch.  @pending counts its writes and one for us. */
+static int wait_batch(struct qcow2_commit *c)
+{
+	if (!atomic_dec_and_test(&c->pending))
+		wait_for_completion_io(&c->written);
+	return READ_ONCE(c->error);
+}
+
+static void start_batch(struct qcow2_commit *c)
+{
+	reinit_completion(&c->written);
+	c->error = 0;
+	atomic_set(&c->pending, 1);
+}
+
+/*
+ * Write the shadows of one kind of table.  Returns how many, or an error; nothing is in flight
+ * afterwards.
+ */
+static int write_kind(struct qcow2_commit *c, enum slice_kind kind)
+{
+	unsigned int n = 0, total = 0;
+	struct blk_plug plug;
+	struct slice *s;
+	int r = 0;
+
+	start_batch(c);
+	blk_start_plug(&plug);
+	list_for_each_entry(s, &c->generation, commit_node) {
+		struct commit_write *w;
+
+		if (s->kind != kind)
+			continue;
+		if (n == COMMIT_BATCH) {
+			blk_finish_plug(&plug);
+			r = wait_batch(c);
+			start_batch(c);
+			blk_start_plug(&plug);
+			if (r)
+				break;
+			n = 0;
+		}
+		w = &c->writes[n++];
+		total++;
+		bvec_set_virt(&w->bv, s->shadow, SLICE_SIZE);
+		w->commit = c;
+		w->sio.st = &c->img->st;
+		w->sio.pos = s->pos;
+		w->sio.len = SLICE_SIZE;
+		w->sio.bv = &w->bv;
+		w->sio.bv_skip = 0;
+		w->sio.nr_bv = 1;
+		w->sio.opf = REQ_OP_WRITE | REQ_SYNC | REQ_META | REQ_PRIO;
+		w->sio.done = write_done;
+		atomic_inc(&c->pending);
+		storage_submit(&w->sio);
+	}
+	blk_finish_plug(&plug);
+	return wait_batch(c) ?: (r ?: total);
+}
+
+static int flush(struct qcow2_commit *c)
+{
+	return c->img->st.ops->flush(&c->img->st);
+}
+
+static int write_generation(struct qcow2_commit *c, bool reftable_moved)
+{
+	struct qcow2_image *img = c->img;
+	int r;
+
+	r = write_kind(c, SLICE_REFBLOCK);
+	if (r >= 0)
+		r = flush(c);
+	if (r < 0)
+		return r;
+
+	r = write_kind(c, SLICE_REFTABLE);
+	if (r > 0)
+		r = flush(c);
+	if (!r && reftable_moved)
+		r = header_set_reftable(img, img->reftable.pos, img->reftable.nr_entries /
+					(img->cluster_size / sizeof(__be64)));
+	if (r < 0)
+		return r;
+
+	r = write_kind(c, SLICE_L2);
+	if (r > 0)
+		r = flush(c);
+	if (r < 0)
+		return r;
+
+	r = write_kind(c, SLICE_L1);
+	if (r > 0)
+		r = flush(c);
+	return r;
+}
+
+/* Close the open generation.  From here on changes belong to the next one. */
+static bool close_generation(struct qcow2_commit *c, struct list_head *freed)
+{
+	struct qcow2_image *img = c->img;
+	struct slice *s, *next;
+	bool moved;
+
+	mutex_lock(&img->meta_lock);
+	list_for_each_entry_safe(s, next, &img->dirty, dirty_node) {
+		memcpy(s->shadow, s->data, SLICE_SIZE);
+		s->dirty = false;
+		WRITE_ONCE(s->writing, true);
+		list_del_init(&s->dirty_node);
+		list_add_tail(&s->commit_node, &c->generation);
+	}
+	list_splice_init(&c->freed, freed);
+	moved = c->reftable_moved;
+	c->reftable_moved = false;
+	mutex_unlock(&img->meta_lock);
+	return moved;
+}
+
+static void slice_clean(struct slice *s)
+{
+	atomic_dec(&s->img->cache.nr_dirty);
+	slice_put(s);
+}
+
+/* What was written is durable. */
+static void finish_generation(struct qcow2_commit *c)
+{
+	struct slice *s, *next;
+
+	mutex_lock(&c->img->meta_lock);
+	list_for_each_entry_safe(s, next, &c->generation, commit_node) {
+		list_del(&s->commit_node);
+		WRITE_ONCE(s->writing, false);
+		if (!s->dirty)
+			slice_clean(s);
+	}
+	mutex_unlock(&c->img->meta_lock);
+}
+
+static void end_ios(struct list_head *ios, blk_status_t status)
+{
+	struct qcow2_io *io, *next;
+
+	list_for_each_entry_safe(io, next, ios, node)
+		end_io(io, status);
+}
+
+/**
+ * commit_now - make everything that has been acknowledged durable
+ * @img: a writable image
+ *
+ * Also ends the FLUSH and FUA bios that waited.  Sleeps.
+ *
+ * Return: 0; or the error that made the image MODE_FAILED, now or earlier.
+ */
+int commit_now(struct qcow2_image *img)
+{
+	struct qcow2_commit *c = img->commit;
+	unsigned int noio = memalloc_noio_save();
+	LIST_HEAD(freed);
+	LIST_HEAD(ios);
+	bool moved;
+	int r = -EIO;
+
+	mutex_lock(&c->lock);
+	/* First the waiters, then the generation: it then has all that they wait for. */
+	spin_lock_irq(&c->io_lock);
+	list_splice_init(&c->ios, &ios);
+	spin_unlock_irq(&c->io_lock);
+	if (image_mode(img) != MODE_FAILED) {
+		moved = close_generation(c, &freed);
+		r = write_generation(c, moved);
+		if (r) {
+			DMERR("%s: metadata write failed: error %d", img->name, r);
+			image_set_mode(img, MODE_FAILED, "metadata could not be written");
+		}
+	}
+	if (!r)
+		finish_generation(c);
+	if (!list_empty(&freed)) {
+		spin_lock_irq(&c->io_lock);
+		list_splice_tail(&freed, &c->durable);
+		spin_unlock_irq(&c->io_lock);
+		if (!r)
+			queue_work(c->reclaim_wq, &c->reclaim);
+	}
+	mutex_unlock(&c->lock);
+
+	end_ios(&ios, errno_to_blk_status(r));
+	writer_wake(img);
+	memalloc_noio_restore(noio);
+	return r;
+}
+
+static void commit_work(struct work_struct *work)
+{
+	commit_now(container_of(work, struct qcow2_commit, work)->img);
+}
+
+static void commit_timer(struct work_struct *work)
+{
+	struct qcow2_commit *c = container_of(to_delayed_work(work), struct qcow2_commit, timer);
+
+	if (commit_is_clean(c->img))
+		return;
+	commit_now(c->img);
+	if (!commit_is_clean(c->img))
+		commit_start_timer(c->img);
+}
+
+static void reclaim_work(struct work_struct *work)
+{
+	struct qcow2_commit *c = container_of(work, struct qcow2_commit, reclaim);
+	unsigned int noio = memalloc_noio_save();
+	struct freed_extent *ext, *next;
+	LIST_HEAD(durable);
+
+	spin_lock_irq(&c->io_lock);
+	list_splice_init(&c->durable, &durable);
+	spin_unlock_irq(&c->io_lock);
+	if (!list_empty(&durable)) {
+		epoch_flip(&c->img->epoch);
+		list_for_each_entry_safe(ext, next, &durable, node) {
+			list_del(&ext->node);
+			alloc_reclaim(c->img, ext);
+			atomic_dec(&c->nr_freed);
+			freed_drop(c->img, ext);
+		}
+		writer_space_freed(c->img);
+	}
+	memalloc_noio_restore(noio);
+}
+
+/**
+ * commit_is_clean - is everything that has been acknowledged durable but for the storage's cache?
+ * @img: a writable image
+ */
+bool commit_is_clean(struct qcow2_image *img)
+{
+	return !atomic_read(&img->cache.nr_dirty);
+}
+
+/**
+ * commit_kick - start a commit soon
+ * @img: a writable image
+ *
+ * Any context.
+ */
+void commit_kick(struct qcow2_image *img)
+{
+	queue_work(img->commit->wq, &img->commit->work);
+}
+
+/**
+ * commit_start_timer - commit a few seconds from now at the latest
+ * @img: a writable image
+ */
+void commit_start_timer(struct qcow2_image *img)
+{
+	queue_delayed_work(img->commit->wq, &img->commit->timer, COMMIT_INTERVAL);
+}
+
+/**
+ * commit_add_io - end a FLUSH or FUA bio after the next commit
+ * @img: a writable image
+ * @io: the bio; what it waits for is in memory already
+ *
+ * Any context.
+ */
+void commit_add_io(struct qcow2_image *img, struct qcow2_io *io)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&img->commit->io_lock, flags);
+	list_add_tail(&io->node, &img->commit->ios);
+	spin_unlock_irqrestore(&img->commit->io_lock, flags);
+	commit_kick(img);
+}
+
+/**
+ * commit_hold - keep commits from starting
+ * @img: a writable image
+ *
+ * For a change that cannot be made in one section of meta_lock.  Sleeps until a running commit has
+ * ended.
+ */
+void commit_hold(struct qcow2_image *img)
+{
+	mutex_lock(&img->commit->lock);
+}
+
+/**
+ * commit_release - the end of commit_hold()
+ * @img: the image
+ */
+void commit_release(struct qcow2_image *img)
+{
+	mutex_unlock(&img->commit->lock);
+}
+
+/**
+ * commit_reftable_moved - the open generation has a refcount table elsewhere
+ * @img: the image; the caller holds meta_lock and has dirtied all slices of the table
+ */
+void commit_reftable_moved(struct qcow2_image *img)
+{
+	img->commit->reftable_moved = true;
+}
+
+/**
+ * commit_pressure - should writers wait for a commit before they change more?
+ * @img: a writable image
+ */
+bool commit_pressure(struct qcow2_image *img)
+{
+	return atomic_read(&img->cache.nr_dirty) >= READ_ONCE(img->cache.max) / 2 ||
+	       atomic_read(&img->commit->nr_freed) >= MAX_FREED;
+}
+
+/**
+ * commit_frees_pending - are clusters on their way to becoming allocatable?
+ * @img: a writable image
+ */
+bool commit_frees_pending(struct qcow2_image *img)
+{
+	return atomic_read(&img->commit->nr_freed);
+}
+
+/**
+ * freed_alloc - get an extent to record freed clusters in
+ * @img: a writable image
+ *
+ * Does not wait: extents come back when the I/O in an epoch has ended, and that may need the
+ * caller.
+ *
+ * Return: the extent; or NULL, and then a commit has been started that will free some.
+ */
+struct freed_extent *freed_alloc(struct qcow2_image *img)
+{
+	struct freed_extent *ext;
+
+	ext = mempool_alloc(&img->commit->freed_pool, GFP_NOWAIT | __GFP_NOWARN);
+	if (!ext)
+		commit_kick(img);
+	return ext;
+}
+
+/**
+ * freed_add - record that a cluster lost a reference in the open generation
+ * @img: the image; the caller holds meta_lock
+ * @ext: from freed_alloc(); set to NULL if it was used
+ * @cluster: number of the host cluster
+ */
+void freed_add(struct qcow2_image *img, struct freed_extent **ext, u64 cluster)
+{
+	struct qcow2_commit *c = img->commit;
+	struct freed_extent *last;
+
+	lockdep_assert_held(&img->meta_lock);
+	if (!list_empty(&c->freed)) {
+		last = list_last_entry(&c->freed, struct freed_extent, node);
+		if (last->start + last->nr == cluster) {
+			last->nr++;
+			return;
+		}
+	}
+	(*ext)->start = cluster;
+	(*ext)->nr = 1;
+	list_add_tail(&(*ext)->node, &c->freed);
+	atomic_inc(&c->nr_freed);
+	*ext = NULL;
+}
+
+/**
+ * freed_drop - return an extent that is not needed
+ * @img: the image
+ * @ext: the extent or NULL
+ */
+void freed_drop(struct qcow2_image *img, struct freed_extent *ext)
+{
+	if (ext)
+		mempool_free(ext, &img->commit->freed_pool);
+}
+
+/**
+ * commit_everything - leave a clean image with no leaked cluster
+ * @img: a writable image; no I/O and no allocation is going on
+ *
+ * Return: 0 or -errno.
+ */
+int commit_everything(struct qcow2_image *img)
+{
+	struct qcow2_commit *c = img->commit;
+	int r;
+
+	cancel_delayed_work_sync(&c->timer);
+	if (image_mode(img) < MODE_READ_ONLY)
+		alloc_return_run(img);
+	do {
+		r = commit_now(img);
+		flush_work(&c->work);
+		flush_work(&c->reclaim);
+	} while (!r && (!commit_is_clean(img) || commit_frees_pending(img)));
+	cancel_delayed_work_sync(&c->timer);
+	return r;
+}
+
+/**
+ * commit_init - set up
+ * @img: the image
+ *
+ * Return: 0 or -ENOMEM; commit_exit() must be called either way.
+ */
+int commit_init(struct qcow2_image *img)
+{
+	struct qcow2_commit *c = kzalloc(sizeof(*c), GFP_KERNEL);
+
+	if (!c)
+		return -ENOMEM;
+	img->commit = c;
+	c->img = img;
+	mutex_init(&c->lock);
+	spin_lock_init(&c->io_lock);
+	init_completion(&c->written);
+	INIT_LIST_HEAD(&c->generation);
+	INIT_LIST_HEAD(&c->ios);
+	INIT_LIST_HEAD(&c->durable);
+	INIT_LIST_HEAD(&c->freed);
+	INIT_WORK(&c->work, commit_work);
+	INIT_DELAYED_WORK(&c->timer, commit_timer);
+	INIT_WORK(&c->reclaim, reclaim_work);
+	c->wq = alloc_ordered_workqueue("qcow2_commit", WQ_MEM_RECLAIM);
+	c->reclaim_wq = alloc_ordered_workqueue("qcow2_reclaim", WQ_MEM_RECLAIM);
+	if (!c->wq || !c->reclaim_wq)
+		return -ENOMEM;
+	return mempool_init_slab_pool(&c->freed_pool, RESERVED_FREED, freed_slab);
+}
+
+/* After a failure: let go of what will never be written. */
+static void abandon(struct qcow2_commit *c)
+{
+	struct freed_extent *ext, *next_ext;
+	struct slice *s, *next;
+
+	finish_generation(c);
+	mutex_lock(&c->img->meta_lock);
+	list_for_each_entry_safe(s, next, &c->img->dirty, dirty_node) {
+		list_del_init(&s->dirty_node);
+		s->dirty = false;
+		slice_clean(s);
+	}
+	list_splice_init(&c->freed, &c->durable);
+	mutex_unlock(&c->img->meta_lock);
+	list_for_each_entry_safe(ext, next_ext, &c->durable, node)
+		freed_drop(c->img, ext);
+}
+
+/**
+ * commit_exit - tear down
+ * @img: the image, quiet; what is dirty (after a failure) is dropped
+ */
+void commit_exit(struct qcow2_image *img)
+{
+	struct qcow2_commit *c = img->commit;
+
+	if (!c)
+		return;
+	cancel_delayed_work_sync(&c->timer);
+	if (c->wq)
+		destroy_workqueue(c->wq);
+	if (c->reclaim_wq)
+		destroy_workqueue(c->reclaim_wq);
+	abandon(c);
+	mempool_exit(&c->freed_pool);
+	kfree(c);
+	img->commit = NULL;
+}
+
+int commit_module_init(void)
+{
+	freed_slab = KMEM_CACHE(freed_extent, 0);
+	return freed_slab ? 0 : -ENOMEM;
+}
+
+void commit_module_exit(void)
+{
+	kmem_cache_destroy(freed_slab);
+}

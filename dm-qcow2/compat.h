@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * compat.h - the only place that knows which kernel it is built for.
+ */
+#ifndef DM_QCOW2_COMPAT_H
+#define DM_QCOW2_COMPAT_H
+
+#include <linux/blkdev.h>
+#include <linux/version.h>
+#include <linux/workqueue.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
+#error "dm-qcow2 needs Linux 6.12 or newer"
+#endif
+
+/* Since 6.18 a workqueue says which kind it is; before, per-CPU was what one got. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 18, 0)
+#define WQ_PERCPU 0
+#endif
+
+/* Since 6.17 a device says whether zeroing can unmap; it must then be the same limit. */
+static inline void compat_set_write_zeroes(struct queue_limits *limits, unsigned int sectors)
+{
+	limits->max_write_zeroes_sectors = sectors;
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 17, 0)
+	limits->max_hw_wzeroes_unmap_sectors = sectors;
+#endif
+}
+
+#endif /* DM_QCOW2_COMPAT_H */

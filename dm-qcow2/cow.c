@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * cow.c - the I/O of an operation on a guest cluster: read what fills it, write it.
+ *
+ * A cluster up to COPY_BYTES is read once and written with a single write of head, payload and
+ * tail.  A larger one that must be copied is copied in pieces first, then the payload is written.
+ * Filling with zeroes needs no memory.
+ *
+ * Everything is called by the writer's work item; only part_done() runs elsewhere, maybe in
+ * interrupt context.  Takes no locks.
+ */
+#include <linux/device-mapper.h>
+#include <linux/highmem.h>
+#include <linux/slab.h>
+
+#include "write.h"
+
+#define MAX_ZERO_VECS	((1U << QCOW2_MAX_CLUSTER_BITS) / ZERO_BUF_SIZE)
+
+static struct bio_vec zero_vecs[MAX_ZERO_VECS];	/* constant: a cluster of zeroes */
+
+/**
+ * op_alloc - get an operation and the memory it needs
+ * @w: the writer
+ * @need_freed: it may free a cluster
+ * @need_buf: it copies
+ *
+ * Does not wait.  Return: the operation, or NULL when one must end, or a commit, first.
+ */
+struct cow_op *op_alloc(struct qcow2_writer *w, bool need_freed, bool need_buf)
+{
+	struct cow_op *op = mempool_alloc(&w->ops, GFP_NOWAIT | __GFP_NOWARN);
+
+	if (!op)
+		return NULL;
+	memset(op, 0, offsetof(struct cow_op, parts));
+	INIT_LIST_HEAD(&op->waiters);
+	if (need_freed)
+		op->freed = freed_alloc(w->img);
+	if (need_buf)
+		op->buf = mempool_alloc(&w->buffers, GFP_NOWAIT | __GFP_NOWARN);
+	if ((need_freed && !op->freed) || (need_buf && !op->buf)) {
+		op_free(w, op);
+		return NULL;
+	}
+	return op;
+}
+
+/**
+ * op_free - give an operation and its memory back
+ * @w: the writer
+ * @op: the operation
+ */
+void op_free(struct qcow2_writer *w, struct cow_op *op)
+{
+	if (op->l2)
+		slice_put(op->l2);
+	if (op->buf)
+		mempool_free(op->buf, &w->buffers);
+	freed_drop(w->img, op->freed);
+	mempool_free(op, &w->ops);
+}
+
+static void put_parts(struct cow_op *op)
+{
+	struct qcow2_writer *w = op->io->dev->layers[0].img->writer;
+
+	if (!atomic_dec_and_test(&op->pending))
+		return;
+	if (llist_add(&op->finished, &w->finished))
+		queue_work(w->wq, &w->work);
+}
+
+static void part_done(struct storage_io *sio)
+{
+	struct cow_op *op = container_of(sio, struct op_part, sio)->op;
+
+	if (sio->error)
+		WRITE_ONCE(op->error, sio->error);
+	put_parts(op);
+}
+
+static void begin_parts(struct cow_op *op, enum op_stage stage)
+{
+	op->stage = stage;
+	op->nr_parts = 0;
+	atomic_set(&op->pending, 1);
+}
+
+/* Start one I/O.  @bv is NULL for memory that is described by @page and @offset. */
+static void add_part(struct cow_op *op, struct qcow2_storage *st, blk_opf_t opf, u64 pos, u32 len,
+		     const struct bio_vec *bv, unsigned int nr_bv, unsigned int bv_skip,
+		     struct page *page, u32 offset)
+{
+	struct op_part *part = &op->parts[op->nr_parts++];
+
+	if (!bv) {
+		bvec_set_page(&part->bv, page, len, offset);
+		bv = &part->bv;
+		nr_bv = 1;
+	}
+	part->op = op;
+	part->sio.st = st;
+	part->sio.opf = opf;
+	part->sio.pos = pos;
+	part->sio.len = len;
+	part->sio.bv = bv;
+	part->sio.nr_bv = nr_bv;
+	part->sio.bv_skip = bv_skip;
+	part->sio.done = part_done;
+	atomic_inc(&op->pending);
+	storage_submit(&part->sio);
+}
+
+/* A table slice was evicted since judge_fill() saw it: read it here and now. */
+static int load_again(struct qcow2_image *img, u64 goff)
+{
+	struct slice *s = slice_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+
+	if (!IS_ERR(s))
+		slice_put(s);
+	else if (PTR_ERR(s) != -ENOENT)
+		return PTR_ERR(s);
+	return 0;
+}
+
+/*
+ * Read [from, to) of the guest cluster to where it belongs in op->buf, which holds the cluster from
+ * @base on.  What cannot be read all at once is waited for.
+ */
+static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 to, u32 base)
+{
+	struct qcow2_dev *dev = op->io->dev;
+	u64 cluster = op->cluster << w->img->cluster_bits;
+	int r = 0;
+
+	while (from < to && !r) {
+		void *mem = page_address(op->buf) + from - base;
+		struct extent ext;
+
+		chain_lookup(dev, 0, cluster + from, to - from, &ext);
+		switch (ext.type) {
+		case EXTENT_MISS:
+			r = load_again(ext.img, cluster + from);
+			continue;
+		case EXTENT_ZERO:
+			memset(mem, 0, ext.len);
+			break;
+		case EXTENT_DATA:
+			if (op->nr_parts < OP_PARTS)
+				add_part(op, &ext.img->st, REQ_OP_READ, ext.host, ext.len, NULL, 0,
+					 0, op->buf, from - base);
+			else
+				r = storage_rw_sync(&ext.img->st, REQ_OP_READ, ext.host, mem,
+						    ext.len);
+			break;
+		case EXTENT_COMPRESSED:
+			r = decompress_read(ext.img, ext.entry,
+					    in_cluster(ext.img, cluster + from), mem, ext.len);
+			break;
+		default:
+			r = -EIO;
+		}
+		from += ext.len;
+	}
+	return r;
+}
+
+/* The parts of the piece at op->copied that the payload does not overwrite. */
+static void piece_ranges(struct qcow2_writer *w, const struct cow_op *op, u32 *head_end,
+			 u32 *tail_start, u32 *end)
+{
+	u32 from = op->copied, to = min_t(u32, from + COPY_BYTES, w->img->cluster_size);
+
+	*end = to;
+	*head_end = clamp(op->start, from, to);
+	*tail_start = clamp(op->start + op->len, from, to);
+}
+
+static void start_reads(struct qcow2_writer *w, struct cow_op *op)
+{
+	u32 head_end, tail_start, end;
+	int r;
+
+	piece_ranges(w, op, &head_end, &tail_start, &end);
+	begin_parts(op, STAGE_READ);
+	r = read_range(w, op, op->copied, head_end, op->copied);
+	if (!r)
+		r = read_range(w, op, tail_start, end, op->copied);
+	if (r)
+		WRITE_ONCE(op->error, r);
+	put_parts(op);
+}
+
+static void write_piece(struct qcow2_writer *w, struct cow_op *op)
+{
+	struct qcow2_storage *st = &w->img->st;
+	u32 head_end, tail_start, end;
+
+	piece_ranges(w, op, &head_end, &tail_start, &end);
+	begin_parts(op, STAGE_WRITE_PIECE);
+	if (head_end > op->copied)
+		add_part(op, st, REQ_OP_WRITE, op->host + op->copied, head_end - op->copied, NULL,
+			 0, 0, op->buf, 0);
+	if (end > tail_start)
+		add_part(op, st, REQ_OP_WRITE, op->host + tail_start, end - tail_start, NULL, 0, 0,
+			 op->buf, tail_start - op->copied);
+	put_parts(op);
+}
+
+static unsigned int add_zero_vecs(struct cow_op *op, unsigned int n, u32 len)
+{
+	for (; len; n++) {
+		u32 bytes = min_t(u32, len, ZERO_BUF_SIZE);
+
+		bvec_set_page(&op->vecs[n], storage_zero_page, bytes, 0);
+		len -= bytes;
+	}
+	return n;
+}
+
+static unsigned int zero_vecs_for(u32 len)
+{
+	return DIV_ROUND_UP(len, ZERO_BUF_SIZE);
+}
+
+/* Head or tail of the cluster, as vectors. */
+static unsigned int add_fill_vecs(struct cow_op *op, unsigned int n, u32 from, u32 len)
+{
+	if (!len)
+		return n;
+	if (op->fill == FILL_ZERO)
+		return add_zero_vecs(op, n, len);
+	bvec_set_page(&op->vecs[n], op->buf, len, from);
+	return n + 1;
+}
+
+static unsigned int payload_vecs(const struct cow_op *op, struct bio *bio)
+{
+	struct bvec_iter iter;
+	struct bio_vec bv;
+	unsigned int n = 0;
+
+	if (op->payload == PAYLOAD_ZEROES)
+		return zero_vecs_for(op->len);
+	if (op->payload == PAYLOAD_NONE)
+		return 0;
+	bio_for_each_bvec(bv, bio, iter)
+		n++;
+	return n;
+}
+
+/* Head, payload and tail in one write. */
+static void write_combined(struct qcow2_writer *w, struct cow_op *op, struct bio *bio, u32 tail)
+{
+	unsigned int n = add_fill_vecs(op, 0, 0, op->start);
+
+	if (op->payload == PAYLOAD_BIO) {
+		struct bvec_iter iter;
+		struct bio_vec bv;
+
+		bio_for_each_bvec(bv, bio, iter)
+			op->vecs[n++] = bv;
+	} else {
+		n = add_zero_vecs(op, n, op->len);
+	}
+	n = add_fill_vecs(op, n, op->start + op->len, tail);
+	add_part(op, &w->img->st, REQ_OP_WRITE, op->host, w->img->cluster_size, op->vecs, n, 0,
+		 NULL, 0);
+}
+
+static void write_payload(struct qcow2_writer *w, struct cow_op *op, struct bio *bio)
+{
+	struct qcow2_storage *st = &w->img->st;
+
+	if (op->payload == PAYLOAD_ZEROES)
+		add_part(op, st, REQ_OP_WRITE, op->host + op->start, op->len, zero_vecs,
+			 zero_vecs_for(op->len), 0, NULL, 0);
+	else if (op->payload == PAYLOAD_BIO)
+		add_part(op, st, REQ_OP_WRITE, op->host + op->start, op->len,
+			 __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter), payload_vecs(op, bio),
+			 bio->bi_iter.bi_bvec_done, NULL, 0);
+}
+
+static void write_fill(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 len)
+{
+	if (!len)
+		return;
+	if (op->fill == FILL_ZERO)
+		add_part(op, &w->img->st, REQ_OP_WRITE, op->host + from, len, zero_vecs,
+			 zero_vecs_for(len), 0, NULL, 0);
+	else
+		add_part(op, &w->img->st, REQ_OP_WRITE, op->host + from, len, NULL, 0, 0, op->buf,
+			 from);
+}
+
+static void start_writes(struct qcow2_writer *w, struct cow_op *op)
+{
+	u32 tail = w->img->cluster_size - op->start - op->len;
+	struct bio *bio = io_bio(op->io);
+	bool fill = op->fill != FILL_NONE && op->copied < w->img->cluster_size;
+
+	begin_parts(op, STAGE_WRITE);
+	if (!fill) {
+		write_payload(w, op, bio);
+	} else if (zero_vecs_for(op->start) + payload_vecs(op, bio) + zero_vecs_for(tail) <=
+		   OP_VECS) {
+		write_combined(w, op, bio, tail);
+	} else {
+		write_fill(w, op, 0, op->start);
+		write_payload(w, op, bio);
+		write_fill(w, op, op->start + op->len, tail);
+	}
+	put_parts(op);
+}
+
+/**
+ * op_start - start the I/O of an operation
+ * @w: the writer
+ * @op: the operation, filled in
+ */
+void op_start(struct qcow2_writer *w, struct cow_op *op)
+{
+	if (op->fill == FILL_COPY)
+		start_reads(w, op);
+	else
+		start_writes(w, op);
+}
+
+/**
+ * op_continue - the I/O of a stage has ended: start the next
+ * @w: the writer
+ * @op: the operation
+ *
+ * Return: whether there was a next; if not, the operation has ended, in success or with op->error.
+ */
+bool op_continue(struct qcow2_writer *w, struct cow_op *op)
+{
+	if (op->error || op->stage == STAGE_WRITE)
+		return false;
+	if (w->img->cluster_size <= COPY_BYTES) {
+		start_writes(w, op);
+		return true;
+	}
+	if (op->stage == STAGE_READ) {
+		write_piece(w, op);
+		return true;
+	}
+	op->copied += COPY_BYTES;
+	if (op->copied < w->img->cluster_size)
+		start_reads(w, op);
+	else
+		start_writes(w, op);
+	return true;
+}
+
+/* Once, at load. */
+int cow_module_init(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < MAX_ZERO_VECS; i++)
+		bvec_set_page(&zero_vecs[i], storage_zero_page, ZERO_BUF_SIZE, 0);
+	return 0;
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * decompress.c - reading compressed clusters (deflate, compression type 0).
+ *
+ * Each image that has been found to hold compressed clusters keeps a few decompressed ones, so that
+ * a reader that goes through one in small pieces inflates it once.  A compressed cluster is never
+ * rewritten in place, and its entry names it: what is kept cannot become stale.
+ *
+ * Takes inflate_slot.lock, under which it reads from the storage.
+ */
+#include <linux/device-mapper.h>
+#include <linux/hash.h>
+#include <linux/highmem.h>
+#include <linux/mutex.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/zlib.h>
+
+#include "device.h"
+
+#define SLOT_BITS	2
+#define NR_SLOTS	(1U << SLOT_BITS)
+
+struct inflate_slot {
+	struct mutex lock;
+	u64 entry;		/* whose data @out holds, or 0; @lock like all below */
+	void *in;		/* what was read, up to a cluster and two sectors */
+	void *out;		/* a cluster */
+	void *workspace;	/* zlib's */
+};
+
+struct decompressor {
+	struct inflate_slot slots[NR_SLOTS];
+};
+
+/**
+ * compressed_range - where the data of a compressed cluster is
+ * @img: the image
+ * @entry: the L2 entry
+ * @pos: set to the byte position, which has no alignment
+ * @len: set to the number of bytes, to the end of the last sector
+ *
+ * "Compressed Clusters Descriptor".
+ */
+void compressed_range(const struct qcow2_image *img, u64 entry, u64 *pos, u32 *len)
+{
+	u32 x = 62 - (img->cluster_bits - 8);
+	u32 sectors = (entry & (QCOW2_L2_COMPRESSED - 1)) >> x;
+
+	*pos = entry & ((1ULL << x) - 1);
+	*len = (sectors + 1) * SECTOR_SIZE - (*pos & (SECTOR_SIZE - 1));
+}
+
+/* Bytes of inflate_slot.in: nobody stores more than the cluster itself; and both ends aligned. */
+static u32 in_size(const struct qcow2_image *img)
+{
+	return img->cluster_size + SECTOR_SIZE + 2 * img->st.block_size;
+}
+
+static void free_slots(struct decompressor *d)
+{
+	unsigned int i;
+
+	for (i = 0; i < NR_SLOTS; i++) {
+		kvfree(d->slots[i].in);
+		kvfree(d->slots[i].out);
+		kvfree(d->slots[i].workspace);
+	}
+	kfree(d);
+}
+
+static struct decompressor *get_decompressor(struct qcow2_image *img)
+{
+	struct decompressor *d = smp_load_acquire(&img->decompressor), *old;
+	unsigned int i;
+
+	if (d)
+		return d;
+	d = kzalloc(sizeof(*d), GFP_NOIO);
+	if (!d)
+		return NULL;
+	for (i = 0; i < NR_SLOTS; i++)
+		mutex_init(&d->slots[i].lock);
+	old = cmpxchg(&img->decompressor, NULL, d);
+	if (old) {
+		free_slots(d);
+		return old;
+	}
+	return d;
+}
+
+/* The buffers are linear for the storage's sake, and come with the first use of a slot. */
+static int fill_slot(struct qcow2_image *img, struct inflate_slot *slot)
+{
+	if (!slot->in)
+		slot->in = kmalloc(in_size(img), GFP_NOIO);
+	if (!slot->out)
+		slot->out = kvmalloc(img->cluster_size, GFP_NOIO);
+	if (!slot->workspace)
+		slot->workspace = kvmalloc(zlib_inflate_workspacesize(), GFP_NOIO);
+	return slot->in && slot->out && slot->workspace ? 0 : -ENOMEM;
+}
+
+static int inflate_entry(struct qcow2_image *img, struct inflate_slot *slot, u64 entry)
+{
+	u64 pos, from, size = img->st.ops->size(&img->st);
+	struct z_stream_s strm = { };
+	u32 len, skip;
+	int r;
+
+	compressed_range(img, entry, &pos, &len);
+	from = round_down(pos, img->st.block_size);
+	skip = pos - from;
+	len = min_t(u64, len, round_up(size, SECTOR_SIZE) - pos);
+	if (skip + len > in_size(img))
+		return -EIO;
+	r = storage_rw_sync(&img->st, REQ_OP_READ, from, slot->in,
+			    round_up(skip + len, img->st.block_size));
+	if (r)
+		return r;
+	strm.workspace = slot->workspace;
+	strm.next_in = slot->in + skip;
+	strm.avail_in = len;
+	strm.next_out = slot->out;
+	strm.avail_out = img->cluster_size;
+	if (zlib_inflateInit2(&strm, -MAX_WBITS) != Z_OK)
+		return -EIO;
+	/*
+	 * The stream may be followed by anything up to the end of its sector, so what counts is
+	 * that it filled the cluster.
+	 */
+	zlib_inflate(&strm, Z_FINISH);
+	zlib_inflateEnd(&strm);
+	if (strm.avail_out) {
+		DMERR_LIMIT("%s: compressed cluster at %llu cannot be inflated", img->name, pos);
+		return -EIO;
+	}
+	return 0;
+}
+
+/* Find the decompressed cluster of @entry; release with mutex_unlock(&slot->lock). */
+static struct inflate_slot *lock_slot(struct qcow2_image *img, u64 entry)
+{
+	struct decompressor *d = get_decompressor(img);
+	struct inflate_slot *slot;
+	int r;
+
+	if (!d)
+		return ERR_PTR(-ENOMEM);
+	slot = &d->slots[hash_64(entry, SLOT_BITS)];
+	mutex_lock(&slot->lock);
+	if (slot->entry == entry)
+		return slot;
+	slot->entry = 0;
+	r = fill_slot(img, slot);
+	if (!r)
+		r = inflate_entry(img, slot, entry);
+	if (r) {
+		mutex_unlock(&slot->lock);
+		return ERR_PTR(r);
+	}
+	slot->entry = entry;
+	return slot;
+}
+
+/**
+ * decompress_read - read part of a compressed cluster into memory
+ * @img: the image
+ * @entry: its L2 entry
+ * @skip: where in the cluster
+ * @buf: where to
+ * @len: how much
+ *
+ * Sleeps.  Return: 0 or -errno.
+ */
+int decompress_read(struct qcow2_image *img, u64 entry, u32 skip, void *buf, u32 len)
+{
+	struct inflate_slot *slot = lock_slot(img, entry);
+
+	if (IS_ERR(slot))
+		return PTR_ERR(slot);
+	memcpy(buf, slot->out + skip, len);
+	mutex_unlock(&slot->lock);
+	return 0;
+}
+
+static void decompress_work(struct work_struct *work)
+{
+	struct qcow2_io *io = container_of(work, struct qcow2_io, work);
+	unsigned int noio = memalloc_noio_save();
+	struct bio *bio = io_bio(io);
+	u64 goff = io_start(io);
+	struct inflate_slot *slot;
+	struct bvec_iter iter;
+	struct extent ext;
+	struct bio_vec bv;
+	void *from;
+
+	chain_lookup(io->dev, 0, goff, bio->bi_iter.bi_size, &ext);
+	if (ext.type != EXTENT_COMPRESSED) {
+		/* Overwritten, or its slice evicted, since. */
+		resume_io(io);
+		goto out;
+	}
+	slot = lock_slot(ext.img, ext.entry);
+	if (IS_ERR(slot)) {
+		end_io(io, errno_to_blk_status(PTR_ERR(slot)));
+		goto out;
+	}
+	from = slot->out + in_cluster(ext.img, goff);
+	bio_for_each_segment(bv, bio, iter) {
+		memcpy_to_bvec(&bv, from);
+		from += bv.bv_len;
+	}
+	mutex_unlock(&slot->lock);
+	end_io(io, BLK_STS_OK);
+out:
+	memalloc_noio_restore(noio);
+}
+
+/**
+ * decompress_io - read a compressed cluster for a bio
+ * @io: the bio, inside one cluster
+ * @ext: where it is
+ *
+ * Does not sleep; a worker ends the bio.
+ */
+void decompress_io(struct qcow2_io *io, const struct extent *ext)
+{
+	INIT_WORK(&io->work, decompress_work);
+	queue_work(ext->img->cache.wq, &io->work);
+}
+
+/**
+ * decompress_exit - free what an image keeps decompressed
+ * @img: the image, quiet
+ */
+void decompress_exit(struct qcow2_image *img)
+{
+	if (img->decompressor)
+		free_slots(img->decompressor);
+	img->decompressor = NULL;
+}

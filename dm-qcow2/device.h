@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * device.h - one device-mapper target: a chain of layers, and where a guest offset is in it.
+ */
+#ifndef DM_QCOW2_DEVICE_H
+#define DM_QCOW2_DEVICE_H
+
+#include "image.h"
+#include "io.h"
+
+#define MAX_LAYERS	64
+
+/* What the table line asks for. */
+struct qcow2_features {
+	bool read_only;
+	bool discard_no_unref;
+	bool no_discard_passdown;
+	bool error_if_no_space;
+	bool has_cache_kib;
+	unsigned int cache_kib;
+};
+
+/**
+ * struct qcow2_dev - ti->private.  Constant after the constructor, but for the list of misses.
+ */
+struct qcow2_dev {
+	struct dm_target *ti;
+	bool writable;			/* by this table; the image's mode decides at run time */
+	struct qcow2_features features;
+	u64 size;			/* bytes */
+	u64 granule;			/* bytes: no aligned range of this length, cut at the ends
+					 * of layers, spans two clusters of any layer */
+	struct llist_head missed;	/* bios that need a slice read; lock-free */
+	struct work_struct miss_work;
+	unsigned int nr_layers;
+	struct qcow2_layer layers[];	/* top first */
+};
+
+enum extent_type {
+	EXTENT_MISS,		/* the slice that tells is not in memory: of @img, for this offset */
+	EXTENT_UNALLOCATED,	/* look further down the chain (lookup of one image only) */
+	EXTENT_ZERO,
+	EXTENT_DATA,		/* at @host of @img */
+	EXTENT_COMPRESSED,	/* @entry of @img; at most to the end of the cluster */
+	EXTENT_INVALID,		/* the entry cannot be followed */
+};
+
+/**
+ * struct extent - what a range of guest bytes is
+ * @img:	The image that decides (not for a zero past the end of all layers).
+ * @host:	Byte position in @img's storage; for EXTENT_ZERO, that of a preallocated cluster or 0.
+ * @entry:	The L2 entry of the first cluster, 0 if there is no table.
+ * @len:	How many bytes, from the offset that was asked for.
+ * @own:	The clusters belong to the active table alone: they can be written in place.
+ */
+struct extent {
+	enum extent_type type;
+	bool own;
+	struct qcow2_image *img;
+	u64 host;
+	u64 entry;
+	u64 len;
+};
+
+/* lookup.c */
+void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext);
+void chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len, struct extent *ext);
+
+/* decompress.c */
+void compressed_range(const struct qcow2_image *img, u64 entry, u64 *pos, u32 *len);
+int decompress_read(struct qcow2_image *img, u64 entry, u32 skip, void *buf, u32 len);
+void decompress_io(struct qcow2_io *io, const struct extent *ext);
+void decompress_exit(struct qcow2_image *img);
+
+#endif /* DM_QCOW2_DEVICE_H */

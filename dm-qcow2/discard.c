@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * discard.c - DISCARD and WRITE_ZEROES: one cluster after the other, by changing mappings where
+ * that is possible and by writing zeroes where it is not.
+ *
+ * What a guest sees: a DISCARD makes every whole cluster in it read as zeroes on a version 3 image,
+ * and on a version 2 image that has no backing; elsewhere, and in partial clusters, it does
+ * nothing.  WRITE_ZEROES always makes the range read as zeroes.  A last cluster that the end of the
+ * disk cuts short counts as whole.
+ *
+ * A bio walks along its range by io->pos.  When it must wait (for a slice, an operation, a commit)
+ * it comes back through the writer's queue and goes on from there.
+ *
+ * Called by the writer's work item.  Takes meta_lock to change entries.
+ */
+#include <linux/device-mapper.h>
+
+#include "write.h"
+
+#define MAX_STEPS	4096	/* clusters, before other bios get a turn */
+
+enum step {
+	STEP_NEXT,		/* the piece is dealt with: go on behind it */
+	STEP_WAIT,		/* the bio is not ours any more */
+};
+
+/* The clusters from @goff on in one L2 table, which does not exist. */
+static u64 table_end(const struct qcow2_image *img, u64 goff)
+{
+	return (goff | ((1ULL << (img->cluster_bits + img->l2_bits)) - 1)) + 1;
+}
+
+static bool whole_cluster(struct qcow2_io *io, u64 pos, u64 end)
+{
+	struct qcow2_image *img = io->dev->layers[0].img;
+
+	return !in_cluster(img, pos) &&
+	       (end - pos >= img->cluster_size || end == io->dev->size);
+}
+
+/* Do the layers below read as zeroes for this cluster?  STEP_WAIT when the bio was parked. */
+static enum step below_is_zero(struct qcow2_io *io, u64 pos, bool *zero)
+{
+	struct qcow2_image *img = io->dev->layers[0].img;
+	u64 left = min_t(u64, img->cluster_size, io->dev->size - pos);
+
+	*zero = false;
+	while (left) {
+		struct extent ext;
+
+		chain_lookup(io->dev, 1, pos, left, &ext);
+		if (ext.type == EXTENT_MISS) {
+			park_io(io, ext.img, pos);
+			return STEP_WAIT;
+		}
+		if (ext.type != EXTENT_ZERO)
+			return STEP_NEXT;
+		pos += ext.len;
+		left -= ext.len;
+	}
+	*zero = true;
+	return STEP_NEXT;
+}
+
+/* Set the entry of the cluster at @pos, which drops what the old one referred to unless kept. */
+static enum step set_entry(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u64 val)
+{
+	struct qcow2_image *img = w->img;
+	u32 i = pos >> img->cluster_bits;
+	struct freed_extent *freed;
+	struct slice *s;
+	u64 old;
+
+	freed = freed_alloc(img);
+	if (!freed) {
+		stall_io(w, io);
+		return STEP_WAIT;
+	}
+	s = get_l2(img, pos);
+	if (IS_ERR(s)) {
+		freed_drop(img, freed);
+		failed_alloc(w, io, PTR_ERR(s));
+		return STEP_WAIT;
+	}
+	mutex_lock(&img->meta_lock);
+	old = slice_entry(s, i);
+	slice_dirty(s);
+	slice_set_entry(s, i, val);
+	if (!(val & QCOW2_OFFSET_MASK))
+		free_l2_reference(img, &freed, old);
+	mutex_unlock(&img->meta_lock);
+	slice_put(s);
+	freed_drop(img, freed);
+	return STEP_NEXT;
+}
+
+/* The entry that makes an unmapped cluster read as zeroes, or a refusal. */
+static bool zero_entry(struct qcow2_io *io, u64 *val)
+{
+	struct qcow2_image *img = io->dev->layers[0].img;
+
+	*val = 0;
+	if (io->dev->nr_layers == 1)
+		return true;
+	*val = QCOW2_L2_ZERO;
+	return img->version >= 3;
+}
+
+static enum step discard_cluster(struct qcow2_writer *w, struct qcow2_io *io, u64 pos,
+				 const struct extent *ext)
+{
+	u64 val;
+
+	if (!zero_entry(io, &val))
+		return STEP_NEXT;
+	if (ext->type == EXTENT_ZERO && !ext->host)
+		return STEP_NEXT;
+	if (ext->type == EXTENT_UNALLOCATED) {
+		bool zero;
+		enum step step = below_is_zero(io, pos, &zero);
+
+		if (step == STEP_WAIT || zero)
+			return step;
+	}
+	if (w->discard_no_unref && ext->own && w->img->version >= 3)
+		val = (ext->entry & QCOW2_OFFSET_MASK) | QCOW2_ENTRY_COPIED | QCOW2_L2_ZERO;
+	if (val == ext->entry)
+		return STEP_NEXT;
+	return set_entry(w, io, pos, val);
+}
+
+static enum step zero_piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u64 end,
+			    const struct extent *ext)
+{
+	struct qcow2_image *img = w->img;
+	bool whole = whole_cluster(io, pos, end);
+	bool unmap = !(io_bio(io)->bi_opf & REQ_NOUNMAP);
+	u32 len = min_t(u64, end - pos, img->cluster_size - in_cluster(img, pos));
+	u64 val;
+
+	if (ext->type == EXTENT_UNALLOCATED) {
+		bool zero;
+		enum step step = below_is_zero(io, cluster_start(img, pos), &zero);
+
+		if (step == STEP_WAIT || zero)
+			return step;
+	} else if (ext->type == EXTENT_ZERO && !(whole && unmap && ext->host)) {
+		return STEP_NEXT;
+	}
+	if (whole && !unmap && ext->own && img->version >= 3)
+		return set_entry(w, io, pos, (ext->entry & QCOW2_OFFSET_MASK) |
+				 QCOW2_ENTRY_COPIED | QCOW2_L2_ZERO);
+	if (whole && (unmap || !ext->own) && zero_entry(io, &val))
+		return set_entry(w, io, pos, val);
+	if (ext->type == EXTENT_DATA && ext->own)
+		start_in_place(w, io, pos, len, ext);
+	else
+		start_allocating(w, io, pos, len, true, ext);
+	return STEP_WAIT;
+}
+
+/* Find out what the cluster at @pos is; the slice is read if need be. */
+static enum step look(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, struct extent *ext)
+{
+	struct cow_op *op = find_busy(w, pos >> w->img->cluster_bits);
+
+	if (op) {
+		list_add_tail(&io->node, &op->waiters);
+		return STEP_WAIT;
+	}
+	if (commit_pressure(w->img)) {
+		stall_io(w, io);
+		return STEP_WAIT;
+	}
+	image_lookup(w->img, pos, w->img->cluster_size - in_cluster(w->img, pos), ext);
+	if (ext->type == EXTENT_MISS) {
+		park_io(io, w->img, pos);
+		return STEP_WAIT;
+	}
+	if (ext->type == EXTENT_INVALID) {
+		end_io(io, BLK_STS_IOERR);
+		return STEP_WAIT;
+	}
+	return STEP_NEXT;
+}
+
+static void process_range(struct qcow2_writer *w, struct qcow2_io *io, bool discard)
+{
+	struct qcow2_image *img = w->img;
+	struct bio *bio = io_bio(io);
+	u64 end = io_start(io) + bio->bi_iter.bi_size;
+	unsigned int steps = 0;
+
+	while (io->pos < end) {
+		u64 pos = io->pos, next = cluster_start(img, pos) + img->cluster_size;
+		struct extent ext;
+
+		if (++steps > MAX_STEPS) {
+			writer_add(img, io);
+			return;
+		}
+		if (discard && !whole_cluster(io, pos, end)) {
+			io->pos = next;
+			continue;
+		}
+		if (look(w, io, pos, &ext) == STEP_WAIT)
+			return;
+		if (ext.type == EXTENT_UNALLOCATED && io->dev->nr_layers == 1) {
+			/* Nothing there: skip all of a table that does not exist. */
+			if (!(flat_entry(&img->l1, pos >> (img->cluster_bits + img->l2_bits)) &
+			      QCOW2_OFFSET_MASK))
+				next = table_end(img, pos);
+			io->pos = next;
+			continue;
+		}
+		if ((discard ? discard_cluster(w, io, pos, &ext) :
+			       zero_piece(w, io, pos, end, &ext)) == STEP_WAIT)
+			return;
+		io->pos = next;
+	}
+	finish_io(w, io);
+}
+
+/**
+ * process_discard - go on with a DISCARD
+ * @w: the writer
+ * @io: the bio
+ */
+void process_discard(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	process_range(w, io, true);
+}
+
+/**
+ * process_write_zeroes - go on with a WRITE_ZEROES
+ * @w: the writer
+ * @io: the bio
+ */
+void process_write_zeroes(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	process_range(w, io, false);
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * epoch.h - knowing when nobody uses a host cluster any more that has been unlinked.
+ *
+ * Every I/O on a writable image enters the current epoch before it looks its mapping up and leaves
+ * it when the I/O on the mapped cluster has ended, on whatever CPU that is.  epoch_flip() starts a
+ * new epoch and waits until the old one is empty: I/O that could have seen a mapping that was
+ * removed before the flip is then over.
+ *
+ * Two percpu_refs take turns, so that entering and leaving writes nothing that another CPU writes.
+ *
+ * Invariant: epoch_enter() reads @cur and takes the reference inside one RCU read-side section.
+ * percpu_ref_kill() waits for an RCU grace period before it can find the count to be zero, so a
+ * reader that saw the old @cur is either counted in the killed reference or finds it dead and
+ * tries again; it can never slip into the old reference after that has been revived.
+ */
+#ifndef DM_QCOW2_EPOCH_H
+#define DM_QCOW2_EPOCH_H
+
+#include <linux/completion.h>
+#include <linux/mutex.h>
+#include <linux/percpu-refcount.h>
+
+struct epoch {
+	struct percpu_ref ref[2];
+	int cur;			/* index of the live one; written under @flip_lock */
+	struct mutex flip_lock;		/* one flip at a time */
+	struct completion empty;	/* the killed reference has dropped to zero */
+};
+
+int epoch_init(struct epoch *e);
+void epoch_exit(struct epoch *e);
+void epoch_flip(struct epoch *e);
+
+/**
+ * epoch_enter - enter the current epoch
+ * @e: the epoch pair
+ *
+ * Any context.  Return: what to pass to epoch_leave().
+ */
+static inline struct percpu_ref *epoch_enter(struct epoch *e)
+{
+	struct percpu_ref *ref;
+	bool live;
+
+	do {
+		rcu_read_lock();
+		ref = &e->ref[READ_ONCE(e->cur)];
+		live = percpu_ref_tryget_live_rcu(ref);
+		rcu_read_unlock();
+	} while (unlikely(!live));
+	return ref;
+}
+
+/**
+ * epoch_leave - leave an epoch
+ * @ref: what epoch_enter() returned
+ *
+ * Any context, any CPU.
+ */
+static inline void epoch_leave(struct percpu_ref *ref)
+{
+	percpu_ref_put(ref);
+}
+
+#endif /* DM_QCOW2_EPOCH_H */

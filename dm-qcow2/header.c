@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * header.c - reading, judging and changing the header of an image.
+ *
+ * Takes image.header_lock around changes of the header block, which are read-modify-write of one
+ * block in which every field that we change lies in the first 512 bytes, so that a torn write
+ * leaves either the old header or the new.
+ */
+#include <linux/device-mapper.h>
+#include <linux/log2.h>
+#include <linux/slab.h>
+
+#include "image.h"
+
+/* Enough for header and extensions of any sane image; the rest of the cluster is not needed. */
+#define MAX_EXT_AREA	(64U << 10)
+
+#define fail(ti, msg) ({ (ti)->error = (msg); -EINVAL; })
+
+static bool is_v3(const struct qcow2_header *h)
+{
+	return be32_to_cpu(h->version) == 3;
+}
+
+/* Look the name of an unknown incompatible bit up in the image's own table. */
+static void log_unknown_feature(struct qcow2_image *img, const u8 *area, u32 from, u32 to, u64 bits)
+{
+	unsigned int bit = __ffs64(bits);
+
+	while (from + sizeof(struct qcow2_header_ext) <= to) {
+		const struct qcow2_header_ext *ext = (const void *)(area + from);
+		u32 type = be32_to_cpu(ext->type), len = be32_to_cpu(ext->length);
+		u32 i;
+
+		from += sizeof(*ext);
+		if (type == QCOW2_EXT_END || len > to - from)
+			break;
+		for (i = 0; type == QCOW2_EXT_FEATURE_NAMES &&
+			    (i + 1) * sizeof(struct qcow2_feature_name) <= len; i++) {
+			const struct qcow2_feature_name *f = (const void *)(area + from);
+
+			f += i;
+			if (f->type == 0 && f->bit == bit) {
+				DMERR("%s: unsupported feature '%.46s'", img->name, f->name);
+				return;
+			}
+		}
+		from += round_up(len, 8);
+	}
+	DMERR("%s: unsupported incompatible feature bit %u", img->name, bit);
+}
+
+static int check_extensions(struct dm_target *ti, struct qcow2_image *img, const u8 *area, u32 from,
+			    u32 to, bool write)
+{
+	while (from + sizeof(struct qcow2_header_ext) <= to) {
+		const struct qcow2_header_ext *ext = (const void *)(area + from);
+		u32 type = be32_to_cpu(ext->type), len = be32_to_cpu(ext->length);
+
+		from += sizeof(*ext);
+		if (type == QCOW2_EXT_END)
+			return 0;
+		if (len > to - from)
+			return fail(ti, "Header extension reaches outside its area");
+		switch (type) {
+		case QCOW2_EXT_BACKING_FORMAT:
+			if (len >= sizeof(img->backing_format))
+				return fail(ti, "Backing format name is too long");
+			memcpy(img->backing_format, area + from, len);
+			break;
+		case QCOW2_EXT_BITMAPS:
+			if (write)
+				return fail(ti, "Persistent dirty bitmaps are not supported on a "
+						"writable image");
+			break;
+		}
+		from += round_up(len, 8);
+	}
+	return 0;
+}
+
+static int check_features(struct dm_target *ti, struct qcow2_image *img,
+			  const struct qcow2_header *h, bool write)
+{
+	u64 incompat = be64_to_cpu(h->incompatible_features);
+
+	if (incompat & ~QCOW2_INCOMPAT_KNOWN)
+		return fail(ti, "Unsupported incompatible feature");
+	if (incompat & QCOW2_INCOMPAT_DATA_FILE)
+		return fail(ti, "External data files are not supported");
+	if (incompat & QCOW2_INCOMPAT_COMPRESSION)
+		return fail(ti, "Compression type zstd is not supported");
+	if (incompat & QCOW2_INCOMPAT_EXTL2)
+		return fail(ti, "Extended L2 entries are not supported");
+	if (write && incompat & QCOW2_INCOMPAT_CORRUPT)
+		return fail(ti, "Image is marked corrupt: repair it, or attach it read-only");
+	if (write && incompat & QCOW2_INCOMPAT_DIRTY)
+		return fail(ti, "Image is marked dirty: repair it with qemu-img check -r all");
+	return 0;
+}
+
+static int check_geometry(struct dm_target *ti, struct qcow2_image *img,
+			  const struct qcow2_header *h)
+{
+	u64 size = be64_to_cpu(h->size), cluster = 1ULL << img->cluster_bits;
+	u64 l1_pos = be64_to_cpu(h->l1_table_offset);
+	u64 rt_pos = be64_to_cpu(h->refcount_table_offset);
+	u64 rt_bytes = (u64)be32_to_cpu(h->refcount_table_clusters) << img->cluster_bits;
+	u64 l1_bytes = (u64)be32_to_cpu(h->l1_size) * sizeof(__be64);
+	u64 storage = img->st.ops->size(&img->st);
+	u64 covered;
+
+	if (!IS_ALIGNED(l1_pos, cluster) || (l1_bytes && !l1_pos))
+		return fail(ti, "L1 table is misaligned");
+	if (l1_bytes > QCOW2_MAX_L1_BYTES)
+		return fail(ti, "L1 table is too large");
+	if (l1_pos > storage || l1_bytes > storage - l1_pos)
+		return fail(ti, "L1 table reaches outside the image");
+	/* An L1 entry covers cluster_bits + l2_bits <= 21 + 18 bits. */
+	covered = 1ULL << (img->cluster_bits + img->l2_bits);
+	if (size > (u64)LLONG_MAX - covered || DIV64_U64_ROUND_UP(size, covered) >
+	    be32_to_cpu(h->l1_size))
+		return fail(ti, "L1 table does not cover the virtual size");
+	if (!rt_pos || !IS_ALIGNED(rt_pos, cluster))
+		return fail(ti, "Refcount table is misaligned");
+	if (!rt_bytes)
+		return fail(ti, "Refcount table is empty");
+	if (rt_bytes > QCOW2_MAX_REFTABLE_BYTES)
+		return fail(ti, "Refcount table is too large");
+	if (rt_pos > storage || rt_bytes > storage - rt_pos)
+		return fail(ti, "Refcount table reaches outside the image");
+	if (be32_to_cpu(h->nb_snapshots) > QCOW2_MAX_SNAPSHOTS)
+		return fail(ti, "Image has too many snapshots");
+	img->size = size;
+	return 0;
+}
+
+static int check_backing(struct dm_target *ti, struct qcow2_image *img,
+			 const struct qcow2_header *h, u32 area_len)
+{
+	u64 off = be64_to_cpu(h->backing_file_offset);
+	u32 len = be32_to_cpu(h->backing_file_size);
+
+	img->has_backing = off && len;
+	if (!img->has_backing)
+		return 0;
+	if (len > QCOW2_MAX_BACKING_NAME)
+		return fail(ti, "Backing file name is too long");
+	if (off > area_len || len > area_len - off)
+		return fail(ti, "Backing file name reaches outside the first cluster");
+	return 0;
+}
+
+static int parse(struct dm_target *ti, struct qcow2_image *img, u8 *area, u32 len, bool write)
+{
+	struct qcow2_header *h = (void *)area;
+	u32 version = be32_to_cpu(h->version), hlen = QCOW2_V2_HEADER_LENGTH;
+	u64 ext_end;
+	int r;
+
+	if (be32_to_cpu(h->magic) != QCOW2_MAGIC)
+		return fail(ti, "Not a qcow2 image");
+	if (version != 2 && version != 3)
+		return fail(ti, "Unsupported qcow2 version");
+	img->version = version;
+	img->cluster_bits = be32_to_cpu(h->cluster_bits);
+	if (img->cluster_bits < QCOW2_MIN_CLUSTER_BITS ||
+	    img->cluster_bits > QCOW2_MAX_CLUSTER_BITS)
+		return fail(ti, "Invalid cluster size");
+	if (img->cluster_bits < SLICE_SHIFT)
+		return fail(ti, "Clusters smaller than 4 KiB are not supported");
+	img->cluster_size = 1U << img->cluster_bits;
+	img->l2_bits = img->cluster_bits - ilog2(sizeof(__be64));
+	img->slice_bits = img->cluster_bits + SLICE_ENTRY_SHIFT;
+	img->refcount_order = QCOW2_V2_REFCOUNT_ORDER;
+	if (is_v3(h)) {
+		hlen = be32_to_cpu(h->header_length);
+		if (hlen < QCOW2_V3_MIN_HEADER_LENGTH || !IS_ALIGNED(hlen, 8) ||
+		    hlen > img->cluster_size || hlen > len)
+			return fail(ti, "Invalid header length");
+		img->refcount_order = be32_to_cpu(h->refcount_order);
+		if (img->refcount_order > QCOW2_MAX_REFCOUNT_ORDER)
+			return fail(ti, "Invalid refcount width");
+		if (be64_to_cpu(h->incompatible_features) & ~QCOW2_INCOMPAT_KNOWN)
+			log_unknown_feature(img, area, hlen, len,
+					    be64_to_cpu(h->incompatible_features) &
+					    ~QCOW2_INCOMPAT_KNOWN);
+		r = check_features(ti, img, h, write);
+		if (r)
+			return r;
+		if (hlen > offsetof(struct qcow2_header, compression_type) &&
+		    h->compression_type)
+			return fail(ti, "Invalid compression type");
+	}
+	img->refblock_bits = img->cluster_bits + 3 - img->refcount_order;
+	img->rb_slice_bits = SLICE_SHIFT + 3 - img->refcount_order;
+
+	switch (be32_to_cpu(h->crypt_method)) {
+	case QCOW2_CRYPT_NONE:
+		break;
+	case QCOW2_CRYPT_AES:
+		return fail(ti, "AES-encrypted images are not supported");
+	case QCOW2_CRYPT_LUKS:
+		return fail(ti, "LUKS-encrypted images are not supported");
+	default:
+		return fail(ti, "Unknown encryption method");
+	}
+	if (write && h->nb_snapshots)
+		return fail(ti, "Internal snapshots are not supported on a writable image");
+	r = check_geometry(ti, img, h);
+	if (r)
+		return r;
+	r = check_backing(ti, img, h, min(len, img->cluster_size));
+	if (r)
+		return r;
+	ext_end = img->has_backing ? be64_to_cpu(h->backing_file_offset) : img->cluster_size;
+	return check_extensions(ti, img, area, hlen, min_t(u64, ext_end, len), write);
+}
+
+/**
+ * header_read - read and judge the header
+ * @ti: for ti->error
+ * @img: the image, its storage opened; geometry and backing fields are filled in
+ * @write: the image is to be written
+ *
+ * Return: 0, or an error with ti->error set.
+ */
+int header_read(struct dm_target *ti, struct qcow2_image *img, bool write)
+{
+	u64 storage = img->st.ops->size(&img->st);
+	u8 *area;
+	int r;
+
+	if (storage < QCOW2_V2_HEADER_LENGTH)
+		return fail(ti, "Image is too short to hold a header");
+	area = (u8 *)__get_free_pages(GFP_KERNEL | __GFP_ZERO, get_order(MAX_EXT_AREA));
+	if (!area) {
+		ti->error = "Out of memory reading the header";
+		return -ENOMEM;
+	}
+	r = storage_rw_sync(&img->st, REQ_OP_READ, 0, area,
+			    min_t(u64, MAX_EXT_AREA, round_up(storage, img->st.block_size)));
+	if (r) {
+		ti->error = "Cannot read the header";
+		goto out;
+	}
+	r = parse(ti, img, area, MAX_EXT_AREA, write);
+	if (r)
+		goto out;
+	img->header_len = img->st.block_size;
+	img->header = kmemdup(area, img->header_len, GFP_KERNEL);
+	if (!img->header) {
+		ti->error = "Out of memory reading the header";
+		r = -ENOMEM;
+	}
+out:
+	free_pages((unsigned long)area, get_order(MAX_EXT_AREA));
+	return r;
+}
+
+static int header_write(struct qcow2_image *img)
+{
+	int r = storage_rw_sync(&img->st, REQ_OP_WRITE, 0, img->header, img->header_len);
+
+	return r ?: img->st.ops->flush(&img->st);
+}
+
+/**
+ * header_prepare_write - make the header honest before the first write
+ * @img: the image
+ *
+ * Clears the autoclear bits: we know none of the features well enough to keep them ("Header",
+ * autoclear_features).  Bits that stand for something that we would have to maintain have been
+ * refused by header_read().
+ *
+ * Return: 0 or -errno.
+ */
+int header_prepare_write(struct qcow2_image *img)
+{
+	struct qcow2_header *h = img->header;
+	int r = 0;
+
+	mutex_lock(&img->header_lock);
+	if (is_v3(h) && h->autoclear_features) {
+		h->autoclear_features = 0;
+		r = header_write(img);
+	}
+	mutex_unlock(&img->header_lock);
+	return r;
+}
+
+/**
+ * header_set_corrupt - record on disk that the image needs repair
+ * @img: a writable image; version 2 has nowhere to record it
+ *
+ * Return: 0 or -errno.
+ */
+int header_set_corrupt(struct qcow2_image *img)
+{
+	struct qcow2_header *h = img->header;
+	int r = 0;
+
+	mutex_lock(&img->header_lock);
+	if (is_v3(h)) {
+		h->incompatible_features |= cpu_to_be64(QCOW2_INCOMPAT_CORRUPT);
+		r = header_write(img);
+	}
+	mutex_unlock(&img->header_lock);
+	return r;
+}
+
+/**
+ * header_set_reftable - switch to a refcount table that has been written elsewhere
+ * @img: the image
+ * @pos: where, in bytes
+ * @clusters: its length
+ *
+ * Both fields lie in one sector.  Durable on return.
+ *
+ * Return: 0 or -errno.
+ */
+int header_set_reftable(struct qcow2_image *img, u64 pos, u32 clusters)
+{
+	struct qcow2_header *h = img->header;
+	int r;
+
+	mutex_lock(&img->header_lock);
+	h->refcount_table_offset = cpu_to_be64(pos);
+	h->refcount_table_clusters = cpu_to_be32(clusters);
+	r = header_write(img);
+	mutex_unlock(&img->header_lock);
+	return r;
+}
+
+/**
+ * header_free - forget the header
+ * @img: the image
+ */
+void header_free(struct qcow2_image *img)
+{
+	kfree(img->header);
+	img->header = NULL;
+}

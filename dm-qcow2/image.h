@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * image.h - one opened image: its geometry, its tables, and who may write it.
+ *
+ * An image is shared through a registry by every device that uses it (image.c).  Raw layers are
+ * images without tables, so that a chain is an array of images.
+ *
+ * Locks, outermost first:
+ *   registry lock (image.c)  opening, closing, changing roles
+ *   alloc_lock               refcounts and free space; may sleep on table reads
+ *   meta_lock                the content of table slices, the open generation; held briefly
+ *   table_cache.lock, free_lock, commit_lock, state_lock    innermost, spinlocks
+ * A commit takes meta_lock but never alloc_lock, so whoever holds alloc_lock may wait for a commit
+ * to return memory.
+ */
+#ifndef DM_QCOW2_IMAGE_H
+#define DM_QCOW2_IMAGE_H
+
+#include <linux/maple_tree.h>
+#include <linux/mutex.h>
+#include <linux/rcupdate.h>
+#include <linux/spinlock.h>
+#include <linux/workqueue.h>
+
+#include "epoch.h"
+#include "qcow2-format.h"
+#include "storage.h"
+#include "table-cache.h"
+
+struct decompressor;
+struct dm_target;
+struct mapped_device;
+struct qcow2_alloc;
+struct qcow2_commit;
+struct qcow2_dev;
+struct qcow2_writer;
+
+/* What stands between a request and the disk.  Set by image_set_mode() only. */
+enum image_mode {
+	MODE_RW,		/* all is well */
+	MODE_OUT_OF_SPACE,	/* allocating writes wait for room */
+	MODE_READ_ONLY,		/* opened so, or metadata could not be written: no more changes */
+	MODE_FAILED,		/* the order promised on disk cannot be kept: sticky */
+};
+
+/**
+ * struct qcow2_image - an image or raw layer
+ */
+struct qcow2_image {
+	/* Registry lock. */
+	struct list_head node;
+	unsigned int users;		/* devices that hold it */
+	struct mapped_device *owner;	/* the device that may write it, or NULL */
+	bool locked;			/* the byte-range locks of a reader are held */
+	bool locked_rw;			/* and those of a writer */
+
+	/* Constant after open. */
+	bool raw;
+	bool can_write;			/* the file was opened for writing */
+	dev_t key_dev;			/* identity: device number, or that of the filesystem */
+	u64 key_ino;			/* 0 for a block device */
+	char *name;			/* for messages: escaped path */
+	struct qcow2_storage st;
+	u64 size;			/* virtual size, bytes */
+	u32 version;
+	u32 cluster_bits;
+	u32 cluster_size;		/* bytes */
+	u32 l2_bits;			/* entries of an L2 table: 1 << l2_bits */
+	u32 slice_bits;			/* guest bytes that an L2 slice covers: 1 << slice_bits */
+	u32 refcount_order;
+	u32 refblock_bits;		/* refcounts in a refcount block: 1 << refblock_bits */
+	u32 rb_slice_bits;		/* refcounts in a 4 KiB slice of one: 1 << rb_slice_bits */
+	bool has_backing;		/* the header names a backing file */
+	char backing_format[16];	/* of the header extension, or empty */
+
+	/* Tables; entries as table-cache.h says. */
+	struct table_cache cache;
+	struct flat_table l1;
+	struct flat_table reftable;	/* the array itself: alloc_lock and meta_lock to replace */
+	struct maple_tree metadata;	/* host clusters that hold metadata; RCU, own lock */
+
+	struct decompressor *decompressor;	/* decompress.c; made by the first who needs it */
+
+	/* Header sector: written by commits, under header_lock. */
+	struct mutex header_lock;
+	void *header;			/* the first block of the image */
+	u32 header_len;			/* bytes of @header */
+
+	/* The rest exists only while the image can be written (can_write). */
+	struct epoch epoch;
+	struct mutex alloc_lock;
+	struct mutex meta_lock;
+	struct list_head dirty;		/* slices changed in the open generation, meta_lock */
+	struct qcow2_alloc *alloc;	/* alloc.c */
+	struct qcow2_commit *commit;	/* commit.c */
+	struct qcow2_writer *writer;	/* write.c */
+
+	spinlock_t state_lock;
+	enum image_mode mode;		/* state_lock to change */
+	bool corrupt;			/* state_lock; metadata was found to be impossible */
+	struct mutex event_lock;
+	struct dm_target *ti;		/* event_lock; the live writing target, or NULL */
+	struct work_struct event_work;	/* raises a DM event, and writes the corrupt bit */
+};
+
+/* A device's hold on one layer of its chain. */
+struct qcow2_layer {
+	struct qcow2_image *img;
+	struct dm_dev *dev;		/* for a bdev */
+	u64 size;			/* bytes that can be read from it; past that are zeroes */
+};
+
+/**
+ * struct layer_spec - a layer as the table line gives it
+ * @path: a path, or NULL when @fd is used
+ * @fd: an open file of the calling process
+ * @check: @dev and @ino must be those of the opened file
+ */
+struct layer_spec {
+	bool raw;
+	char *path;
+	int fd;
+	bool check;
+	dev_t dev;
+	u64 ino;
+};
+
+int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct layer_spec *spec,
+	       bool write, unsigned int cache_kib);
+void layer_close(struct dm_target *ti, struct qcow2_layer *layer);
+
+int image_claim(struct qcow2_image *img, struct dm_target *ti, bool write);
+void image_release(struct qcow2_image *img, struct dm_target *ti);
+
+/* header.c */
+int header_read(struct dm_target *ti, struct qcow2_image *img, bool write);
+int header_prepare_write(struct qcow2_image *img);
+int header_set_corrupt(struct qcow2_image *img);
+int header_set_reftable(struct qcow2_image *img, u64 pos, u32 clusters);
+void header_free(struct qcow2_image *img);
+
+/* tables.c */
+int tables_load(struct dm_target *ti, struct qcow2_image *img);
+bool l2_entry_valid(struct qcow2_image *img, u64 entry);
+int slice_position(struct qcow2_image *img, enum slice_kind kind, u64 index, u64 *pos);
+void slice_check(struct qcow2_image *img, struct slice *s);
+bool is_metadata(struct qcow2_image *img, u64 pos);
+int add_metadata(struct qcow2_image *img, u64 pos, u64 len);
+void remove_metadata(struct qcow2_image *img, u64 pos);
+
+/* state.c */
+void image_set_mode(struct qcow2_image *img, enum image_mode mode, const char *why);
+void image_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos);
+void image_event_work(struct work_struct *work);
+
+static inline enum image_mode image_mode(const struct qcow2_image *img)
+{
+	return READ_ONCE(img->mode);
+}
+
+static inline u64 cluster_start(const struct qcow2_image *img, u64 off)
+{
+	return off & ~((u64)img->cluster_size - 1);
+}
+
+static inline u32 in_cluster(const struct qcow2_image *img, u64 off)
+{
+	return off & (img->cluster_size - 1);
+}
+
+#endif /* DM_QCOW2_IMAGE_H */

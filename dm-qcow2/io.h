@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * io.h - one guest bio on its way through the target, and the calls between the paths it can take.
+ *
+ * A bio is handled in the submitter's context when its mapping is in memory and needs no change
+ * (map.c).  Otherwise it is parked on a table slice that is being read (table-cache.c), or handed
+ * to the image's writer (write.c), or waits for a commit (commit.c).  It is owned by exactly one of
+ * them at a time, which is what protects the fields below.
+ */
+#ifndef DM_QCOW2_IO_H
+#define DM_QCOW2_IO_H
+
+#include <linux/device-mapper.h>
+#include <linux/list.h>
+#include <linux/llist.h>
+#include <linux/percpu-refcount.h>
+
+#include "storage.h"
+#include "table-cache.h"
+
+struct qcow2_dev;
+struct qcow2_image;
+
+/**
+ * struct qcow2_io - what we keep with each bio (DM's per-bio data)
+ * @dev:	The device that the bio was sent to.
+ * @epoch:	The epoch that the bio is in, or NULL (epoch.h).
+ * @commit:	A FUA write that must see a commit before it is acknowledged.
+ * @pos:	DISCARD and WRITE_ZEROES: the next guest byte to handle.
+ * @waiter:	Links the bio to the slice that it waits for.
+ * @node:	Links the bio to the writer's, the commit's or a worker's list.
+ * @lnode:	Links the bio to a lock-free list (hand-over between contexts).
+ * @work:	Has the bio's cluster decompressed.
+ * @sio:	The I/O of a file-backed bio.
+ */
+struct qcow2_io {
+	struct qcow2_dev *dev;
+	struct percpu_ref *epoch;
+	bool commit;
+	u64 pos;
+	union {
+		struct slice_waiter waiter;
+		struct list_head node;
+		struct llist_node lnode;
+		struct work_struct work;
+	};
+	struct storage_io sio;
+};
+
+static inline struct bio *io_bio(struct qcow2_io *io)
+{
+	return dm_bio_from_per_bio_data(io, sizeof(*io));
+}
+
+static inline struct qcow2_io *bio_io(struct bio *bio)
+{
+	return dm_per_bio_data(bio, sizeof(struct qcow2_io));
+}
+
+static inline u64 io_start(struct qcow2_io *io)
+{
+	return (u64)io_bio(io)->bi_iter.bi_sector << SECTOR_SHIFT;
+}
+
+/* map.c */
+int map_bio(struct qcow2_dev *dev, struct bio *bio);
+void miss_work(struct work_struct *work);
+void resume_io(struct qcow2_io *io);
+void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff);
+void end_io(struct qcow2_io *io, blk_status_t status);
+void submit_io(struct qcow2_io *io, struct qcow2_image *img, u64 host);
+
+#endif /* DM_QCOW2_IO_H */

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * locks.c - the byte-range locks by which QEMU and its tools see that an image is in use, and by
+ * which we see them.
+ *
+ * Byte 100 + n is locked by who uses permission n, byte 200 + n by who does not let others use it;
+ * all are shared locks, and whether somebody is in the way is found by asking for an exclusive one
+ * that is never taken.  Lock first, ask second: of two that come at once at least one sees the
+ * other.
+ *
+ * The locks belong to image.st.file (open file description locks).  Called under the registry lock.
+ */
+#include <linux/filelock.h>
+
+#include "locks.h"
+
+#define PERM		100
+#define UNSHARED	200
+#define CONSISTENT_READ	0
+#define WRITE		1
+#define RESIZE		3
+
+static const u8 read_takes[] = { PERM + CONSISTENT_READ, UNSHARED + WRITE, UNSHARED + RESIZE };
+static const u8 read_asks[] = { UNSHARED + CONSISTENT_READ, PERM + WRITE, PERM + RESIZE };
+static const u8 write_takes[] = { PERM + WRITE, PERM + RESIZE };
+static const u8 write_asks[] = { UNSHARED + WRITE, UNSHARED + RESIZE };
+
+static void init(struct file_lock *fl, struct file *file, int type, loff_t first, loff_t last)
+{
+	locks_init_lock(fl);
+	fl->c.flc_flags = FL_POSIX | FL_OFDLCK;
+	fl->c.flc_owner = file;
+	fl->c.flc_file = file;
+	fl->c.flc_type = type;
+	fl->fl_start = first;
+	fl->fl_end = last;
+}
+
+static int set(struct file *file, int type, loff_t first, loff_t last)
+{
+	struct file_lock fl;
+
+	init(&fl, file, type, first, last);
+	return vfs_lock_file(file, F_OFD_SETLK, &fl, NULL);
+}
+
+static int take(struct file *file, const u8 *bytes, unsigned int nr)
+{
+	int r = 0;
+
+	while (nr-- && !r)
+		r = set(file, F_RDLCK, bytes[nr], bytes[nr]);
+	return r;
+}
+
+static int ask(struct file *file, const u8 *bytes, unsigned int nr)
+{
+	struct file_lock fl;
+	int r;
+
+	while (nr--) {
+		init(&fl, file, F_WRLCK, bytes[nr], bytes[nr]);
+		r = vfs_test_lock(file, &fl);
+		if (r)
+			return r;
+		if (fl.c.flc_type != F_UNLCK)
+			return -EAGAIN;
+	}
+	return 0;
+}
+
+/**
+ * image_lock - take an image's locks
+ * @file: the file or device node that the user named
+ * @write: for writing
+ *
+ * Return: 0; -EAGAIN when another process uses the image in a way that excludes ours; or an error.
+ */
+int image_lock(struct file *file, bool write)
+{
+	int r;
+
+	r = take(file, read_takes, ARRAY_SIZE(read_takes));
+	if (!r && write)
+		r = take(file, write_takes, ARRAY_SIZE(write_takes));
+	if (!r)
+		r = ask(file, read_asks, ARRAY_SIZE(read_asks));
+	if (!r && write)
+		r = ask(file, write_asks, ARRAY_SIZE(write_asks));
+	if (r)
+		image_unlock(file);
+	return r;
+}
+
+/**
+ * image_lock_downgrade - go from writing to reading
+ * @file: as given to image_lock()
+ */
+void image_lock_downgrade(struct file *file)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(write_takes); i++)
+		set(file, F_UNLCK, write_takes[i], write_takes[i]);
+}
+
+/**
+ * image_unlock - release all of an image's locks
+ * @file: as given to image_lock()
+ */
+void image_unlock(struct file *file)
+{
+	set(file, F_UNLCK, PERM, UNSHARED + RESIZE);
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * locks.h - byte-range locks that QEMU understands; see locks.c.
+ */
+#ifndef DM_QCOW2_LOCKS_H
+#define DM_QCOW2_LOCKS_H
+
+#include <linux/fs.h>
+
+int image_lock(struct file *file, bool write);
+void image_lock_downgrade(struct file *file);
+void image_unlock(struct file *file);
+
+#endif /* DM_QCOW2_LOCKS_H */

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * map.c - the path of a bio that needs no change of metadata, and where the others are sent.
+ *
+ * Everything here runs in the submitter's context when the table slices are in memory: no lock,
+ * no allocation, no queue.  A miss parks the bio on the slice that is missing; it then starts
+ * again in resume_io().  Takes no locks.
+ */
+#include <linux/device-mapper.h>
+#include <linux/sched/mm.h>
+
+#include "commit.h"
+#include "device.h"
+#include "write.h"
+
+static void enter(struct qcow2_io *io)
+{
+	struct qcow2_dev *dev = io->dev;
+
+	if (dev->writable && !io->epoch)
+		io->epoch = epoch_enter(&dev->layers[0].img->epoch);
+}
+
+static void leave(struct qcow2_io *io)
+{
+	if (io->epoch)
+		epoch_leave(io->epoch);
+	io->epoch = NULL;
+}
+
+/* The most that a bio at @goff may span so that, once parked, it is one extent for sure. */
+static u64 unsplittable(struct qcow2_dev *dev, u64 goff)
+{
+	u64 len = dev->granule - (goff & (dev->granule - 1));
+	unsigned int i;
+
+	for (i = 0; i < dev->nr_layers; i++)
+		if (goff < dev->layers[i].size)
+			len = min(len, dev->layers[i].size - goff);
+	return len;
+}
+
+/* Cut a bio that is still ours to cut; DM sends the rest again. */
+static void cut(struct bio *bio, u64 len)
+{
+	if (len < bio->bi_iter.bi_size)
+		dm_accept_partial_bio(bio, len >> SECTOR_SHIFT);
+}
+
+/**
+ * end_io - end a bio
+ * @io: the bio
+ * @status: its result
+ *
+ * Any context.  The epoch is left, and a commit awaited, by the target's end_io hook.
+ */
+void end_io(struct qcow2_io *io, blk_status_t status)
+{
+	struct bio *bio = io_bio(io);
+
+	bio->bi_status = status;
+	bio_endio(bio);
+}
+
+/**
+ * submit_io - send a bio that map_bio() did not return to where its cluster is
+ * @io: the bio
+ * @img: the image that has the cluster
+ * @host: byte position there
+ */
+void submit_io(struct qcow2_io *io, struct qcow2_image *img, u64 host)
+{
+	struct bio *bio = io_bio(io);
+
+	/* The submitter has gone on: nobody is left to try again. */
+	bio->bi_opf &= ~REQ_NOWAIT;
+	if (img->st.ops->map_bio(&img->st, io, bio, host) == DM_MAPIO_REMAPPED)
+		submit_bio_noacct(bio);
+}
+
+static void waited(struct slice_waiter *waiter, int error)
+{
+	struct qcow2_io *io = container_of(waiter, struct qcow2_io, waiter);
+
+	if (error)
+		end_io(io, BLK_STS_IOERR);
+	else
+		resume_io(io);
+}
+
+/**
+ * park_io - let a bio wait for the L2 slice that it missed
+ * @io: the bio, in no epoch
+ * @img: the image whose slice it is
+ * @goff: the guest offset
+ *
+ * Context: a worker.  The bio starts again in resume_io().
+ */
+void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff)
+{
+	struct slice *s;
+
+	io->waiter.fn = waited;
+	s = slice_get_async(&img->cache, SLICE_L2, goff >> img->slice_bits, &io->waiter);
+	if (!s)
+		return;
+	if (!IS_ERR(s))
+		slice_put(s);
+	/* -ENOENT: the table went away, which is as good an answer as any. */
+	if (IS_ERR(s) && PTR_ERR(s) != -ENOENT)
+		end_io(io, BLK_STS_IOERR);
+	else
+		resume_io(io);
+}
+
+static void missed(struct qcow2_io *io)
+{
+	struct qcow2_dev *dev = io->dev;
+
+	leave(io);
+	if (llist_add(&io->lnode, &dev->missed))
+		queue_work(dev->layers[0].img->cache.wq, &dev->miss_work);
+}
+
+/**
+ * miss_work - park the bios that missed
+ * @work: qcow2_dev.miss_work
+ *
+ * Looks up again, since the slice may be there by now, and which one is missing is not remembered.
+ */
+void miss_work(struct work_struct *work)
+{
+	struct qcow2_dev *dev = container_of(work, struct qcow2_dev, miss_work);
+	unsigned int noio = memalloc_noio_save();
+	struct llist_node *list = llist_reverse_order(llist_del_all(&dev->missed));
+	struct qcow2_io *io, *next;
+
+	llist_for_each_entry_safe(io, next, list, lnode) {
+		u64 goff = io_start(io);
+		struct extent ext;
+
+		enter(io);
+		if (op_is_write(bio_op(io_bio(io))))
+			image_lookup(dev->layers[0].img, goff, SECTOR_SIZE, &ext);
+		else
+			chain_lookup(dev, 0, goff, SECTOR_SIZE, &ext);
+		leave(io);
+		if (ext.type == EXTENT_MISS)
+			park_io(io, ext.img, goff);
+		else
+			resume_io(io);
+	}
+	memalloc_noio_restore(noio);
+}
+
+static int read_zeroes(struct bio *bio)
+{
+	zero_fill_bio(bio);
+	bio_endio(bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+static int map_read(struct qcow2_io *io, struct bio *bio)
+{
+	struct qcow2_dev *dev = io->dev;
+	u64 goff = io_start(io);
+	struct extent ext;
+
+	enter(io);
+	chain_lookup(dev, 0, goff, bio->bi_iter.bi_size, &ext);
+	switch (ext.type) {
+	case EXTENT_DATA:
+		cut(bio, ext.len);
+		return ext.img->st.ops->map_bio(&ext.img->st, io, bio, ext.host);
+	case EXTENT_ZERO:
+		cut(bio, ext.len);
+		return read_zeroes(bio);
+	case EXTENT_MISS:
+		cut(bio, unsplittable(dev, goff));
+		missed(io);
+		return DM_MAPIO_SUBMITTED;
+	case EXTENT_COMPRESSED:
+		cut(bio, ext.len);
+		decompress_io(io, &ext);
+		return DM_MAPIO_SUBMITTED;
+	default:
+		leave(io);
+		return DM_MAPIO_KILL;
+	}
+}
+
+static void resume_read(struct qcow2_io *io)
+{
+	struct bio *bio = io_bio(io);
+	struct extent ext;
+
+	enter(io);
+	chain_lookup(io->dev, 0, io_start(io), bio->bi_iter.bi_size, &ext);
+	switch (ext.type) {
+	case EXTENT_DATA:
+		submit_io(io, ext.img, ext.host);
+		break;
+	case EXTENT_ZERO:
+		read_zeroes(bio);
+		break;
+	case EXTENT_MISS:
+		missed(io);
+		break;
+	case EXTENT_COMPRESSED:
+		decompress_io(io, &ext);
+		break;
+	default:
+		end_io(io, BLK_STS_IOERR);
+	}
+}
+
+/*
+ * FUA can be left to the storage only when the mapping is durable already.  That is so when the
+ * image is clean now, after the mapping was read; pairs with the smp_wmb() in slice_dirty().
+ */
+static void decide_fua(struct qcow2_io *io, struct bio *bio, struct qcow2_image *img)
+{
+	if (!(bio->bi_opf & REQ_FUA))
+		return;
+	smp_rmb();
+	if (commit_is_clean(img))
+		return;
+	bio->bi_opf &= ~REQ_FUA;
+	io->commit = true;
+}
+
+static int map_write(struct qcow2_io *io, struct bio *bio)
+{
+	struct qcow2_image *img = io->dev->layers[0].img;
+	u64 goff = io_start(io);
+	struct extent ext;
+
+	if (!io->dev->writable || image_mode(img) >= MODE_READ_ONLY)
+		return DM_MAPIO_KILL;
+	enter(io);
+	image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
+	if (ext.type == EXTENT_DATA && ext.own) {
+		cut(bio, ext.len);
+		decide_fua(io, bio, img);
+		return img->st.ops->map_bio(&img->st, io, bio, ext.host);
+	}
+	cut(bio, img->cluster_size - in_cluster(img, goff));
+	if (ext.type == EXTENT_MISS) {
+		missed(io);
+		return DM_MAPIO_SUBMITTED;
+	}
+	leave(io);
+	if (ext.type == EXTENT_INVALID)
+		return DM_MAPIO_KILL;
+	writer_add(img, io);
+	return DM_MAPIO_SUBMITTED;
+}
+
+static void resume_write(struct qcow2_io *io)
+{
+	struct qcow2_image *img = io->dev->layers[0].img;
+	struct bio *bio = io_bio(io);
+	struct extent ext;
+
+	enter(io);
+	image_lookup(img, io_start(io), bio->bi_iter.bi_size, &ext);
+	if (ext.type == EXTENT_DATA && ext.own) {
+		decide_fua(io, bio, img);
+		submit_io(io, img, ext.host);
+		return;
+	}
+	if (ext.type == EXTENT_MISS) {
+		missed(io);
+		return;
+	}
+	leave(io);
+	writer_add(img, io);
+}
+
+/**
+ * resume_io - start a bio again after what it waited for has happened
+ * @io: the bio; a read or write fits in one cluster of every layer
+ *
+ * Context: a worker.
+ */
+void resume_io(struct qcow2_io *io)
+{
+	switch (bio_op(io_bio(io))) {
+	case REQ_OP_READ:
+		resume_read(io);
+		break;
+	case REQ_OP_WRITE:
+		resume_write(io);
+		break;
+	default:
+		writer_add(io->dev->layers[0].img, io);
+	}
+}
+
+/*
+ * With nothing dirty a FLUSH is a flush of the storage, which on a block device the bio itself can
+ * be.
+ */
+static int map_flush(struct qcow2_io *io, struct bio *bio)
+{
+	struct qcow2_image *img = io->dev->layers[0].img;
+
+	if (!io->dev->writable) {
+		bio_endio(bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	if (image_mode(img) == MODE_FAILED)
+		return DM_MAPIO_KILL;
+	if (img->st.bdev && commit_is_clean(img))
+		return img->st.ops->map_bio(&img->st, io, bio, 0);
+	commit_add_io(img, io);
+	return DM_MAPIO_SUBMITTED;
+}
+
+/**
+ * map_bio - the target's map function
+ * @dev: the device
+ * @bio: the bio, its sector relative to the device
+ *
+ * Return: one of DM_MAPIO_*.
+ */
+int map_bio(struct qcow2_dev *dev, struct bio *bio)
+{
+	struct qcow2_io *io = bio_io(bio);
+
+	io->dev = dev;
+	io->epoch = NULL;
+	io->commit = false;
+	if (unlikely(bio->bi_opf & REQ_PREFLUSH))
+		return map_flush(io, bio);
+	switch (bio_op(bio)) {
+	case REQ_OP_READ:
+		return map_read(io, bio);
+	case REQ_OP_WRITE:
+		return map_write(io, bio);
+	case REQ_OP_DISCARD:
+	case REQ_OP_WRITE_ZEROES:
+		if (!dev->writable || image_mode(dev->layers[0].img) >= MODE_READ_ONLY)
+			return DM_MAPIO_KILL;
+		io->pos = io_start(io);
+		writer_add(dev->layers[0].img, io);
+		return DM_MAPIO_SUBMITTED;
+	default:
+		return DM_MAPIO_KILL;
+	}
+}

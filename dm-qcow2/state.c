@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * state.c - the mode of a writable image: one setter, events, and what follows from each change.
+ *
+ * Takes image.state_lock (innermost) and, to raise events, image.event_lock (outermost but for the
+ * registry's).
+ */
+#include <linux/device-mapper.h>
+#include <linux/sched/mm.h>
+
+#include "image.h"
+
+static const char * const mode_names[] = {
+	[MODE_RW] = "read-write",
+	[MODE_OUT_OF_SPACE] = "out of space",
+	[MODE_READ_ONLY] = "read-only",
+	[MODE_FAILED] = "failed",
+};
+
+/**
+ * image_set_mode - change what the image may do
+ * @img: the image
+ * @mode: the new mode; MODE_READ_ONLY and MODE_FAILED are never left for a better one
+ * @why: for the log
+ *
+ * Any context.  Raises a DM event when the mode changes.
+ */
+void image_set_mode(struct qcow2_image *img, enum image_mode mode, const char *why)
+{
+	unsigned long flags;
+	bool changed;
+
+	spin_lock_irqsave(&img->state_lock, flags);
+	changed = img->mode != mode && (img->mode < MODE_READ_ONLY || mode > img->mode);
+	if (changed)
+		WRITE_ONCE(img->mode, mode);
+	spin_unlock_irqrestore(&img->state_lock, flags);
+	if (!changed)
+		return;
+	if (mode == MODE_RW)
+		DMINFO("%s: %s again: %s", img->name, mode_names[mode], why);
+	else
+		DMERR("%s: now %s: %s", img->name, mode_names[mode], why);
+	schedule_work(&img->event_work);
+}
+
+/**
+ * image_mark_corrupt - metadata says something impossible
+ * @img: the image
+ * @what: what it says
+ * @pos: where, in bytes
+ *
+ * Any context.  The image takes no more changes, and its header will say that it needs repair.
+ */
+void image_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos)
+{
+	unsigned long flags;
+	bool first;
+
+	spin_lock_irqsave(&img->state_lock, flags);
+	first = !img->corrupt;
+	WRITE_ONCE(img->corrupt, true);
+	spin_unlock_irqrestore(&img->state_lock, flags);
+	if (!first)
+		return;
+	DMERR("%s: image is corrupt: %s (at %llu)", img->name, what, pos);
+	image_set_mode(img, MODE_READ_ONLY, "corrupt metadata");
+}
+
+/**
+ * image_event_work - tell userspace, and the header, of a change of mode
+ * @work: image.event_work
+ */
+void image_event_work(struct work_struct *work)
+{
+	struct qcow2_image *img = container_of(work, struct qcow2_image, event_work);
+
+	unsigned int noio = memalloc_noio_save();
+
+	/* Under the lock: a target that is going away clears img->ti first. */
+	mutex_lock(&img->event_lock);
+	if (img->ti) {
+		if (READ_ONCE(img->corrupt) && header_set_corrupt(img))
+			DMERR("%s: cannot mark the image corrupt", img->name);
+		dm_table_event(img->ti->table);
+	}
+	mutex_unlock(&img->event_lock);
+	memalloc_noio_restore(noio);
+}

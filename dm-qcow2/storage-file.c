@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * storage-file.c - an image in a file: everything is direct I/O by kiocb on the file.
+ *
+ * Guest bios are submitted from a per-CPU worker, since the filesystem may sleep (for an extent
+ * block, for a journal) in ways that the submitter of a bio must not.  Takes no locks of its own;
+ * the filesystem's are taken below everything of ours.
+ */
+#include <linux/device-mapper.h>
+#include <linux/falloc.h>
+#include <linux/ioprio.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/stat.h>
+#include <linux/uio.h>
+
+#include "compat.h"
+#include "io.h"
+#include "storage.h"
+
+/* Zero what a read past the end of the file has not filled. */
+static void zero_rest(struct storage_io *sio, unsigned int done)
+{
+	struct bvec_iter iter = { .bi_size = sio->len, .bi_bvec_done = sio->bv_skip };
+
+	bvec_iter_advance(sio->bv, &iter, done);
+	while (iter.bi_size) {
+		struct bio_vec bv = bvec_iter_bvec(sio->bv, iter);
+
+		memzero_bvec(&bv);
+		bvec_iter_advance(sio->bv, &iter, bv.bv_len);
+	}
+}
+
+static void file_io_put(struct storage_io *sio)
+{
+	if (atomic_dec_and_test(&sio->ref))
+		sio->done(sio);
+}
+
+static void file_complete(struct kiocb *iocb, long ret)
+{
+	struct storage_io *sio = container_of(iocb, struct storage_io, iocb);
+	bool write = op_is_write(sio->opf);
+
+	if (write)
+		kiocb_end_write(iocb);
+	if (ret < 0) {
+		sio->error = ret;
+	} else if (ret < sio->len) {
+		/* Short: at the end of the file when reading, an error everywhere else. */
+		if (write || sio->pos + ret < i_size_read(file_inode(iocb->ki_filp)))
+			sio->error = -EIO;
+		else
+			zero_rest(sio, ret);
+	}
+	file_io_put(sio);
+}
+
+/*
+ * sio->ref is 2: one for the completion and one for us, because filesystems look at the kiocb
+ * after they have completed it.
+ */
+static void file_submit(struct storage_io *sio)
+{
+	struct file *file = sio->st->file;
+	bool write = op_is_write(sio->opf);
+	struct kiocb *iocb = &sio->iocb;
+	unsigned int noio = memalloc_noio_save();
+	struct iov_iter iter;
+	ssize_t ret;
+
+	iov_iter_bvec(&iter, write ? ITER_SOURCE : ITER_DEST, sio->bv, sio->nr_bv, sio->len);
+	iter.iov_offset = sio->bv_skip;
+
+	memset(iocb, 0, sizeof(*iocb));
+	iocb->ki_filp = file;
+	iocb->ki_pos = sio->pos;
+	iocb->ki_flags = IOCB_DIRECT;
+	iocb->ki_complete = file_complete;
+	iocb->ki_ioprio = get_current_ioprio();
+	atomic_set(&sio->ref, 2);
+	if (write) {
+		iocb->ki_flags |= IOCB_WRITE;
+		if (sio->opf & REQ_FUA)
+			iocb->ki_flags |= IOCB_DSYNC;
+		kiocb_start_write(iocb);
+		ret = file->f_op->write_iter(iocb, &iter);
+	} else {
+		ret = file->f_op->read_iter(iocb, &iter);
+	}
+	if (ret != -EIOCBQUEUED)
+		file_complete(iocb, ret);
+	file_io_put(sio);
+	memalloc_noio_restore(noio);
+}
+
+static void file_bio_done(struct storage_io *sio)
+{
+	struct qcow2_io *io = container_of(sio, struct qcow2_io, sio);
+
+	end_io(io, errno_to_blk_status(sio->error));
+}
+
+static void file_submit_bios(struct work_struct *work)
+{
+	struct storage_cpu_queue *q = container_of(work, struct storage_cpu_queue, work);
+	unsigned int throttle = current->flags & PF_LOCAL_THROTTLE;
+	struct storage_io *sio, *next;
+	struct llist_node *list;
+	struct blk_plug plug;
+
+	/*
+	 * Writes of ours may be what cleans the pages of an upper filesystem: do not let the
+	 * lower one's dirty throttling hold them back.
+	 */
+	current->flags |= PF_LOCAL_THROTTLE;
+	blk_start_plug(&plug);
+	while ((list = llist_del_all(&q->bios))) {
+		list = llist_reverse_order(list);
+		llist_for_each_entry_safe(sio, next, list, node)
+			file_submit(sio);
+	}
+	blk_finish_plug(&plug);
+	if (!throttle)
+		current->flags &= ~PF_LOCAL_THROTTLE;
+}
+
+static int file_map_bio(struct qcow2_storage *st, struct qcow2_io *io, struct bio *bio, u64 pos)
+{
+	const struct bio_vec *bv = __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter);
+	unsigned int span = bio->bi_iter.bi_size + bio->bi_iter.bi_bvec_done;
+	struct storage_io *sio = &io->sio;
+	struct storage_cpu_queue *q;
+	unsigned int nr = 0, sum = 0;
+
+	while (sum < span)
+		sum += bv[nr++].bv_len;
+	sio->st = st;
+	sio->pos = pos;
+	sio->len = bio->bi_iter.bi_size;
+	sio->bv = bv;
+	sio->bv_skip = bio->bi_iter.bi_bvec_done;
+	sio->nr_bv = nr;
+	sio->opf = bio->bi_opf;
+	sio->error = 0;
+	sio->done = file_bio_done;
+
+	q = get_cpu_ptr(st->queues);
+	if (llist_add(&sio->node, &q->bios))
+		queue_work_on(smp_processor_id(), st->wq, &q->work);
+	put_cpu_ptr(st->queues);
+	return DM_MAPIO_SUBMITTED;
+}
+
+static int file_flush(struct qcow2_storage *st)
+{
+	unsigned int noio = memalloc_noio_save();
+	int r = vfs_fsync_range(st->file, 0, LLONG_MAX, 1);
+
+	memalloc_noio_restore(noio);
+	return r;
+}
+
+static int file_fallocate(struct qcow2_storage *st, int mode, u64 pos, u64 len)
+{
+	unsigned int noio = memalloc_noio_save();
+	int r = vfs_fallocate(st->file, mode, pos, len);
+
+	memalloc_noio_restore(noio);
+	return r;
+}
+
+static int file_discard(struct qcow2_storage *st, u64 pos, u64 len)
+{
+	return file_fallocate(st, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, pos, len);
+}
+
+/*
+ * Best is a filesystem that reserves the range and makes it read as zeroes at once: then later
+ * writes cannot meet ENOSPC and need not fill what the guest has not written.  The least that
+ * must hold is that the file reaches the end of the range.
+ */
+static int file_prepare(struct qcow2_storage *st, u64 pos, u64 len, bool *zeroed)
+{
+	struct inode *inode = file_inode(st->file);
+	bool fresh = pos >= i_size_read(inode);
+	int r;
+
+	*zeroed = true;
+	r = file_fallocate(st, FALLOC_FL_ZERO_RANGE, pos, len);
+	if (r != -EOPNOTSUPP)
+		return r;
+	*zeroed = fresh;
+	r = file_fallocate(st, 0, pos, len);
+	if (r != -EOPNOTSUPP)
+		return r;
+	if (pos + len <= i_size_read(inode))
+		return 0;
+	return storage_zero_sync(st, pos + len - st->block_size, st->block_size);
+}
+
+static u64 file_size(struct qcow2_storage *st)
+{
+	return i_size_read(file_inode(st->file));
+}
+
+static u64 file_limit(struct qcow2_storage *st)
+{
+	return file_inode(st->file)->i_sb->s_maxbytes;
+}
+
+static u64 file_used(struct qcow2_storage *st, u64 end)
+{
+	return (u64)file_inode(st->file)->i_blocks << SECTOR_SHIFT;
+}
+
+static void file_close(struct qcow2_storage *st)
+{
+	if (st->wq)
+		destroy_workqueue(st->wq);
+	free_percpu(st->queues);
+}
+
+static const struct storage_ops file_ops = {
+	.map_bio = file_map_bio,
+	.submit = file_submit,
+	.flush = file_flush,
+	.discard = file_discard,
+	.prepare = file_prepare,
+	.size = file_size,
+	.limit = file_limit,
+	.used = file_used,
+	.close = file_close,
+};
+
+/**
+ * storage_init_file - use a regular file as storage
+ * @st: zeroed but for @st->file, opened for direct I/O
+ *
+ * Return: 0, -ENOMEM, or -EOPNOTSUPP when the filesystem cannot do direct I/O on this file.
+ */
+int storage_init_file(struct qcow2_storage *st)
+{
+	struct kstat stat;
+	int cpu, r;
+
+	if (!st->file->f_op->read_iter || !st->file->f_op->write_iter ||
+	    !(st->file->f_mode & FMODE_CAN_ODIRECT))
+		return -EOPNOTSUPP;
+	r = vfs_getattr(&st->file->f_path, &stat, STATX_BASIC_STATS | STATX_DIOALIGN,
+			AT_STATX_SYNC_AS_STAT);
+	if (r)
+		return r;
+	st->block_size = SECTOR_SIZE;
+	st->mem_align = SECTOR_SIZE;
+	if (stat.result_mask & STATX_DIOALIGN) {
+		if (!stat.dio_offset_align)
+			return -EOPNOTSUPP;
+		st->block_size = max_t(u32, SECTOR_SIZE, stat.dio_offset_align);
+		st->mem_align = max_t(u32, 4, stat.dio_mem_align);
+	} else if (file_inode(st->file)->i_sb->s_bdev) {
+		st->block_size = bdev_logical_block_size(file_inode(st->file)->i_sb->s_bdev);
+		st->mem_align = st->block_size;
+	}
+	st->queues = alloc_percpu(struct storage_cpu_queue);
+	if (!st->queues)
+		return -ENOMEM;
+	for_each_possible_cpu(cpu) {
+		struct storage_cpu_queue *q = per_cpu_ptr(st->queues, cpu);
+
+		init_llist_head(&q->bios);
+		INIT_WORK(&q->work, file_submit_bios);
+	}
+	st->wq = alloc_workqueue("qcow2_file", WQ_MEM_RECLAIM | WQ_PERCPU, 0);
+	if (!st->wq) {
+		free_percpu(st->queues);
+		return -ENOMEM;
+	}
+	st->ops = &file_ops;
+	return 0;
+}

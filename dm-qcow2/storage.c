@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * storage.c - what the two storage backends have in common: synchronous I/O on kernel memory and
+ * the shared buffer of zeroes.
+ *
+ * Takes no locks.
+ */
+#include <linux/completion.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+
+#include "storage.h"
+
+struct page *storage_zero_page;
+
+struct sync_io {
+	struct storage_io sio;
+	struct completion done;
+};
+
+static void sync_io_done(struct storage_io *sio)
+{
+	complete(&container_of(sio, struct sync_io, sio)->done);
+}
+
+static int run_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, const struct bio_vec *bv,
+		    unsigned int nr_bv, unsigned int len)
+{
+	struct sync_io s = {
+		.sio = {
+			.st = st,
+			.pos = pos,
+			.len = len,
+			.nr_bv = nr_bv,
+			.opf = opf | REQ_SYNC | REQ_META,
+			.bv = bv,
+			.done = sync_io_done,
+		},
+	};
+
+	init_completion(&s.done);
+	storage_submit(&s.sio);
+	wait_for_completion_io(&s.done);
+	return s.sio.error;
+}
+
+/**
+ * storage_rw_sync - read or write kernel memory and wait
+ * @st: the storage
+ * @opf: REQ_OP_READ or REQ_OP_WRITE
+ * @pos: byte position, a multiple of the storage's block size
+ * @buf: linearly mapped memory aligned to 512 bytes (not vmalloc)
+ * @len: bytes, a multiple of the storage's block size
+ *
+ * Sleeps; call it with memory reclaim restricted to NOIO when on the I/O path.
+ *
+ * Return: 0 or the storage's error.
+ */
+int storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void *buf, unsigned int len)
+{
+	struct bio_vec bv;
+
+	bvec_set_virt(&bv, buf, len);
+	return run_sync(st, opf, pos, &bv, 1, len);
+}
+
+/**
+ * storage_zero_sync - write zeroes to a range and wait
+ * @st: the storage
+ * @pos: byte position
+ * @len: bytes
+ *
+ * Return: 0 or the storage's error.
+ */
+int storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len)
+{
+	struct bio_vec bv;
+	int r = 0;
+
+	while (len && !r) {
+		unsigned int n = min_t(u64, len, ZERO_BUF_SIZE);
+
+		bvec_set_page(&bv, storage_zero_page, n, 0);
+		r = run_sync(st, REQ_OP_WRITE, pos, &bv, 1, n);
+		pos += n;
+		len -= n;
+	}
+	return r;
+}
+
+/**
+ * storage_close - release the backend's resources and the file
+ * @st: the storage; nothing may be in flight on it
+ */
+void storage_close(struct qcow2_storage *st)
+{
+	if (st->ops)
+		st->ops->close(st);
+	if (st->file)
+		filp_close(st->file, NULL);
+	st->file = NULL;
+}
+
+int storage_module_init(void)
+{
+	storage_zero_page = alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_COMP, ZERO_BUF_ORDER);
+	return storage_zero_page ? 0 : -ENOMEM;
+}
+
+void storage_module_exit(void)
+{
+	__free_pages(storage_zero_page, ZERO_BUF_ORDER);
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * storage.h - where the bytes of an image or raw layer live: a block device or a file.
+ *
+ * Everything above this line speaks in byte positions inside the storage; the two backends
+ * (storage-bdev.c, storage-file.c) turn them into bios or into direct-I/O kiocbs.
+ *
+ * A storage is created by its image, shared with it, and dies with it.  Its fields are constant
+ * after storage_open_*() except where said.
+ */
+#ifndef DM_QCOW2_STORAGE_H
+#define DM_QCOW2_STORAGE_H
+
+#include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/fs.h>
+#include <linux/llist.h>
+#include <linux/workqueue.h>
+
+struct qcow2_storage;
+struct qcow2_io;
+
+/**
+ * struct storage_io - one read or write of a byte range, submitted with storage_submit()
+ *
+ * The caller fills the first group and owns the memory, the bio_vec array and the pages until
+ * @done is called; @done runs once, in any context (also interrupt), with @error set.
+ */
+struct storage_io {
+	struct qcow2_storage *st;
+	u64 pos;			/* byte position in the storage, a multiple of 512 */
+	unsigned int len;		/* bytes */
+	unsigned int bv_skip;		/* bytes of @bv[0] to skip */
+	unsigned int nr_bv;
+	blk_opf_t opf;			/* REQ_OP_READ, or REQ_OP_WRITE with or without REQ_FUA */
+	const struct bio_vec *bv;
+	void (*done)(struct storage_io *sio);
+	int error;			/* 0 or -errno, valid in @done */
+
+	/* Private to the backend while the I/O runs. */
+	atomic_t ref;
+	struct kiocb iocb;
+	struct llist_node node;
+};
+
+/**
+ * struct storage_ops - what a backend provides
+ * @map_bio:	Direct a guest bio at @pos.  Called from the target's map function and from workers;
+ *		returns DM_MAPIO_REMAPPED when the bio now only needs submitting, or
+ *		DM_MAPIO_SUBMITTED when the backend will end it.  Does not sleep.
+ * @submit:	Start @sio.  May sleep for memory; never on metadata.
+ * @flush:	Make completed writes durable.  Sleeps.
+ * @discard:	Give a range back to whoever provides the storage; its content becomes undefined.
+ *		Sleeps.  -EOPNOTSUPP is an ordinary answer.
+ * @prepare:	Make [pos, pos + len) writable, growing the storage as needed, and say in @zeroed
+ *		whether it now reads as zeroes.  Sleeps.  -ENOSPC when the host has no room.
+ * @size:	Bytes that can be read now.
+ * @limit:	Bytes that the storage can grow to.
+ * @used:	Bytes that the storage takes on the host; @end is the end of what the image uses.
+ */
+struct storage_ops {
+	int (*map_bio)(struct qcow2_storage *st, struct qcow2_io *io, struct bio *bio, u64 pos);
+	void (*submit)(struct storage_io *sio);
+	int (*flush)(struct qcow2_storage *st);
+	int (*discard)(struct qcow2_storage *st, u64 pos, u64 len);
+	int (*prepare)(struct qcow2_storage *st, u64 pos, u64 len, bool *zeroed);
+	u64 (*size)(struct qcow2_storage *st);
+	u64 (*limit)(struct qcow2_storage *st);
+	u64 (*used)(struct qcow2_storage *st, u64 end);
+	void (*close)(struct qcow2_storage *st);
+};
+
+/* Bios (file backend) that one CPU has handed to its worker. */
+struct storage_cpu_queue {
+	struct llist_head bios;		/* lock-free; drained by @work only */
+	struct work_struct work;
+};
+
+struct qcow2_storage {
+	const struct storage_ops *ops;
+	struct file *file;		/* image file, or the node of @bdev (held for its locks) */
+	struct block_device *bdev;	/* NULL for a file; each table using it holds a dm_dev */
+	struct bio_set *bs;		/* bdev: bios for our own I/O */
+	struct workqueue_struct *wq;	/* file: guest bios are submitted from here */
+	struct storage_cpu_queue __percpu *queues;	/* file */
+	unsigned int block_size;	/* bytes: smallest unit of direct I/O */
+	unsigned int mem_align;		/* bytes: alignment of memory for direct I/O */
+	bool discard_unsupported;	/* set once by anybody, never cleared */
+};
+
+int storage_init_bdev(struct qcow2_storage *st, struct block_device *bdev);
+int storage_init_file(struct qcow2_storage *st);
+void storage_close(struct qcow2_storage *st);
+
+int storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void *buf, unsigned int len);
+int storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len);
+
+static inline void storage_submit(struct storage_io *sio)
+{
+	sio->error = 0;
+	sio->st->ops->submit(sio);
+}
+
+/* A buffer of zeroes, shared by every image, to be written wherever zeroes are needed. */
+#define ZERO_BUF_ORDER	4
+#define ZERO_BUF_SIZE	(PAGE_SIZE << ZERO_BUF_ORDER)
+extern struct page *storage_zero_page;
+
+int storage_module_init(void);
+void storage_module_exit(void);
+
+#endif /* DM_QCOW2_STORAGE_H */

@@ -1,0 +1,609 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * table-cache.c - loading, finding, pinning and evicting slices of metadata tables.
+ *
+ * Takes table_cache.lock (innermost).  Lookups by slice_find() take no lock at all.
+ */
+#include <linux/completion.h>
+#include <linux/device-mapper.h>
+#include <linux/mm.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include "commit.h"
+#include "compat.h"
+#include "image.h"
+
+#define RESERVED_SLICES		8	/* that can be loaded when memory is short */
+#define RESERVED_BUFFERS	16
+#define MIN_SLICES		32	/* the least that a cache is bounded to */
+
+static struct kmem_cache *slice_slab;
+static struct kmem_cache *buffer_slab;
+
+static void slice_load_work(struct work_struct *work);
+
+static struct xarray *kind_xarray(struct table_cache *cache, enum slice_kind kind)
+{
+	return kind == SLICE_L2 ? &cache->l2 : &cache->refblocks;
+}
+
+static struct slice *slice_alloc(struct table_cache *cache, enum slice_kind kind, u64 index)
+{
+	struct slice *s = mempool_alloc(&cache->slices, GFP_NOIO);
+
+	memset(s, 0, sizeof(*s));
+	s->img = cache->img;
+	s->kind = kind;
+	s->index = index;
+	s->state = SLICE_LOADING;
+	INIT_LIST_HEAD(&s->lru);
+	INIT_LIST_HEAD(&s->waiters);
+	INIT_LIST_HEAD(&s->dirty_node);
+	s->data = mempool_alloc(&cache->buffers, GFP_NOIO);
+	return s;
+}
+
+static void slice_free(struct table_cache *cache, struct slice *s)
+{
+	if (s->shadow)
+		mempool_free(s->shadow, &cache->buffers);
+	mempool_free(s->data, &cache->buffers);
+	mempool_free(s, &cache->slices);
+}
+
+static void slice_free_rcu(struct rcu_head *rcu)
+{
+	struct slice *s = container_of(rcu, struct slice, rcu);
+
+	slice_free(&s->img->cache, s);
+}
+
+/* Under cache->lock.  The slice is READY and unpinned. */
+static void evict(struct table_cache *cache, struct slice *s)
+{
+	list_del(&s->lru);
+	xa_erase(kind_xarray(cache, s->kind), s->index);
+	cache->nr--;
+	call_rcu(&s->rcu, slice_free_rcu);
+}
+
+/*
+ * Under cache->lock.  A clock over the list: what was used since the last pass gets another turn.
+ * Returns the number of slices evicted, at most @want, looking at no more than @look.
+ */
+static unsigned int clock_evict(struct table_cache *cache, unsigned int want, unsigned int look)
+{
+	unsigned int freed = 0;
+
+	while (freed < want && look-- && !list_empty(&cache->lru)) {
+		struct slice *s = list_last_entry(&cache->lru, struct slice, lru);
+
+		if (s->pins || READ_ONCE(s->referenced)) {
+			WRITE_ONCE(s->referenced, false);
+			list_move(&s->lru, &cache->lru);
+			continue;
+		}
+		evict(cache, s);
+		freed++;
+	}
+	return freed;
+}
+
+static void make_room(struct table_cache *cache)
+{
+	spin_lock(&cache->lock);
+	while (cache->nr >= cache->max) {
+		/* Twice round: the first may only have taken marks away. */
+		if (!clock_evict(cache, cache->nr - cache->max + 1, 2 * cache->nr))
+			break;
+	}
+	spin_unlock(&cache->lock);
+}
+
+static int slice_read(struct slice *s)
+{
+	struct qcow2_image *img = s->img;
+	int r;
+
+	r = slice_position(img, s->kind, s->index, &s->pos);
+	if (r)
+		return r;
+	r = storage_rw_sync(&img->st, REQ_OP_READ, s->pos, s->data, SLICE_SIZE);
+	if (r) {
+		DMERR_LIMIT("%s: cannot read metadata at %llu: error %d", img->name, s->pos, r);
+		return r;
+	}
+	slice_check(img, s);
+	return 0;
+}
+
+/* Read a LOADING slice and tell its waiters. */
+static void slice_load(struct slice *s)
+{
+	struct table_cache *cache = &s->img->cache;
+	struct slice_waiter *w, *next;
+	LIST_HEAD(waiters);
+	int r = slice_read(s);
+
+	spin_lock(&cache->lock);
+	list_splice_init(&s->waiters, &waiters);
+	if (r) {
+		xa_erase(kind_xarray(cache, s->kind), s->index);
+		cache->nr--;
+		s->state = SLICE_FAILED;
+	} else {
+		list_add(&s->lru, &cache->lru);
+		s->referenced = true;
+		smp_store_release(&s->state, SLICE_READY);
+	}
+	spin_unlock(&cache->lock);
+
+	list_for_each_entry_safe(w, next, &waiters, node)
+		w->fn(w, r);
+	if (r)
+		call_rcu(&s->rcu, slice_free_rcu);
+	else
+		slice_put(s);	/* the pin that kept it from eviction until now */
+}
+
+static void slice_load_work(struct work_struct *work)
+{
+	unsigned int noio = memalloc_noio_save();
+
+	slice_load(container_of(work, struct slice, load));
+	memalloc_noio_restore(noio);
+}
+
+/*
+ * Find or insert.  Returns a READY slice, pinned; or NULL when @waiter has been queued on it (and
+ * then *@fresh is the slice if the caller must see to its load); or an error.
+ */
+static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind kind, u64 index,
+				   struct slice_waiter *waiter, struct slice **fresh)
+{
+	struct xarray *xa = kind_xarray(cache, kind);
+	struct slice *s, *new = NULL;
+	int r;
+
+	*fresh = NULL;
+	for (;;) {
+		spin_lock(&cache->lock);
+		s = xa_load(xa, index);
+		if (s) {
+			if (s->state == SLICE_READY) {
+				s->pins++;
+				s->referenced = true;
+			} else {
+				list_add_tail(&waiter->node, &s->waiters);
+				s = NULL;
+			}
+			spin_unlock(&cache->lock);
+			if (new)
+				slice_free(cache, new);
+			return s;
+		}
+		spin_unlock(&cache->lock);
+		if (!new) {
+			make_room(cache);
+			new = slice_alloc(cache, kind, index);
+			new->pins = 1;
+			list_add(&waiter->node, &new->waiters);
+		}
+		r = xa_insert(xa, index, new, GFP_NOIO);
+		if (!r)
+			break;
+		if (r != -EBUSY) {
+			list_del(&waiter->node);
+			slice_free(cache, new);
+			return ERR_PTR(r);
+		}
+		list_del(&waiter->node);
+		new->pins = 0;
+		slice_free(cache, new);
+		new = NULL;
+	}
+	spin_lock(&cache->lock);
+	cache->nr++;
+	spin_unlock(&cache->lock);
+	*fresh = new;
+	return NULL;
+}
+
+/**
+ * slice_get_async - get a slice, or be told when it is loaded
+ * @cache: the cache
+ * @kind: SLICE_L2 or SLICE_REFBLOCK
+ * @index: which one
+ * @waiter: called when the load has ended, if the slice was not there
+ *
+ * May sleep for memory (NOIO), not for the read.
+ *
+ * Return: the slice, pinned; NULL when @waiter will be called; or an error.
+ */
+struct slice *slice_get_async(struct table_cache *cache, enum slice_kind kind, u64 index,
+			      struct slice_waiter *waiter)
+{
+	struct slice *fresh, *s;
+
+	s = get_or_insert(cache, kind, index, waiter, &fresh);
+	if (fresh) {
+		INIT_WORK(&fresh->load, slice_load_work);
+		queue_work(cache->wq, &fresh->load);
+	}
+	return s;
+}
+
+struct sync_waiter {
+	struct slice_waiter waiter;
+	struct completion done;
+	int error;
+};
+
+static void sync_waiter_fn(struct slice_waiter *waiter, int error)
+{
+	struct sync_waiter *w = container_of(waiter, struct sync_waiter, waiter);
+
+	w->error = error;
+	complete(&w->done);
+}
+
+/**
+ * slice_get - get a slice, reading it if need be
+ * @cache: the cache
+ * @kind: SLICE_L2 or SLICE_REFBLOCK
+ * @index: which one
+ *
+ * Sleeps.
+ *
+ * Return: the slice, pinned; -ENOENT when the table does not exist; or another error.
+ */
+struct slice *slice_get(struct table_cache *cache, enum slice_kind kind, u64 index)
+{
+	struct sync_waiter w = { .waiter.fn = sync_waiter_fn };
+	struct slice *fresh, *s;
+
+	for (;;) {
+		init_completion(&w.done);
+		s = get_or_insert(cache, kind, index, &w.waiter, &fresh);
+		if (s)
+			return s;
+		if (fresh)
+			slice_load(fresh);
+		wait_for_completion(&w.done);
+		if (w.error)
+			return ERR_PTR(w.error);
+	}
+}
+
+/**
+ * cache_add_zeroed - add the first slice of a table that has just been made
+ * @cache: the cache
+ * @kind: SLICE_L2 or SLICE_REFBLOCK
+ * @index: which one; nobody can be asking for it yet
+ * @pos: its byte position, where zeroes have been written
+ *
+ * Return: the slice, READY, pinned and full of zeroes; or an error.
+ */
+struct slice *cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, u64 index, u64 pos)
+{
+	struct slice *s;
+	int r;
+
+	make_room(cache);
+	s = slice_alloc(cache, kind, index);
+	s->pos = pos;
+	s->pins = 1;
+	s->referenced = true;
+	s->state = SLICE_READY;
+	memset(s->data, 0, SLICE_SIZE);
+	r = xa_insert(kind_xarray(cache, kind), index, s, GFP_NOIO);
+	if (r) {
+		slice_free(cache, s);
+		return ERR_PTR(r);
+	}
+	spin_lock(&cache->lock);
+	cache->nr++;
+	list_add(&s->lru, &cache->lru);
+	spin_unlock(&cache->lock);
+	return s;
+}
+
+/**
+ * slice_pin - take another pin on a slice that is pinned already
+ * @s: the slice
+ */
+void slice_pin(struct slice *s)
+{
+	struct table_cache *cache = &s->img->cache;
+
+	spin_lock(&cache->lock);
+	s->pins++;
+	spin_unlock(&cache->lock);
+}
+
+/**
+ * slice_put - drop a pin
+ * @s: the slice; not to be used afterwards
+ */
+void slice_put(struct slice *s)
+{
+	struct table_cache *cache = &s->img->cache;
+	void *shadow = NULL;
+
+	spin_lock(&cache->lock);
+	if (!--s->pins) {
+		shadow = s->shadow;
+		s->shadow = NULL;
+	}
+	spin_unlock(&cache->lock);
+	if (shadow)
+		mempool_free(shadow, &cache->buffers);
+}
+
+/**
+ * slice_prepare - make sure that a pinned slice can be changed
+ * @s: the slice
+ *
+ * Call it before taking meta_lock.  May wait for a commit to return memory, so the caller must not
+ * hold meta_lock.
+ */
+void slice_prepare(struct slice *s)
+{
+	struct table_cache *cache = &s->img->cache;
+	void *shadow;
+
+	if (READ_ONCE(s->shadow))
+		return;
+	shadow = mempool_alloc(&cache->buffers, GFP_NOWAIT | __GFP_NOWARN);
+	if (!shadow) {
+		commit_kick(s->img);
+		shadow = mempool_alloc(&cache->buffers, GFP_NOIO);
+	}
+	spin_lock(&cache->lock);
+	if (!s->shadow) {
+		s->shadow = shadow;
+		shadow = NULL;
+	}
+	spin_unlock(&cache->lock);
+	if (shadow)
+		mempool_free(shadow, &cache->buffers);
+}
+
+/**
+ * slice_dirty - say that a slice is about to be changed
+ * @s: the slice, pinned and prepared; the caller holds meta_lock
+ */
+void slice_dirty(struct slice *s)
+{
+	struct qcow2_image *img = s->img;
+
+	lockdep_assert_held(&img->meta_lock);
+	if (s->dirty)
+		return;
+	WRITE_ONCE(s->dirty, true);
+	if (!s->writing) {
+		slice_pin(s);
+		if (atomic_inc_return(&img->cache.nr_dirty) == 1)
+			commit_start_timer(img);
+	}
+	list_add_tail(&s->dirty_node, &img->dirty);
+	smp_wmb();	/* before the new entry; pairs with the smp_rmb() in map.c */
+}
+
+static void flat_fill(struct slice **slices, struct qcow2_image *img, enum slice_kind kind,
+		      u64 pos, u32 from, u32 to)
+{
+	u32 i;
+
+	for (i = from; i < to; i++) {
+		struct slice *s = slice_alloc(&img->cache, kind, i);
+
+		s->pins = 1;	/* never evicted: not on the list either */
+		s->pos = pos + (u64)i * SLICE_SIZE;
+		s->state = SLICE_READY;
+		memset(s->data, 0, SLICE_SIZE);
+		slices[i] = s;
+	}
+}
+
+/**
+ * flat_table_load - read a whole table into memory
+ * @t: where to put it
+ * @img: the image
+ * @kind: SLICE_L1 or SLICE_REFTABLE
+ * @pos: its byte position
+ * @nr_entries: its length; what follows it in the last slice belongs to the same cluster, and is
+ *	written back as it was read
+ *
+ * Return: 0 or -errno; on error flat_table_free() cleans up.
+ */
+int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind, u64 pos,
+		    u32 nr_entries)
+{
+	u32 i;
+	int r = 0;
+
+	t->pos = pos;
+	t->nr_entries = nr_entries;
+	t->nr_slices = DIV_ROUND_UP(nr_entries, SLICE_ENTRIES);
+	t->slices = kvcalloc(max(t->nr_slices, 1U), sizeof(*t->slices), GFP_KERNEL);
+	if (!t->slices)
+		return -ENOMEM;
+	flat_fill(t->slices, img, kind, pos, 0, t->nr_slices);
+	for (i = 0; !r && i < t->nr_slices; i++)
+		r = storage_rw_sync(&img->st, REQ_OP_READ, t->slices[i]->pos, t->slices[i]->data,
+				    SLICE_SIZE);
+	return r;
+}
+
+/**
+ * flat_table_grow - make a table longer, in memory
+ * @t: the table
+ * @img: the image; the caller holds alloc_lock, and not meta_lock
+ * @kind: its kind
+ * @nr_entries: its new length; the new entries are zero
+ *
+ * Return: 0 or -ENOMEM, with the table unchanged.
+ */
+int flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
+		    u32 nr_entries)
+{
+	u32 nr = DIV_ROUND_UP(nr_entries, SLICE_ENTRIES);
+	struct slice **old = t->slices, **new;
+
+	new = kvcalloc(nr, sizeof(*new), GFP_NOIO);
+	if (!new)
+		return -ENOMEM;
+	memcpy(new, old, t->nr_slices * sizeof(*new));
+	flat_fill(new, img, kind, t->pos, t->nr_slices, nr);
+	mutex_lock(&img->meta_lock);
+	t->slices = new;
+	t->nr_slices = nr;
+	t->nr_entries = nr_entries;
+	mutex_unlock(&img->meta_lock);
+	kvfree(old);
+	return 0;
+}
+
+/**
+ * flat_table_free - forget a table
+ * @t: the table, loaded or half loaded or never
+ * @img: the image
+ */
+void flat_table_free(struct flat_table *t, struct qcow2_image *img)
+{
+	u32 i;
+
+	for (i = 0; t->slices && i < t->nr_slices; i++)
+		if (t->slices[i])
+			slice_free(&img->cache, t->slices[i]);
+	kvfree(t->slices);
+	t->slices = NULL;
+}
+
+static unsigned long cache_count(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	struct table_cache *cache = shrinker->private_data;
+	int n = READ_ONCE(cache->nr) - atomic_read(&cache->nr_dirty);
+
+	return n > 0 ? n : SHRINK_EMPTY;
+}
+
+static unsigned long cache_scan(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	struct table_cache *cache = shrinker->private_data;
+	unsigned long freed;
+
+	if (!spin_trylock(&cache->lock))
+		return SHRINK_STOP;
+	freed = clock_evict(cache, sc->nr_to_scan, 2 * sc->nr_to_scan);
+	spin_unlock(&cache->lock);
+	return freed ?: SHRINK_STOP;
+}
+
+static unsigned int kib_to_slices(unsigned int kib)
+{
+	return max_t(unsigned int, MIN_SLICES, kib / (SLICE_SIZE / 1024));
+}
+
+/**
+ * cache_resize - change the bound of a cache
+ * @cache: the cache
+ * @max_kib: the new bound, in KiB of tables; raised to a small minimum
+ */
+void cache_resize(struct table_cache *cache, unsigned int max_kib)
+{
+	spin_lock(&cache->lock);
+	cache->max = kib_to_slices(max_kib);
+	spin_unlock(&cache->lock);
+	make_room(cache);
+}
+
+/**
+ * cache_drop - evict everything that is clean and not in use
+ * @cache: the cache
+ */
+void cache_drop(struct table_cache *cache)
+{
+	struct slice *s, *next;
+
+	spin_lock(&cache->lock);
+	list_for_each_entry_safe(s, next, &cache->lru, lru)
+		if (!s->pins)
+			evict(cache, s);
+	spin_unlock(&cache->lock);
+}
+
+/**
+ * cache_init - set up the cache of an image
+ * @cache: the cache, zeroed
+ * @img: its image
+ * @max_kib: bound, in KiB of tables
+ *
+ * Return: 0 or -ENOMEM; cache_exit() must be called either way.
+ */
+int cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int max_kib)
+{
+	int r;
+
+	cache->img = img;
+	xa_init(&cache->l2);
+	xa_init(&cache->refblocks);
+	spin_lock_init(&cache->lock);
+	INIT_LIST_HEAD(&cache->lru);
+	cache->max = kib_to_slices(max_kib);
+	r = mempool_init_slab_pool(&cache->slices, RESERVED_SLICES, slice_slab);
+	if (!r)
+		r = mempool_init_slab_pool(&cache->buffers, RESERVED_BUFFERS, buffer_slab);
+	if (r)
+		return r;
+	cache->wq = alloc_workqueue("qcow2_table", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	if (!cache->wq)
+		return -ENOMEM;
+	cache->shrinker = shrinker_alloc(0, "dm-qcow2:%s", img->name);
+	if (!cache->shrinker)
+		return -ENOMEM;
+	cache->shrinker->count_objects = cache_count;
+	cache->shrinker->scan_objects = cache_scan;
+	cache->shrinker->private_data = cache;
+	shrinker_register(cache->shrinker);
+	return 0;
+}
+
+/**
+ * cache_exit - free a cache and all its slices
+ * @cache: the cache; nothing is loading, pinned or dirty
+ */
+void cache_exit(struct table_cache *cache)
+{
+	if (cache->shrinker)
+		shrinker_free(cache->shrinker);
+	if (cache->wq)
+		destroy_workqueue(cache->wq);
+	cache_drop(cache);
+	WARN_ON_ONCE(cache->nr);
+	rcu_barrier();		/* freed slices go back to the pools */
+	mempool_exit(&cache->slices);
+	mempool_exit(&cache->buffers);
+}
+
+int table_cache_module_init(void)
+{
+	slice_slab = KMEM_CACHE(slice, 0);
+	if (!slice_slab)
+		return -ENOMEM;
+	/* Aligned to its size, so that a buffer never crosses a page and suits any direct I/O. */
+	buffer_slab = kmem_cache_create("qcow2_slice_data", SLICE_SIZE, SLICE_SIZE, 0, NULL);
+	if (!buffer_slab) {
+		kmem_cache_destroy(slice_slab);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+void table_cache_module_exit(void)
+{
+	kmem_cache_destroy(buffer_slab);
+	kmem_cache_destroy(slice_slab);
+}

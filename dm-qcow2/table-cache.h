@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * table-cache.h - the metadata tables of an image in memory, in slices of 4 KiB.
+ *
+ * L2 tables and refcount blocks are cached: their slices are read when first needed, found without
+ * a lock, evicted when clean and unpinned.  The L1 table and the refcount table are held whole
+ * (struct flat_table), as slices that are never evicted, so that changing and writing any table is
+ * one and the same thing.  Entries stay big-endian, as on disk.
+ *
+ * Life of a slice: LOADING (in the xarray, with waiters) -> READY -> evicted and freed after an RCU
+ * grace period; or FAILED (taken out of the xarray at once).
+ *
+ * Invariants:
+ *  - A READY slice's entries are changed only under image.meta_lock, by somebody who holds a pin;
+ *    they are read anywhere, with READ_ONCE, under RCU or a pin.
+ *  - A dirty or writing slice holds a pin, so only clean slices are evicted and what is read from
+ *    disk is never older than what was in memory.
+ *  - @shadow exists from slice_prepare() until the last pin goes, so that a commit that closes a
+ *    generation always has where to put its copy.
+ */
+#ifndef DM_QCOW2_TABLE_CACHE_H
+#define DM_QCOW2_TABLE_CACHE_H
+
+#include <linux/list.h>
+#include <linux/mempool.h>
+#include <linux/shrinker.h>
+#include <linux/spinlock.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+
+struct qcow2_image;
+
+#define SLICE_SHIFT		12
+#define SLICE_SIZE		(1U << SLICE_SHIFT)
+#define SLICE_ENTRY_SHIFT	9		/* 8-byte entries in a slice: 512 */
+#define SLICE_ENTRIES		(1U << SLICE_ENTRY_SHIFT)
+
+enum slice_kind { SLICE_L1, SLICE_L2, SLICE_REFTABLE, SLICE_REFBLOCK };
+enum slice_state { SLICE_LOADING, SLICE_READY, SLICE_FAILED };
+
+/**
+ * struct slice_waiter - somebody who waits for a slice to be loaded
+ * @node:	On the slice's list, under table_cache.lock.
+ * @fn:		Called from a worker when the load has ended; @error is 0 or -errno.  After 0 the
+ *		slice was there, but may have been evicted again.
+ */
+struct slice_waiter {
+	struct list_head node;
+	void (*fn)(struct slice_waiter *waiter, int error);
+};
+
+struct slice {
+	/* Constant once published, but for a refcount table that moves (then: image.meta_lock). */
+	struct qcow2_image *img;
+	u64 pos;			/* byte position in the storage */
+	u64 index;			/* which slice of all tables of its kind */
+	u8 kind;
+	void *data;
+
+	u8 state;			/* written with release by the loader */
+	bool referenced;		/* used since the clock last passed; racy by design */
+	bool suspect;			/* has invalid entries: check each one that is used */
+
+	/* table_cache.lock */
+	unsigned int pins;
+	struct list_head lru;
+	struct list_head waiters;
+	void *shadow;			/* the copy that a commit writes; content: the commit's */
+
+	/* image.meta_lock to change; read without it only as a hint */
+	bool dirty;			/* changed since the open generation began */
+	bool writing;			/* in the generation that is being committed */
+	struct list_head dirty_node;	/* on image.dirty while @dirty */
+	struct list_head commit_node;	/* on the commit's list while @writing; the commit's */
+
+	union {
+		struct work_struct load;	/* while LOADING */
+		struct rcu_head rcu;		/* when freed */
+	};
+};
+
+struct table_cache {
+	struct qcow2_image *img;
+	struct xarray l2;		/* by guest offset / what a slice covers */
+	struct xarray refblocks;	/* by host cluster / what a slice covers */
+	mempool_t slices;
+	mempool_t buffers;		/* SLICE_SIZE each: data and shadows */
+	struct workqueue_struct *wq;	/* loads */
+	struct shrinker *shrinker;
+
+	spinlock_t lock;		/* innermost; taken in process context only */
+	struct list_head lru;		/* READY slices, @lock */
+	unsigned int nr;		/* slices in the xarrays, @lock */
+	unsigned int max;		/* bound on @nr; slices */
+	atomic_t nr_dirty;		/* slices dirty or writing */
+};
+
+/* A table that is held in memory whole. */
+struct flat_table {
+	u64 pos;			/* byte position in the storage */
+	u32 nr_entries;
+	u32 nr_slices;
+	struct slice **slices;
+};
+
+int cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int max_kib);
+void cache_exit(struct table_cache *cache);
+void cache_drop(struct table_cache *cache);
+void cache_resize(struct table_cache *cache, unsigned int max_kib);
+
+struct slice *slice_get(struct table_cache *cache, enum slice_kind kind, u64 index);
+struct slice *slice_get_async(struct table_cache *cache, enum slice_kind kind, u64 index,
+			      struct slice_waiter *waiter);
+struct slice *cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, u64 index,
+			       u64 pos);
+void slice_pin(struct slice *s);
+void slice_put(struct slice *s);
+void slice_prepare(struct slice *s);
+void slice_dirty(struct slice *s);
+
+int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind, u64 pos,
+		    u32 nr_entries);
+int flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
+		    u32 nr_entries);
+void flat_table_free(struct flat_table *t, struct qcow2_image *img);
+
+static inline struct slice *flat_slice(const struct flat_table *t, u32 i)
+{
+	return t->slices[i >> SLICE_ENTRY_SHIFT];
+}
+
+static inline u64 slice_entry(const struct slice *s, unsigned int i)
+{
+	const __be64 *e = s->data;
+
+	return be64_to_cpu(READ_ONCE(e[i & (SLICE_ENTRIES - 1)]));
+}
+
+/*
+ * Under image.meta_lock, with a pin, after slice_prepare() and slice_dirty(): whoever sees the new
+ * entry then also sees that the image is not clean (commit_is_clean()).
+ */
+static inline void slice_set_entry(struct slice *s, unsigned int i, u64 val)
+{
+	__be64 *e = s->data;
+
+	WRITE_ONCE(e[i & (SLICE_ENTRIES - 1)], cpu_to_be64(val));
+}
+
+static inline u64 flat_entry(const struct flat_table *t, u32 i)
+{
+	return slice_entry(flat_slice(t, i), i);
+}
+
+/**
+ * slice_find - a slice that is in memory
+ * @slices: the xarray of its kind
+ * @index: its index
+ *
+ * Caller holds rcu_read_lock(), and uses the slice only inside it.
+ *
+ * Return: the slice, or NULL when it is not there or still loading.
+ */
+static inline struct slice *slice_find(struct xarray *slices, u64 index)
+{
+	struct slice *s = xa_load(slices, index);
+
+	if (!s || smp_load_acquire(&s->state) != SLICE_READY)
+		return NULL;
+	if (!READ_ONCE(s->referenced))
+		WRITE_ONCE(s->referenced, true);
+	return s;
+}
+
+int table_cache_module_init(void);
+void table_cache_module_exit(void);
+
+#endif /* DM_QCOW2_TABLE_CACHE_H */

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * tables.c - the top of the table trees at open, and the checks that every table entry passes.
+ *
+ * Metadata is untrusted: an entry that maps a guest cluster onto the header would let a guest write
+ * the name of its own backing file.  The set of clusters that hold metadata is a maple tree
+ * (image.metadata), read under RCU and changed under its own lock.
+ */
+#include <linux/device-mapper.h>
+#include <linux/sched.h>
+
+#include "image.h"
+
+/**
+ * add_metadata - note that a host range holds metadata
+ * @img: the image
+ * @pos: byte position, cluster-aligned
+ * @len: bytes, rounded up to clusters
+ *
+ * Return: 0, -EEXIST when part of it is noted already, or -ENOMEM.
+ */
+int add_metadata(struct qcow2_image *img, u64 pos, u64 len)
+{
+	unsigned long first = pos >> img->cluster_bits;
+	unsigned long last = (pos + len - 1) >> img->cluster_bits;
+
+	return mtree_insert_range(&img->metadata, first, last, xa_mk_value(1), GFP_NOIO);
+}
+
+/**
+ * remove_metadata - forget the range that begins at @pos
+ * @img: the image
+ * @pos: as given to add_metadata()
+ */
+void remove_metadata(struct qcow2_image *img, u64 pos)
+{
+	mtree_erase(&img->metadata, pos >> img->cluster_bits);
+}
+
+/**
+ * is_metadata - does a host cluster hold metadata?
+ * @img: the image
+ * @pos: a byte position in it
+ */
+bool is_metadata(struct qcow2_image *img, u64 pos)
+{
+	return mtree_load(&img->metadata, pos >> img->cluster_bits) != NULL;
+}
+
+static bool inside(struct qcow2_image *img, u64 pos)
+{
+	return pos < img->st.ops->size(&img->st);
+}
+
+/**
+ * l2_entry_valid - can this L2 entry be followed?
+ * @img: the image
+ * @entry: the entry
+ *
+ * "L2 table entry": offsets aligned and inside the image, reserved bits clear, not on metadata.
+ */
+bool l2_entry_valid(struct qcow2_image *img, u64 entry)
+{
+	u64 host = entry & QCOW2_OFFSET_MASK;
+
+	if (entry & QCOW2_L2_COMPRESSED) {
+		host = entry & ((1ULL << (62 - (img->cluster_bits - 8))) - 1);
+		return !(entry & QCOW2_ENTRY_COPIED) && inside(img, host) &&
+		       !is_metadata(img, host);
+	}
+	if (entry & QCOW2_L2_RESERVED)
+		return false;
+	if (entry & QCOW2_L2_ZERO && img->version < 3)
+		return false;
+	if (!host)
+		return !(entry & QCOW2_ENTRY_COPIED);
+	return !in_cluster(img, host) && inside(img, host) && !is_metadata(img, host);
+}
+
+/**
+ * slice_check - look at what has just been read
+ * @img: the image
+ * @s: a slice that nobody else sees yet
+ *
+ * A slice with an invalid entry stays usable; lookups then judge each entry that they use.
+ */
+void slice_check(struct qcow2_image *img, struct slice *s)
+{
+	unsigned int i;
+
+	if (s->kind != SLICE_L2)
+		return;
+	for (i = 0; i < SLICE_ENTRIES; i++) {
+		u64 e = slice_entry(s, i);
+
+		if (!e || l2_entry_valid(img, e))
+			continue;
+		s->suspect = true;
+		DMERR_LIMIT("%s: invalid L2 entry %#llx for guest offset %llu", img->name, e,
+			    ((s->index << SLICE_ENTRY_SHIFT) + i) << img->cluster_bits);
+		if (is_metadata(img, e & QCOW2_OFFSET_MASK) && e & QCOW2_OFFSET_MASK)
+			image_mark_corrupt(img, "L2 entry maps guest data onto metadata",
+					   e & QCOW2_OFFSET_MASK);
+	}
+}
+
+/**
+ * slice_position - where a slice of an L2 table or refcount block is stored
+ * @img: the image
+ * @kind: SLICE_L2 or SLICE_REFBLOCK; for the latter the caller holds alloc_lock, or its load was
+ *	started by somebody who does and waits
+ * @index: which one
+ * @pos: set to the byte position
+ *
+ * Return: 0, or -ENOENT when the table does not exist.
+ */
+int slice_position(struct qcow2_image *img, enum slice_kind kind, u64 index, u64 *pos)
+{
+	const struct flat_table *top = kind == SLICE_L2 ? &img->l1 : &img->reftable;
+	unsigned int shift = img->cluster_bits - SLICE_SHIFT;
+	u64 table = index >> shift, e;
+
+	if (table >= top->nr_entries)
+		return -ENOENT;
+	e = flat_entry(top, table) & QCOW2_OFFSET_MASK;
+	if (!e)
+		return -ENOENT;
+	*pos = e + ((index & ((1ULL << shift) - 1)) << SLICE_SHIFT);
+	return 0;
+}
+
+static int check_top(struct dm_target *ti, struct qcow2_image *img, const struct flat_table *t,
+		     u64 reserved, const char *what)
+{
+	u32 i;
+	int r;
+
+	for (i = 0; i < t->nr_entries; i++) {
+		u64 e = flat_entry(t, i), pos = e & QCOW2_OFFSET_MASK;
+
+		cond_resched();
+		if (!e)
+			continue;
+		if (e & reserved || in_cluster(img, pos) || !pos || !inside(img, pos)) {
+			DMERR("%s: invalid %s entry %u: %#llx", img->name, what, i, e);
+			ti->error = "Invalid L1 or refcount table entry";
+			return -EINVAL;
+		}
+		r = add_metadata(img, pos, img->cluster_size);
+		if (r == -EEXIST) {
+			DMERR("%s: %s entry %u overlaps other metadata: %#llx", img->name, what, i,
+			      e);
+			ti->error = "Metadata tables overlap";
+			return -EINVAL;
+		}
+		if (r) {
+			ti->error = "Out of memory loading the tables";
+			return r;
+		}
+	}
+	return 0;
+}
+
+/**
+ * tables_load - read the L1 and refcount tables and learn where all metadata is
+ * @ti: for ti->error
+ * @img: the image, its header read
+ *
+ * Return: 0, or an error with ti->error set.
+ */
+int tables_load(struct dm_target *ti, struct qcow2_image *img)
+{
+	const struct qcow2_header *h = img->header;
+	u64 l1_pos = be64_to_cpu(h->l1_table_offset);
+	u32 l1_entries = be32_to_cpu(h->l1_size);
+	u64 rt_pos = be64_to_cpu(h->refcount_table_offset);
+	u32 rt_bytes = be32_to_cpu(h->refcount_table_clusters) << img->cluster_bits;
+	int r;
+
+	r = flat_table_load(&img->l1, img, SLICE_L1, l1_pos, l1_entries);
+	if (!r)
+		r = flat_table_load(&img->reftable, img, SLICE_REFTABLE, rt_pos,
+				    rt_bytes / sizeof(__be64));
+	if (r) {
+		ti->error = "Cannot read the L1 or refcount table";
+		return r;
+	}
+	r = add_metadata(img, 0, img->cluster_size);
+	if (!r && l1_entries)
+		r = add_metadata(img, l1_pos, l1_entries * sizeof(__be64));
+	if (!r)
+		r = add_metadata(img, rt_pos, rt_bytes);
+	if (r) {
+		ti->error = r == -EEXIST ? "Header, L1 table and refcount table overlap" :
+					   "Out of memory loading the tables";
+		return r == -EEXIST ? -EINVAL : r;
+	}
+	r = check_top(ti, img, &img->l1, QCOW2_L1_RESERVED, "L1");
+	if (r)
+		return r;
+	return check_top(ti, img, &img->reftable, QCOW2_REFTABLE_RESERVED, "refcount table");
+}

@@ -1,0 +1,601 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * target.c - the device-mapper target: table line, life cycle, status, messages.
+ *
+ * Takes no locks; DM serialises the constructor, suspend, resume and the destructor of a device.
+ *
+ * Table line:	<nr_layers> <layer>... [<#features> <feature>...]
+ * layer:	qcow2:<path> | raw:<path> | qcow2:fd:<n> | raw:fd:<n>, top first; a path may be followed
+ *		by @<major>:<minor>:<inode>, and then must be that file
+ * features:	read_only, l2_cache_kib <n>, discard_no_unref, no_discard_passdown,
+ *		error_if_no_space
+ */
+#include <linux/ctype.h>
+#include <linux/device-mapper.h>
+#include <linux/kstrtox.h>
+#include <linux/module.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include "alloc.h"
+#include "commit.h"
+#include "compat.h"
+#include "device.h"
+#include "write.h"
+
+#define MAX_CACHE_KIB	(1U << 20)
+
+/* "<major>:<minor>:<inode>" behind the last @, if that is what is there. */
+static void parse_identity(struct layer_spec *spec)
+{
+	char *at = strrchr(spec->path, '@');
+	unsigned int major, minor;
+	unsigned long long ino;
+	int n = 0;
+
+	if (!at || sscanf(at + 1, "%u:%u:%llu%n", &major, &minor, &ino, &n) != 3 || at[1 + n])
+		return;
+	*at = '\0';
+	spec->check = true;
+	spec->dev = MKDEV(major, minor);
+	spec->ino = ino;
+}
+
+static int parse_layer(struct dm_target *ti, const char *arg, struct layer_spec *spec)
+{
+	char *rest;
+
+	memset(spec, 0, sizeof(*spec));
+	rest = strchr(arg, ':');
+	if (!rest || !rest[1]) {
+		ti->error = "Layer is not of the form format:path";
+		return -EINVAL;
+	}
+	if (!strncmp(arg, "raw:", 4)) {
+		spec->raw = true;
+	} else if (strncmp(arg, "qcow2:", 6)) {
+		ti->error = "Unknown layer format: only qcow2 and raw are supported";
+		return -EINVAL;
+	}
+	rest++;
+	if (!strncmp(rest, "fd:", 3)) {
+		if (kstrtoint(rest + 3, 10, &spec->fd) || spec->fd < 0) {
+			ti->error = "Invalid file descriptor";
+			return -EINVAL;
+		}
+		return 0;
+	}
+	if (*rest != '/') {
+		ti->error = "Layer path is not absolute";
+		return -EINVAL;
+	}
+	spec->path = rest;
+	parse_identity(spec);
+	return 0;
+}
+
+static int parse_features(struct dm_target *ti, struct dm_arg_set *as, struct qcow2_features *f)
+{
+	static const struct dm_arg args[] = {
+		{ 0, 16, "Invalid number of feature arguments" },
+		{ 1, MAX_CACHE_KIB, "Invalid l2_cache_kib" },
+	};
+	unsigned int argc;
+	int r;
+
+	if (!as->argc)
+		return 0;
+	r = dm_read_arg_group(args, as, &argc, &ti->error);
+	if (r)
+		return r;
+	while (argc) {
+		const char *name = dm_shift_arg(as);
+
+		argc--;
+		if (!strcasecmp(name, "read_only")) {
+			f->read_only = true;
+		} else if (!strcasecmp(name, "discard_no_unref")) {
+			f->discard_no_unref = true;
+		} else if (!strcasecmp(name, "no_discard_passdown")) {
+			f->no_discard_passdown = true;
+		} else if (!strcasecmp(name, "error_if_no_space")) {
+			f->error_if_no_space = true;
+		} else if (!strcasecmp(name, "l2_cache_kib") && argc) {
+			r = dm_read_arg(args + 1, as, &f->cache_kib, &ti->error);
+			if (r)
+				return r;
+			argc--;
+			f->has_cache_kib = true;
+		} else if (!strcasecmp(name, "snapshot") || !strcasecmp(name, "view") ||
+			   !strcasecmp(name, "data")) {
+			DMERR("feature %s is not supported", name);
+			ti->error = "Feature is not supported by this version";
+			return -EINVAL;
+		} else {
+			DMERR("unrecognised feature %s", name);
+			ti->error = "Unrecognised feature";
+			return -EINVAL;
+		}
+	}
+	if (as->argc) {
+		ti->error = "Too many arguments";
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* The chain that the headers name must be the chain that the table gives. */
+static int check_chain(struct dm_target *ti, struct qcow2_dev *dev)
+{
+	unsigned int i, j, block = 0;
+
+	if (dev->layers[0].img->raw) {
+		ti->error = "Top layer must be qcow2";
+		return -EINVAL;
+	}
+	for (i = 0; i < dev->nr_layers; i++) {
+		struct qcow2_image *img = dev->layers[i].img;
+		bool last = i + 1 == dev->nr_layers;
+
+		block = max(block, img->st.block_size);
+		for (j = 0; j < i; j++) {
+			if (dev->layers[j].img == img) {
+				ti->error = "A layer appears twice";
+				return -EINVAL;
+			}
+		}
+		if (!last && (img->raw || !img->has_backing)) {
+			DMERR("%s: has no backing file, but is not the last layer", img->name);
+			ti->error = "Chain is longer than the headers say";
+			return -EINVAL;
+		}
+		if (last && img->has_backing) {
+			DMERR("%s: has a backing file, but is the last layer", img->name);
+			ti->error = "Chain is shorter than the headers say";
+			return -EINVAL;
+		}
+		if (!last && img->backing_format[0] &&
+		    strcmp(img->backing_format, dev->layers[i + 1].img->raw ? "raw" : "qcow2")) {
+			DMERR("%s: says its backing file is %s", img->name, img->backing_format);
+			ti->error = "Backing format is not what the header says";
+			return -EINVAL;
+		}
+		if (!img->raw)
+			dev->granule = min_not_zero(dev->granule, (u64)img->cluster_size);
+	}
+	for (i = 0; i < dev->nr_layers; i++) {
+		if (!IS_ALIGNED(dev->layers[i].size, block)) {
+			DMERR("%s: size is not a multiple of the block size %u",
+			      dev->layers[i].img->name, block);
+			ti->error = "Layer size is not a multiple of the storage's block size";
+			return -EINVAL;
+		}
+	}
+	return 0;
+}
+
+static void close_layers(struct qcow2_dev *dev)
+{
+	unsigned int i;
+
+	for (i = 0; i < dev->nr_layers; i++)
+		if (dev->layers[i].img)
+			layer_close(dev->ti, &dev->layers[i]);
+}
+
+static int open_layers(struct dm_target *ti, struct qcow2_dev *dev, char **names)
+{
+	unsigned int i;
+	int r;
+
+	for (i = 0; i < dev->nr_layers; i++) {
+		bool write = i == 0 && dev->writable;
+		struct layer_spec spec;
+
+		r = parse_layer(ti, names[i], &spec);
+		if (!r && write && spec.raw) {
+			ti->error = "Top layer must be qcow2";
+			r = -EINVAL;
+		}
+		if (!r)
+			r = layer_open(ti, &dev->layers[i], &spec, write, dev->features.cache_kib);
+		if (r)
+			return r;
+	}
+	r = check_chain(ti, dev);
+	if (r)
+		return r;
+	dev->size = (u64)ti->len << SECTOR_SHIFT;
+	if (ti->len != dev->layers[0].size >> SECTOR_SHIFT) {
+		DMERR("%s: has %llu sectors", dev->layers[0].img->name,
+		      dev->layers[0].size >> SECTOR_SHIFT);
+		ti->error = "Table length is not the virtual size of the image";
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int qcow2_ctr(struct dm_target *ti, unsigned int argc, char **argv)
+{
+	static const struct dm_arg args[] = {
+		{ 1, MAX_LAYERS, "Invalid number of layers" },
+	};
+	struct dm_arg_set as = { .argc = argc, .argv = argv };
+	struct qcow2_dev *dev;
+	unsigned int nr;
+	char **names;
+	int r;
+
+	if (ti->begin) {
+		ti->error = "Target must be the only one of its device";
+		return -EINVAL;
+	}
+	r = dm_read_arg(args, &as, &nr, &ti->error);
+	if (r)
+		return r;
+	if (as.argc < nr) {
+		ti->error = "Not enough layers";
+		return -EINVAL;
+	}
+	names = as.argv;
+	dm_consume_args(&as, nr);
+
+	dev = kzalloc(struct_size(dev, layers, nr), GFP_KERNEL);
+	if (!dev) {
+		ti->error = "Out of memory";
+		return -ENOMEM;
+	}
+	dev->ti = ti;
+	dev->nr_layers = nr;
+	init_llist_head(&dev->missed);
+	INIT_WORK(&dev->miss_work, miss_work);
+	r = parse_features(ti, &as, &dev->features);
+	if (r)
+		goto bad;
+	dev->writable = !dev->features.read_only && dm_table_get_mode(ti->table) & BLK_OPEN_WRITE;
+	r = open_layers(ti, dev, names);
+	if (r)
+		goto bad;
+
+	ti->private = dev;
+	ti->per_io_data_size = sizeof(struct qcow2_io);
+	ti->num_flush_bios = 1;
+	/*
+	 * Also on storage without a volatile cache: a flush is what commits metadata, and the block
+	 * core would not send us any.
+	 */
+	ti->flush_supported = true;
+	if (dev->writable) {
+		ti->num_discard_bios = 1;
+		ti->discards_supported = true;
+		ti->num_write_zeroes_bios = 1;
+	}
+	return 0;
+bad:
+	close_layers(dev);
+	kfree(dev);
+	return r;
+}
+
+static void qcow2_dtr(struct dm_target *ti)
+{
+	struct qcow2_dev *dev = ti->private;
+
+	flush_work(&dev->miss_work);
+	close_layers(dev);
+	kfree(dev);
+}
+
+static int qcow2_map(struct dm_target *ti, struct bio *bio)
+{
+	bio->bi_iter.bi_sector = dm_target_offset(ti, bio->bi_iter.bi_sector);
+	return map_bio(ti->private, bio);
+}
+
+static int qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
+{
+	struct qcow2_io *io = bio_io(bio);
+
+	if (io->commit) {
+		io->commit = false;
+		if (!*error) {
+			struct qcow2_dev *dev = ti->private;
+
+			commit_add_io(dev->layers[0].img, io);
+			return DM_ENDIO_INCOMPLETE;
+		}
+	}
+	if (io->epoch) {
+		epoch_leave(io->epoch);
+		io->epoch = NULL;
+	}
+	return DM_ENDIO_DONE;
+}
+
+static void qcow2_presuspend(struct dm_target *ti)
+{
+	struct qcow2_dev *dev = ti->private;
+
+	if (dev->writable)
+		writer_release_waiting(dev->layers[0].img, dm_noflush_suspending(ti));
+}
+
+static void qcow2_postsuspend(struct dm_target *ti)
+{
+	struct qcow2_dev *dev = ti->private;
+	unsigned int noio = memalloc_noio_save();
+
+	flush_work(&dev->miss_work);
+	if (dev->writable)
+		image_release(dev->layers[0].img, ti);
+	memalloc_noio_restore(noio);
+}
+
+static int qcow2_preresume(struct dm_target *ti)
+{
+	struct qcow2_dev *dev = ti->private;
+	struct qcow2_image *img = dev->layers[0].img;
+	unsigned int noio = memalloc_noio_save();
+	int r;
+
+	if (dev->writable) {
+		img->writer->error_if_no_space = dev->features.error_if_no_space;
+		img->writer->discard_no_unref = dev->features.discard_no_unref;
+		img->alloc->passdown = !dev->features.no_discard_passdown;
+	}
+	if (dev->features.has_cache_kib)
+		cache_resize(&img->cache, dev->features.cache_kib);
+	r = image_claim(img, ti, dev->writable);
+	memalloc_noio_restore(noio);
+	return r;
+}
+
+static const char *mode_word(const struct qcow2_dev *dev)
+{
+	if (!dev->writable)
+		return "ro";
+	switch (image_mode(dev->layers[0].img)) {
+	case MODE_RW:
+		return "rw";
+	case MODE_OUT_OF_SPACE:
+		return "out_of_space";
+	case MODE_READ_ONLY:
+		return "ro";
+	default:
+		return "failed";
+	}
+}
+
+/* A path with what separates words escaped, as dm's own splitting of arguments undoes it. */
+static ssize_t emit_escaped(char *result, unsigned int maxlen, const char *s)
+{
+	unsigned int sz = 0;
+
+	for (; *s; s++) {
+		if (isspace(*s) || *s == '\\')
+			DMEMIT("\\");
+		DMEMIT("%c", *s);
+	}
+	return sz;
+}
+
+static unsigned int emit_layer(const struct qcow2_layer *layer, char *result, unsigned int maxlen)
+{
+	struct qcow2_image *img = layer->img;
+	const struct file *file = img->st.file;
+	unsigned int sz = 0;
+
+	DMEMIT(" %s:", img->raw ? "raw" : "qcow2");
+	if (d_unlinked(file->f_path.dentry)) {
+		DMEMIT("fd:-");
+		return sz;
+	}
+	sz += emit_escaped(result + sz, maxlen - sz, img->name);
+	DMEMIT("@%u:%u:%llu", MAJOR(img->key_dev), MINOR(img->key_dev), img->key_ino);
+	return sz;
+}
+
+static void emit_table(struct qcow2_dev *dev, char *result, unsigned int maxlen)
+{
+	const struct qcow2_features *f = &dev->features;
+	unsigned int i, sz = 0, argc;
+
+	DMEMIT("%u", dev->nr_layers);
+	for (i = 0; i < dev->nr_layers; i++)
+		sz += emit_layer(&dev->layers[i], result + sz, maxlen - sz);
+	argc = f->read_only + f->discard_no_unref + f->no_discard_passdown +
+	       f->error_if_no_space + 2 * f->has_cache_kib;
+	if (!argc)
+		return;
+	DMEMIT(" %u", argc);
+	if (f->read_only)
+		DMEMIT(" read_only");
+	if (f->has_cache_kib)
+		DMEMIT(" l2_cache_kib %u", f->cache_kib);
+	if (f->discard_no_unref)
+		DMEMIT(" discard_no_unref");
+	if (f->no_discard_passdown)
+		DMEMIT(" no_discard_passdown");
+	if (f->error_if_no_space)
+		DMEMIT(" error_if_no_space");
+}
+
+static void emit_info(struct qcow2_dev *dev, char *result, unsigned int maxlen)
+{
+	struct qcow2_image *img = dev->layers[0].img;
+	u64 total = DIV_ROUND_UP_ULL(dev->size, img->cluster_size);
+	bool corrupt = READ_ONCE(img->corrupt), dirty = false;
+	unsigned int sz = 0;
+
+	DMEMIT("%s ", mode_word(dev));
+	if (img->alloc) {
+		DMEMIT("%llu/%llu %llu", READ_ONCE(img->alloc->nr_used), total,
+		       img->st.ops->used(&img->st, READ_ONCE(img->alloc->end) <<
+					 img->cluster_bits));
+		dirty = !commit_is_clean(img);
+	} else {
+		DMEMIT("-/%llu %llu", total, img->st.ops->used(&img->st,
+							       img->st.ops->size(&img->st)));
+	}
+	DMEMIT(" %u/%u ", READ_ONCE(img->cache.nr) * (SLICE_SIZE / 1024),
+	       READ_ONCE(img->cache.max) * (SLICE_SIZE / 1024));
+	if (corrupt || dirty)
+		DMEMIT("%s%s%s", corrupt ? "corrupt" : "", corrupt && dirty ? "," : "",
+		       dirty ? "uncommitted" : "");
+	else
+		DMEMIT("-");
+}
+
+static void qcow2_status(struct dm_target *ti, status_type_t type, unsigned int flags,
+			 char *result, unsigned int maxlen)
+{
+	struct qcow2_dev *dev = ti->private;
+	unsigned int sz = 0;
+
+	switch (type) {
+	case STATUSTYPE_INFO:
+		emit_info(dev, result, maxlen);
+		break;
+	case STATUSTYPE_TABLE:
+		emit_table(dev, result, maxlen);
+		break;
+	case STATUSTYPE_IMA:
+		DMEMIT_TARGET_NAME_VERSION(ti->type);
+		DMEMIT(",layers=%u,read_only=%c;", dev->nr_layers, dev->writable ? 'n' : 'y');
+		break;
+	}
+}
+
+static int qcow2_message(struct dm_target *ti, unsigned int argc, char **argv, char *result,
+			 unsigned int maxlen)
+{
+	struct qcow2_dev *dev = ti->private;
+	struct qcow2_image *img = dev->layers[0].img;
+
+	if (argc == 1 && !strcasecmp(argv[0], "drop_cache")) {
+		unsigned int i;
+
+		for (i = 0; i < dev->nr_layers; i++)
+			if (!dev->layers[i].img->raw)
+				cache_drop(&dev->layers[i].img->cache);
+		return 0;
+	}
+	if (argc == 1 && !strcasecmp(argv[0], "commit")) {
+		if (!dev->writable) {
+			DMERR("%s: commit: device is read-only", img->name);
+			return -EROFS;
+		}
+		return commit_now(img);
+	}
+	if (argc == 1 && !strcasecmp(argv[0], "grown")) {
+		if (dev->writable)
+			writer_space_freed(img);
+		return 0;
+	}
+	DMERR("unrecognised message %s", argv[0]);
+	return -EINVAL;
+}
+
+static int qcow2_iterate_devices(struct dm_target *ti, iterate_devices_callout_fn fn, void *data)
+{
+	struct qcow2_dev *dev = ti->private;
+	unsigned int i;
+	int r = 0;
+
+	for (i = 0; i < dev->nr_layers && !r; i++) {
+		struct dm_dev *d = dev->layers[i].dev;
+
+		if (d)
+			r = fn(ti, d, 0, bdev_nr_sectors(d->bdev), data);
+	}
+	return r;
+}
+
+static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
+{
+	struct qcow2_dev *dev = ti->private;
+	struct qcow2_image *top = dev->layers[0].img;
+	unsigned int i;
+
+	for (i = 0; i < dev->nr_layers; i++) {
+		const struct qcow2_storage *st = &dev->layers[i].img->st;
+
+		limits->logical_block_size = max(limits->logical_block_size, st->block_size);
+		limits->dma_alignment = max(limits->dma_alignment, st->mem_align - 1);
+	}
+	limits->physical_block_size = max(limits->physical_block_size, limits->logical_block_size);
+	limits->io_min = max(limits->io_min, limits->physical_block_size);
+	limits->io_opt = max(limits->io_opt, top->cluster_size);
+	if (dev->writable) {
+		limits->discard_granularity = top->cluster_size;
+		limits->max_hw_discard_sectors = UINT_MAX >> SECTOR_SHIFT;
+		compat_set_write_zeroes(limits, UINT_MAX >> SECTOR_SHIFT);
+	} else {
+		limits->max_hw_discard_sectors = 0;
+		compat_set_write_zeroes(limits, 0);
+	}
+}
+
+static struct target_type qcow2_target = {
+	.name = "qcow2",
+	.version = { 1, 0, 0 },
+	.features = DM_TARGET_SINGLETON | DM_TARGET_NOWAIT,
+	.module = THIS_MODULE,
+	.ctr = qcow2_ctr,
+	.dtr = qcow2_dtr,
+	.map = qcow2_map,
+	.end_io = qcow2_end_io,
+	.presuspend = qcow2_presuspend,
+	.postsuspend = qcow2_postsuspend,
+	.preresume = qcow2_preresume,
+	.status = qcow2_status,
+	.message = qcow2_message,
+	.iterate_devices = qcow2_iterate_devices,
+	.io_hints = qcow2_io_hints,
+};
+
+static int __init qcow2_init(void)
+{
+	int r;
+
+	r = storage_module_init();
+	if (r)
+		return r;
+	cow_module_init();
+	r = table_cache_module_init();
+	if (r)
+		goto bad_cache;
+	r = commit_module_init();
+	if (r)
+		goto bad_commit;
+	r = writer_module_init();
+	if (r)
+		goto bad_writer;
+	r = dm_register_target(&qcow2_target);
+	if (!r)
+		return 0;
+	writer_module_exit();
+bad_writer:
+	commit_module_exit();
+bad_commit:
+	table_cache_module_exit();
+bad_cache:
+	storage_module_exit();
+	return r;
+}
+
+static void __exit qcow2_exit(void)
+{
+	dm_unregister_target(&qcow2_target);
+	writer_module_exit();
+	commit_module_exit();
+	table_cache_module_exit();
+	storage_module_exit();
+}
+
+module_init(qcow2_init);
+module_exit(qcow2_exit);
+
+MODULE_DESCRIPTION("QCOW2 images as device-mapper devices");
+MODULE_AUTHOR("The qcow2attach developers");
+MODULE_LICENSE("GPL");

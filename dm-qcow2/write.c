@@ -1,0 +1,603 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * write.c - the writer: allocating writes from the bio that needs one to the new mapping.
+ *
+ * How a write that finds no cluster of its own goes:
+ *  1. start_allocating(): make sure the L2 table exists, take a host cluster, decide what the rest
+ *     of the cluster must be filled with.  One operation per guest cluster: later bios of that
+ *     cluster wait on it, and mostly find a cluster of their own afterwards.
+ *  2. cow.c: write the guest's data, and what fills the cluster, in one I/O where it can be.
+ *  3. finish_op(): when that has completed, enter the mapping in memory and end the bio.  The
+ *     mapping reaches the disk with the next commit; a FUA bio waits for that.
+ *
+ * Takes meta_lock to change mappings, and alloc_lock through alloc_cluster().
+ */
+#include <linux/device-mapper.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include "alloc.h"
+#include "compat.h"
+#include "write.h"
+
+#define MAX_OPS			256
+#define RESERVED_OPS		4
+#define RESERVED_BUFFERS	2
+#define SPACE_POLL		HZ
+#define SPACE_TIMEOUT		(60 * HZ)
+
+static struct kmem_cache *op_slab;
+
+/* Try again when an operation or a commit has ended. */
+void stall_io(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	list_add_tail(&io->node, &w->stalled);
+	commit_kick(w->img);
+}
+
+struct cow_op *find_busy(struct qcow2_writer *w, u64 cluster)
+{
+	struct cow_op *op;
+
+	hash_for_each_possible(w->busy, op, busy, cluster)
+		if (op->cluster == cluster)
+			return op;
+	return NULL;
+}
+
+/* A bio is done as far as the writer is concerned. */
+void finish_io(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	if (io_bio(io)->bi_opf & REQ_FUA && !commit_is_clean(w->img))
+		commit_add_io(w->img, io);
+	else
+		end_io(io, BLK_STS_OK);
+}
+
+/* There was no cluster for @io. */
+void failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
+{
+	struct qcow2_image *img = w->img;
+
+	if (error == -ENOMEM) {
+		stall_io(w, io);
+		return;
+	}
+	if (error != -ENOSPC) {
+		end_io(io, errno_to_blk_status(error));
+		return;
+	}
+	if (commit_frees_pending(img)) {
+		/* Space is on its way. */
+		list_add_tail(&io->node, &w->no_space);
+		commit_kick(img);
+		return;
+	}
+	if (image_mode(img) == MODE_RW) {
+		w->last_limit = img->st.ops->limit(&img->st);
+		w->no_space_since = jiffies;
+		w->expired = false;
+		image_set_mode(img, MODE_OUT_OF_SPACE, "no free cluster and no room to grow");
+	}
+	if (w->error_if_no_space || READ_ONCE(w->release) || w->expired) {
+		end_io(io, BLK_STS_NOSPC);
+		return;
+	}
+	list_add_tail(&io->node, &w->no_space);
+	queue_delayed_work(w->wq, &w->space_poll, SPACE_POLL);
+}
+
+/* The L2 table of L1 entry @i does not exist: make it, full of zeroes on disk. */
+static int add_l2_table(struct qcow2_image *img, u32 i)
+{
+	struct slice *l1 = flat_slice(&img->l1, i);
+	bool zeroed;
+	u64 pos;
+	int r;
+
+	r = alloc_cluster(img, &pos, &zeroed);
+	if (r)
+		return r;
+	if (!zeroed)
+		r = storage_zero_sync(&img->st, pos, img->cluster_size);
+	if (!r)
+		r = add_metadata(img, pos, img->cluster_size);
+	if (r)
+		return r == -EEXIST ? -EIO : r;
+	slice_prepare(l1);
+	mutex_lock(&img->meta_lock);
+	slice_dirty(l1);
+	slice_set_entry(l1, i, pos | QCOW2_ENTRY_COPIED);
+	mutex_unlock(&img->meta_lock);
+	return 0;
+}
+
+/* The L2 slice for @goff, pinned and ready to be changed. */
+struct slice *get_l2(struct qcow2_image *img, u64 goff)
+{
+	u32 i = goff >> (img->cluster_bits + img->l2_bits);
+	struct slice *s;
+	int r;
+
+	if (!(flat_entry(&img->l1, i) & QCOW2_OFFSET_MASK)) {
+		r = add_l2_table(img, i);
+		if (r)
+			return ERR_PTR(r);
+	}
+	s = slice_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+	if (!IS_ERR(s))
+		slice_prepare(s);
+	return s;
+}
+
+/*
+ * What must a part of a cluster be filled with, seen from layer @from of the chain?  Returns
+ * FILL_ZERO or FILL_COPY; or -EAGAIN when the bio has been parked on a slice that tells.
+ */
+static int judge_fill(struct qcow2_io *io, unsigned int from, u64 goff, u64 len)
+{
+	struct extent ext;
+
+	while (len) {
+		chain_lookup(io->dev, from, goff, len, &ext);
+		if (ext.type == EXTENT_MISS) {
+			park_io(io, ext.img, goff);
+			return -EAGAIN;
+		}
+		if (ext.type != EXTENT_ZERO)
+			return FILL_COPY;
+		goff += ext.len;
+		len -= ext.len;
+	}
+	return FILL_ZERO;
+}
+
+static void start_op(struct qcow2_writer *w, struct cow_op *op, struct qcow2_io *io, u64 goff,
+		     u32 len)
+{
+	op->io = io;
+	op->cluster = goff >> w->img->cluster_bits;
+	op->start = in_cluster(w->img, goff);
+	op->len = len;
+	op->epoch = epoch_enter(&w->img->epoch);
+	hash_add(w->busy, &op->busy, op->cluster);
+	w->nr_ops++;
+	op_start(w, op);
+}
+
+/**
+ * start_allocating - start an operation that gives a guest cluster a host cluster of its own
+ * @w: the writer
+ * @io: the bio; not owned by the caller afterwards, whatever the result
+ * @goff: guest offset of what is written, in one cluster
+ * @len: its length
+ * @zeroes: write zeroes, not the bio's data
+ * @ext: what image_lookup() said about @goff; not EXTENT_MISS
+ *
+ * Return: 0 if the operation was started, -EAGAIN if the bio waits for something.
+ */
+int start_allocating(struct qcow2_writer *w, struct qcow2_io *io, u64 goff, u32 len, bool zeroes,
+		     const struct extent *ext)
+{
+	struct qcow2_image *img = w->img;
+	u32 head = in_cluster(img, goff), tail = img->cluster_size - head - len;
+	bool reuse = ext->type == EXTENT_ZERO && ext->own && ext->host;
+	unsigned int from = ext->type == EXTENT_UNALLOCATED ? 1 : 0;
+	u64 start = goff - head;
+	int fill = FILL_NONE, r;
+	struct cow_op *op;
+	struct slice *l2;
+	bool zeroed = false;
+
+	if (ext->type == EXTENT_ZERO)
+		fill = FILL_ZERO;
+	else if (head || tail)
+		fill = judge_fill(io, from, start, img->cluster_size);
+	if (fill < 0)
+		return -EAGAIN;
+
+	/* From here on: all resources, or none. */
+	if (w->nr_ops >= MAX_OPS)
+		goto stall;
+	op = op_alloc(w, true, fill == FILL_COPY);
+	if (!op)
+		goto stall;
+	l2 = get_l2(img, goff);
+	if (IS_ERR(l2)) {
+		op_free(w, op);
+		failed_alloc(w, io, PTR_ERR(l2));
+		return -EAGAIN;
+	}
+	op->l2 = l2;
+	if (reuse) {
+		op->host = ext->host;
+	} else {
+		r = alloc_cluster(img, &op->host, &zeroed);
+		if (r) {
+			op_free(w, op);
+			failed_alloc(w, io, r);
+			return -EAGAIN;
+		}
+		op->new_cluster = true;
+	}
+	if (fill == FILL_ZERO && zeroed)
+		fill = FILL_NONE;
+	op->fill = fill;
+	op->remap = true;
+	if (zeroes)
+		op->payload = zeroed && fill == FILL_NONE ? PAYLOAD_NONE : PAYLOAD_ZEROES;
+	if (unlikely(image_mode(img) == MODE_OUT_OF_SPACE))
+		image_set_mode(img, MODE_RW, "there is room");
+	start_op(w, op, io, goff, len);
+	return 0;
+stall:
+	stall_io(w, io);
+	return -EAGAIN;
+}
+
+/**
+ * start_in_place - start an operation that writes zeroes to part of an own cluster
+ * @w: the writer
+ * @io: the bio; not owned by the caller afterwards
+ * @goff: guest offset
+ * @len: bytes, inside one cluster
+ * @ext: EXTENT_DATA, own
+ *
+ * Return: 0 if the operation was started, -EAGAIN if the bio waits.
+ */
+int start_in_place(struct qcow2_writer *w, struct qcow2_io *io, u64 goff, u32 len,
+		   const struct extent *ext)
+{
+	struct cow_op *op;
+
+	op = w->nr_ops < MAX_OPS ? op_alloc(w, false, false) : NULL;
+	if (!op) {
+		stall_io(w, io);
+		return -EAGAIN;
+	}
+	op->host = ext->host - in_cluster(w->img, goff);
+	op->payload = PAYLOAD_ZEROES;
+	start_op(w, op, io, goff, len);
+	return 0;
+}
+
+static void process_write(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	struct qcow2_image *img = w->img;
+	struct bio *bio = io_bio(io);
+	u64 goff = io_start(io);
+	struct extent ext;
+
+	/* In no epoch: only the writer changes mappings, so what it finds cannot go away. */
+	image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
+	if (ext.type == EXTENT_DATA && ext.own) {
+		/* The usual case after waiting for an operation on the same cluster. */
+		resume_io(io);
+		return;
+	}
+	switch (ext.type) {
+	case EXTENT_MISS:
+		park_io(io, img, goff);
+		break;
+	case EXTENT_INVALID:
+		end_io(io, BLK_STS_IOERR);
+		break;
+	default:
+		start_allocating(w, io, goff, bio->bi_iter.bi_size, false, &ext);
+	}
+}
+
+static void process(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	struct bio *bio = io_bio(io);
+	struct cow_op *op;
+
+	if (image_mode(w->img) >= MODE_READ_ONLY) {
+		end_io(io, BLK_STS_IOERR);
+		return;
+	}
+	if (commit_pressure(w->img)) {
+		stall_io(w, io);
+		return;
+	}
+	op = find_busy(w, (bio_op(bio) == REQ_OP_WRITE ? io_start(io) : io->pos) >>
+		       w->img->cluster_bits);
+	if (op) {
+		list_add_tail(&io->node, &op->waiters);
+		return;
+	}
+	switch (bio_op(bio)) {
+	case REQ_OP_WRITE:
+		process_write(w, io);
+		break;
+	case REQ_OP_DISCARD:
+		process_discard(w, io);
+		break;
+	default:
+		process_write_zeroes(w, io);
+	}
+}
+
+static void process_list(struct qcow2_writer *w, struct list_head *ios)
+{
+	struct qcow2_io *io, *next;
+
+	list_for_each_entry_safe(io, next, ios, node)
+		process(w, io);
+}
+
+/**
+ * free_l2_reference - an L2 entry is replaced: its clusters lose a reference
+ * @img: the image; the caller holds meta_lock
+ * @freed: from freed_alloc(); one extent is enough
+ * @entry: the old entry
+ *
+ * "Compressed clusters": the data covers part of one host cluster or of two adjacent ones, and each
+ * counts it.
+ */
+void free_l2_reference(struct qcow2_image *img, struct freed_extent **freed, u64 entry)
+{
+	u64 first, last;
+
+	if (entry & QCOW2_L2_COMPRESSED) {
+		u64 pos;
+		u32 len;
+
+		compressed_range(img, entry, &pos, &len);
+		first = pos >> img->cluster_bits;
+		last = (pos + len - 1) >> img->cluster_bits;
+	} else {
+		first = (entry & QCOW2_OFFSET_MASK) >> img->cluster_bits;
+		last = first;
+	}
+	for (; first && first <= last; first++)
+		freed_add(img, freed, first);
+}
+
+/* The data is written: map it. */
+static void enter_mapping(struct qcow2_writer *w, struct cow_op *op)
+{
+	struct qcow2_image *img = w->img;
+	u32 i = op->cluster & (SLICE_ENTRIES - 1);
+	u64 old, val = op->host | QCOW2_ENTRY_COPIED;
+
+	mutex_lock(&img->meta_lock);
+	old = slice_entry(op->l2, i);
+	slice_dirty(op->l2);
+	slice_set_entry(op->l2, i, val);
+	if (op->new_cluster)
+		free_l2_reference(img, &op->freed, old);
+	mutex_unlock(&img->meta_lock);
+}
+
+static void finish_op(struct qcow2_writer *w, struct cow_op *op)
+{
+	struct qcow2_image *img = w->img;
+	struct qcow2_io *io = op->io;
+	LIST_HEAD(waiters);
+
+	if (!op->error && op->remap) {
+		enter_mapping(w, op);
+	} else if (op->error && op->new_cluster) {
+		mutex_lock(&img->meta_lock);
+		freed_add(img, &op->freed, op->host >> img->cluster_bits);
+		mutex_unlock(&img->meta_lock);
+	}
+	hash_del(&op->busy);
+	w->nr_ops--;
+	w->wake = true;
+	list_splice(&op->waiters, &waiters);
+	epoch_leave(op->epoch);
+
+	if (op->error) {
+		end_io(io, errno_to_blk_status(op->error));
+	} else if (bio_op(io_bio(io)) == REQ_OP_WRITE) {
+		finish_io(w, io);
+	} else {
+		io->pos += op->len;
+		list_add(&io->node, &waiters);
+	}
+	op_free(w, op);
+	process_list(w, &waiters);
+}
+
+static void take_list(struct list_head *from, bool *flag, struct list_head *to)
+{
+	if (xchg(flag, false))
+		list_splice_tail_init(from, to);
+}
+
+static void give_up(struct qcow2_writer *w, struct list_head *ios)
+{
+	struct qcow2_io *io, *next;
+
+	list_for_each_entry_safe(io, next, ios, node)
+		end_io(io, w->release && w->noflush ? BLK_STS_DM_REQUEUE : BLK_STS_NOSPC);
+}
+
+static void writer_work(struct work_struct *work)
+{
+	struct qcow2_writer *w = container_of(work, struct qcow2_writer, work);
+	unsigned int noio = memalloc_noio_save();
+	struct qcow2_io *io, *next_io;
+	struct cow_op *op, *next;
+	struct llist_node *list;
+	struct blk_plug plug;
+	LIST_HEAD(ios);
+
+	blk_start_plug(&plug);
+	list = llist_reverse_order(llist_del_all(&w->finished));
+	llist_for_each_entry_safe(op, next, list, finished)
+		if (!op_continue(w, op))
+			finish_op(w, op);
+	if (READ_ONCE(w->release) || READ_ONCE(w->expired)) {
+		list_splice_init(&w->no_space, &ios);
+		give_up(w, &ios);
+		INIT_LIST_HEAD(&ios);
+	}
+	take_list(&w->stalled, &w->wake, &ios);
+	take_list(&w->no_space, &w->space, &ios);
+	list = llist_reverse_order(llist_del_all(&w->incoming));
+	llist_for_each_entry_safe(io, next_io, list, lnode)
+		list_add_tail(&io->node, &ios);
+	process_list(w, &ios);
+	blk_finish_plug(&plug);
+	if (w->wake && !list_empty(&w->stalled))
+		queue_work(w->wq, &w->work);
+	memalloc_noio_restore(noio);
+}
+
+/**
+ * writer_add - hand a bio to the writer
+ * @img: a writable image
+ * @io: a write that needs an allocation, cut to one cluster; or a DISCARD or WRITE_ZEROES
+ *
+ * Any context.
+ */
+void writer_add(struct qcow2_image *img, struct qcow2_io *io)
+{
+	if (llist_add(&io->lnode, &img->writer->incoming))
+		queue_work(img->writer->wq, &img->writer->work);
+}
+
+/**
+ * writer_wake - a commit has ended: what was stalled can go on
+ * @img: a writable image
+ */
+void writer_wake(struct qcow2_image *img)
+{
+	WRITE_ONCE(img->writer->wake, true);
+	queue_work(img->writer->wq, &img->writer->work);
+}
+
+/**
+ * writer_space_freed - there may be free clusters again
+ * @img: a writable image
+ */
+void writer_space_freed(struct qcow2_image *img)
+{
+	if (image_mode(img) == MODE_OUT_OF_SPACE)
+		image_set_mode(img, MODE_RW, "clusters were freed or the storage grew");
+	WRITE_ONCE(img->writer->space, true);
+	writer_wake(img);
+}
+
+static void space_poll(struct work_struct *work)
+{
+	struct qcow2_writer *w = container_of(to_delayed_work(work), struct qcow2_writer,
+					      space_poll);
+	struct qcow2_image *img = w->img;
+
+	if (image_mode(img) != MODE_OUT_OF_SPACE)
+		return;
+	/* A file has no size that tells: its filesystem is simply asked again. */
+	if (!img->st.bdev || img->st.ops->limit(&img->st) > w->last_limit) {
+		WRITE_ONCE(w->space, true);
+		writer_wake(img);
+	}
+	if (time_after(jiffies, w->no_space_since + SPACE_TIMEOUT) && !w->expired) {
+		DMERR("%s: no space for %u seconds: failing writes", img->name,
+		      SPACE_TIMEOUT / HZ);
+		WRITE_ONCE(w->expired, true);
+		queue_work(w->wq, &w->work);
+	}
+	queue_delayed_work(w->wq, &w->space_poll, SPACE_POLL);
+}
+
+/**
+ * writer_release_waiting - end the bios that wait for space
+ * @img: a writable image that is being suspended
+ * @noflush: give them back to DM instead of failing them
+ *
+ * Until writer_resume() such bios are ended as soon as they come.
+ */
+void writer_release_waiting(struct qcow2_image *img, bool noflush)
+{
+	cancel_delayed_work_sync(&img->writer->space_poll);
+	img->writer->noflush = noflush;
+	WRITE_ONCE(img->writer->release, true);
+	queue_work(img->writer->wq, &img->writer->work);
+}
+
+/**
+ * writer_flush - wait until the writer has nothing to do
+ * @img: a writable image; no bio is coming
+ */
+void writer_flush(struct qcow2_image *img)
+{
+	cancel_delayed_work_sync(&img->writer->space_poll);
+	do {
+		flush_work(&img->writer->work);
+	} while (READ_ONCE(img->writer->nr_ops));
+}
+
+/**
+ * writer_resume - take bios again
+ * @img: a writable image
+ */
+void writer_resume(struct qcow2_image *img)
+{
+	WRITE_ONCE(img->writer->release, false);
+	writer_space_freed(img);
+}
+
+/**
+ * writer_init - set up
+ * @img: the image
+ *
+ * Return: 0 or -ENOMEM; writer_exit() must be called either way.
+ */
+int writer_init(struct qcow2_image *img)
+{
+	struct qcow2_writer *w = kzalloc(sizeof(*w), GFP_KERNEL);
+	int r;
+
+	if (!w)
+		return -ENOMEM;
+	img->writer = w;
+	w->img = img;
+	init_llist_head(&w->incoming);
+	init_llist_head(&w->finished);
+	hash_init(w->busy);
+	INIT_LIST_HEAD(&w->stalled);
+	INIT_LIST_HEAD(&w->no_space);
+	INIT_WORK(&w->work, writer_work);
+	INIT_DELAYED_WORK(&w->space_poll, space_poll);
+	r = mempool_init_slab_pool(&w->ops, RESERVED_OPS, op_slab);
+	if (!r)
+		r = mempool_init_page_pool(&w->buffers, RESERVED_BUFFERS, COPY_ORDER);
+	if (r)
+		return r;
+	w->wq = alloc_workqueue("qcow2_writer", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	return w->wq ? 0 : -ENOMEM;
+}
+
+/**
+ * writer_exit - tear down
+ * @img: the image, quiet
+ */
+void writer_exit(struct qcow2_image *img)
+{
+	struct qcow2_writer *w = img->writer;
+
+	if (!w)
+		return;
+	cancel_delayed_work_sync(&w->space_poll);
+	if (w->wq)
+		destroy_workqueue(w->wq);
+	mempool_exit(&w->buffers);
+	mempool_exit(&w->ops);
+	kfree(w);
+	img->writer = NULL;
+}
+
+int writer_module_init(void)
+{
+	op_slab = KMEM_CACHE(cow_op, 0);
+	return op_slab ? 0 : -ENOMEM;
+}
+
+void writer_module_exit(void)
+{
+	kmem_cache_destroy(op_slab);
+}
