@@ -40,6 +40,7 @@ def parse(argv):
             s.add_argument("cmd", nargs="+", metavar="CMD")
     s = sub.add_parser("chroot", help="run a command in the Debian 13 root, the project at /repo")
     s.add_argument("cmd", nargs="+", metavar="CMD")
+    sub.add_parser("host-build", help="build for the kernel that runs here, not in a guest")
     sub.add_parser("static", help="run the static checks alone")
     s = sub.add_parser("check", help="run all tests and add them up")
     s.add_argument("--full", action="store_true", help="all tests on all kernels")
@@ -69,6 +70,8 @@ def main(argv):
         os.makedirs(guest.OUT, exist_ok=True)
         return subprocess.run(rootfs.enter(["sh", "-c", 'cd /repo && exec "$@"', "sh"] + args.cmd,
                                            [(guest.OUT, "/out")])).returncode
+    if args.verb == "host-build":
+        return build.host_build()
     if args.verb == "static":
         import source
         os.makedirs(os.path.join(guest.OUT, "check"), exist_ok=True)
