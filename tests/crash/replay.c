@@ -4,36 +4,32 @@
  * and at every flush looks at many of the disks that a power cut could have left,
  * i.e. all that was flushed plus some of what was not, torn at 512 bytes.
  *
- * Owns the replayed storage, an undo list for the subsets, and what it knows of
- * the last whole state, so that for a subset only what differs is compared.
- * One thread, no locks.
+ * With --command the storage is a file system that holds the image: each state is
+ * written to a file and the command judges it, given that file and one with the
+ * marks so far.  Those states are many and slow, so --percent takes a sample.
+ *
+ * Owns the replayed storage and an undo list for the subsets.  One thread, no locks.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include "../progs/sector.h"
-#include "journal.h"
+#include "files.h"
+#include "judge.h"
 #include "logwrites.h"
-#include "qcow2.h"
 
 #define MAX_FAILURES	5
+#define PAGE		4096
 
 static struct {
 	uint64_t seed;
 	unsigned int subsets;
 	unsigned int qemu_every;	/* states between two runs of qemu-img; 0: never */
+	unsigned int percent;		/* of the states are judged */
 	bool every_write, discard_zeroes;
-	const char *base, *log, *journal, *initial, *backing, *qemu_img, *keep;
-} options = { .seed = 1, .subsets = 20 };
+	const char *base, *log, *journal, *initial, *backing, *qemu_img, *keep, *command;
+} options = { .seed = 1, .subsets = 20, .percent = 100 };
 
 struct undo {
 	uint64_t sector;
@@ -43,28 +39,20 @@ struct undo {
 static struct {
 	uint8_t *data;			/* the storage */
 	uint64_t size;
-	struct qcow2 image;
-	unsigned int cluster_bits;	/* as the base image has it, and all must */
-	const uint8_t *backing;
-	uint64_t backing_sectors;
-	struct journal journal;
+	uint8_t *used;			/* per page: may hold something other than zeroes */
+	struct judge judge;
 	struct log log;
-	uint64_t *known;		/* per guest cluster: mapping of the whole state */
-	uint8_t *touched;		/* per host cluster: changed by the subset applied now */
 	struct undo *undo;
 	size_t nr_undo, room_undo;
 	uint64_t *pending;		/* log entries written but not flushed */
 	unsigned int nr_pending;
 	uint64_t rng;
+	uint64_t sample;		/* random numbers of their own, so that a sample moves nothing */
+	FILE *marks;			/* for the command */
+	bool begun;			/* the workload has; before that a file system is being filled */
 	unsigned int states, failures, qemu_runs;
 	unsigned int most_leaks;
 } world;
-
-static void __attribute__((noreturn)) bad(const char *path, const char *what)
-{
-	fprintf(stderr, "replay: %s: %s\n", path, what);
-	exit(2);
-}
 
 static uint64_t random_below(uint64_t bound)
 {
@@ -72,79 +60,36 @@ static uint64_t random_below(uint64_t bound)
 	return sector_mix(world.rng) % bound;
 }
 
-static const uint8_t *map_file(const char *path, uint64_t *bytes, int flags)
-{
-	int fd = open(path, O_RDONLY);
-	struct stat st;
-	void *map;
-
-	if (fd < 0 || fstat(fd, &st))
-		bad(path, strerror(errno));
-	*bytes = st.st_size;
-	map = mmap(NULL, st.st_size, PROT_READ | (flags == MAP_PRIVATE ? PROT_WRITE : 0), flags, fd,
-		   0);
-	if (map == MAP_FAILED)
-		bad(path, strerror(errno));
-	close(fd);
-	return map;
-}
-
-/* The mapping of a guest cluster in one word: its host offset, or what it is instead. */
-static uint64_t mapping(uint64_t cluster)
-{
-	uint64_t host = 0;
-	enum qcow2_mapping kind = qcow2_map(&world.image, cluster, &host);
-
-	return kind == QCOW2_DATA ? host : kind;
-}
-
-static const uint8_t *guest_sector(uint64_t cluster, uint64_t map, uint64_t sector)
-{
-	static const uint8_t zeroes[SECTOR_SIZE];
-	uint64_t within = sector * SECTOR_SIZE - cluster * world.image.cluster_size;
-
-	if (map == QCOW2_ZEROES)
-		return zeroes;
-	if (map == QCOW2_BACKING)
-		return sector < world.backing_sectors ? world.backing + sector * SECTOR_SIZE : zeroes;
-	return map + within < world.size ? world.data + map + within : zeroes;
-}
-
-static bool cluster_good(uint64_t cluster, uint64_t map)
-{
-	uint64_t per = world.image.cluster_size / SECTOR_SIZE;
-	uint64_t s = cluster * per, end = s + per;
-
-	if (map == QCOW2_BROKEN) {
-		printf("guest cluster %" PRIu64 " has a broken entry\n", cluster);
-		return false;
-	}
-	if (end > world.journal.sectors)
-		end = world.journal.sectors;
-	for (; s < end; s++)
-		if (!journal_allows(&world.journal, s, guest_sector(cluster, map, s), stdout))
-			return false;
-	return true;
-}
-
-/* Write the state to a file; holes stay holes. */
+/* Write the state to a file; what was never written is a hole. */
 static void save_state(const char *path)
 {
 	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
-	static const uint8_t zeroes[4096];
 	uint64_t at;
 
 	if (fd < 0 || ftruncate(fd, world.size))
 		bad(path, strerror(errno));
-	for (at = 0; at < world.size; at += sizeof(zeroes)) {
-		size_t bytes = world.size - at < sizeof(zeroes) ? world.size - at : sizeof(zeroes);
+	for (at = 0; at < world.size; at += PAGE) {
+		size_t bytes = world.size - at < PAGE ? world.size - at : PAGE;
 
-		if (memcmp(world.data + at, zeroes, bytes) &&
-		    pwrite(fd, world.data + at, bytes, at) != (ssize_t)bytes)
+		if (world.used[at / PAGE] && pwrite(fd, world.data + at, bytes, at) != (ssize_t)bytes)
 			bad(path, strerror(errno));
 	}
 	if (close(fd))
 		bad(path, strerror(errno));
+}
+
+/* Find out once what the storage holds before the log. */
+static void find_used(void)
+{
+	static const uint8_t zeroes[PAGE];
+	uint64_t at;
+
+	world.used = calloc(world.size / PAGE + 1, 1);
+	if (!world.used)
+		bad(options.base, "no memory");
+	for (at = 0; at < world.size; at += PAGE)
+		world.used[at / PAGE] = !!memcmp(world.data + at, zeroes, world.size - at < PAGE ?
+						 world.size - at : PAGE);
 }
 
 /* Ask qemu-img; its judgement must be ours. */
@@ -173,61 +118,70 @@ static bool qemu_agrees(const struct qcow2_verdict *verdict)
 	return false;
 }
 
+/* Have the command judge the state. */
+static bool command_agrees(void)
+{
+	char command[4096], path[1024];
+	int status;
+
+	snprintf(path, sizeof(path), "%s.state", options.keep);
+	save_state(path);
+	fflush(world.marks);
+	snprintf(command, sizeof(command), "%s '%s' '%s.marks'", options.command, path, options.keep);
+	fflush(stdout);
+	status = system(command);
+	unlink(path);
+	return WIFEXITED(status) && !WEXITSTATUS(status);
+}
+
+static bool judge_state(bool whole)
+{
+	const struct qcow2_verdict *verdict = &world.judge.verdict;
+	bool good;
+
+	if (options.command)
+		return command_agrees();
+	good = judge_image(&world.judge, world.data, world.size, whole);
+	if (verdict->leaks > world.most_leaks)
+		world.most_leaks = verdict->leaks;
+	if (options.qemu_every && world.states % options.qemu_every == 0 && !qemu_agrees(verdict))
+		good = false;
+	return good;
+}
+
 /*
  * Judge the state in world.data.  @whole: everything is compared and becomes what
- * later subsets are compared with; else only clusters that differ from that.
+ * later subsets are compared with; else only what differs from that.
  */
 static void judge(bool whole, const char *what, uint64_t entry)
 {
-	struct qcow2_verdict verdict = { };
-	const char *error = qcow2_open(&world.image, world.data, world.size);
-	bool good;
-	uint64_t c, map;
-
-	if (!error && (world.image.cluster_bits != world.cluster_bits ||
-		       world.image.disk_size != world.journal.sectors * SECTOR_SIZE))
-		error = "geometry changed";
-	good = !error;
-	world.states++;
-	if (error) {
-		printf("header: %s\n", error);
-	} else {
-		qcow2_check(&world.image, &verdict);
-		if (verdict.leaks > world.most_leaks)
-			world.most_leaks = verdict.leaks;
-		if (verdict.corruptions) {
-			printf("%u corruptions: %s\n", verdict.corruptions, verdict.text);
-			good = false;
-		}
-		if (options.qemu_every && world.states % options.qemu_every == 0 &&
-		    !qemu_agrees(&verdict))
-			good = false;
-	}
-	for (c = 0; !error && c < world.image.guest_clusters; c++) {
-		map = mapping(c);
-		if (!whole && map == world.known[c] &&
-		    (map <= QCOW2_BROKEN || !world.touched[map >> world.image.cluster_bits]))
-			continue;
-		if (!cluster_good(c, map)) {
-			good = false;
-			break;
-		}
-		if (whole)
-			world.known[c] = map;
-	}
-	if (good)
+	if (options.command && !world.begun)
 		return;
-	printf("FAILED: %s at log entry %" PRIu64 " (state %u, seed %" PRIu64 ", %u writes not flushed)\n",
-	       what, entry, world.states, options.seed, world.nr_pending);
+	world.sample += SECTOR_STEP;
+	if (sector_mix(world.sample) % 100 >= options.percent)
+		return;
+	world.states++;
+	if (judge_state(whole))
+		return;
+	printf("FAILED: %s at log entry %" PRIu64 " (state %u, seed %" PRIu64
+	       ", %u writes not flushed)\n", what, entry, world.states, options.seed,
+	       world.nr_pending);
 	if (options.keep) {
 		char path[1024];
 
 		snprintf(path, sizeof(path), "%s.failed-%u", options.keep, world.failures);
 		save_state(path);
-		printf("the image is in %s\n", path);
+		printf("the storage is in %s\n", path);
 	}
 	if (++world.failures == MAX_FAILURES)
 		exit(1);
+}
+
+/* Has the host cluster that holds @sector another content than the whole state? */
+static void touch(uint64_t sector, bool touched)
+{
+	if (!options.command)
+		world.judge.touched[sector * SECTOR_SIZE >> world.judge.cluster_bits] = touched;
 }
 
 static void put_sector(const struct log_entry *e, uint64_t i, bool undoable)
@@ -245,8 +199,9 @@ static void put_sector(const struct log_entry *e, uint64_t i, bool undoable)
 		}
 		world.undo[world.nr_undo].sector = e->first + i;
 		memcpy(world.undo[world.nr_undo++].was, to, SECTOR_SIZE);
-		world.touched[(e->first + i) * SECTOR_SIZE >> world.cluster_bits] = 1;
+		touch(e->first + i, true);
 	}
+	world.used[(e->first + i) * SECTOR_SIZE / PAGE] = 1;
 	if (e->data)
 		memcpy(to, e->data + i * SECTOR_SIZE, SECTOR_SIZE);
 	else
@@ -278,7 +233,7 @@ static void undo_all(void)
 		const struct undo *u = &world.undo[--world.nr_undo];
 
 		memcpy(world.data + u->sector * SECTOR_SIZE, u->was, SECTOR_SIZE);
-		world.touched[u->sector * SECTOR_SIZE >> world.cluster_bits] = 0;
+		touch(u->sector, false);
 	}
 }
 
@@ -359,7 +314,12 @@ static void replay(void)
 		const struct log_entry *e = &world.log.entries[i];
 
 		if (e->flags & LOG_MARK) {
-			journal_mark(&world.journal, e->mark);
+			if (!strcmp(e->mark, "start"))
+				world.begun = true;
+			if (options.command)
+				fprintf(world.marks, "%s\n", e->mark);
+			else
+				journal_mark(&world.judge.journal, e->mark);
 			judge(true, e->mark, i);
 			continue;
 		}
@@ -384,6 +344,7 @@ static void parse_options(int argc, char **argv)
 		{ "qemu-img", 1, NULL, 'q' }, { "qemu-every", 1, NULL, 'Q' },
 		{ "keep", 1, NULL, 'k' }, { "every-write", 0, NULL, 'e' },
 		{ "discard-zeroes", 0, NULL, 'z' },
+		{ "command", 1, NULL, 'c' }, { "percent", 1, NULL, 'p' },
 		{ }
 	};
 	int c;
@@ -423,6 +384,12 @@ static void parse_options(int argc, char **argv)
 		case 'e':
 			options.every_write = true;
 			break;
+		case 'c':
+			options.command = optarg;
+			break;
+		case 'p':
+			options.percent = strtoul(optarg, NULL, 0);
+			break;
 		case 'z':
 			options.discard_zeroes = true;
 			break;
@@ -430,46 +397,44 @@ static void parse_options(int argc, char **argv)
 			exit(2);
 		}
 	}
-	if (!options.base || !options.log || !options.journal || optind != argc)
-		bad("usage", "replay --base IMAGE --log LOG --journal OPLOG [--initial RAW] "
-		    "[--backing RAW] [--seed N] [--subsets N] [--every-write] [--discard-zeroes] "
-		    "[--qemu-img COMMAND --qemu-every N --keep PATH-PREFIX]");
-	if (options.qemu_every && (!options.qemu_img || !options.keep))
-		bad("--qemu-every", "needs --qemu-img and --keep");
+	if (!options.base || !options.log || !(options.journal || options.command) || optind != argc)
+		bad("usage", "crash-replay --base STORAGE --log LOG [--seed N] [--subsets N] "
+		    "[--percent N] [--every-write] [--discard-zeroes] [--keep PATH-PREFIX] "
+		    "{--journal OPLOG [--initial RAW] [--backing RAW] "
+		    "[--qemu-img COMMAND --qemu-every N] | --command COMMAND}");
+	if ((options.qemu_every || options.command) && !options.keep)
+		bad("--qemu-every, --command", "need --keep");
+	if (options.qemu_every && !options.qemu_img)
+		bad("--qemu-every", "needs --qemu-img");
+	if (options.percent < 100 && !options.command)
+		bad("--percent", "is for --command");
 }
 
 int main(int argc, char **argv)
 {
-	const char *error;
-	uint64_t bytes;
-
 	parse_options(argc, argv);
 	world.rng = sector_mix(options.seed);
-	world.data = (uint8_t *)map_file(options.base, &world.size, MAP_PRIVATE);
-	error = qcow2_open(&world.image, world.data, world.size);
-	if (error)
-		bad(options.base, error);
-	world.cluster_bits = world.image.cluster_bits;
-	journal_load(&world.journal, options.journal, world.image.disk_size / SECTOR_SIZE);
-	if (options.initial) {
-		world.journal.initial = map_file(options.initial, &bytes, MAP_SHARED);
-		world.journal.initial_sectors = bytes / SECTOR_SIZE;
-	}
-	if (options.backing) {
-		world.backing = map_file(options.backing, &bytes, MAP_SHARED);
-		world.backing_sectors = bytes / SECTOR_SIZE;
-	} else if (world.image.backing) {
-		bad(options.base, "has a backing file; give its content with --backing");
+	world.sample = sector_mix(world.rng);
+	world.data = map_file(options.base, &world.size, MAP_PRIVATE);
+	find_used();
+	if (options.command) {
+		char path[1024];
+
+		snprintf(path, sizeof(path), "%s.marks", options.keep);
+		world.marks = fopen(path, "w");
+		if (!world.marks)
+			bad(path, strerror(errno));
+	} else {
+		judge_init(&world.judge, world.data, world.size, options.journal, options.initial,
+			   options.backing);
 	}
 	log_load(&world.log, options.log);
-	world.known = calloc(world.image.guest_clusters, sizeof(*world.known));
-	world.touched = calloc((world.size >> world.cluster_bits) + 1, 1);
 	world.pending = calloc(world.log.nr + 1, sizeof(*world.pending));
-	if (!world.known || !world.touched || !world.pending)
+	if (!world.pending)
 		bad(options.base, "no memory");
 	replay();
-	printf("replay: %" PRIu64 " log entries, %u states, %u of them by qemu-img, at most %u leaks, "
+	printf("%" PRIu64 " log entries, %u states, %u of them by qemu-img, at most %u leaks, "
 	       "%u failures\n", world.log.nr, world.states, world.qemu_runs, world.most_leaks,
 	       world.failures);
-	return world.failures ? 1 : 0;
+	return world.failures || !world.states ? 1 : 0;
 }

@@ -1,0 +1,420 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Damaged images: a clear error at load, or EIO where the damage is, and nothing worse.
+
+One field at a time. Whatever is damaged: the kernel's log stays clean (the fixture `watched`), what
+can be read is right, no guest write lands in metadata, and the device goes away when told to.
+"""
+import contextlib
+import errno
+import mmap
+import os
+import random
+import re
+import sys
+
+import pytest
+
+from dmqcow2 import refused
+from helpers import SECTOR, KernelLog, image_check, image_create, qemu_io, run
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "damage"))
+from template import CLUSTER, COPIED, GUEST_CLUSTERS, OFFSET, SIZE, Image, Template  # noqa: E402
+
+HUGE = 1 << 62
+FILL = 0xee
+EVEN, ODD = 4, 5        # a guest cluster with data and one without
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return Template(
+        tmp_path_factory.mktemp("damage") / "template",
+        lambda path, size: image_create(path, size, cluster_size=CLUSTER),
+        lambda path, at, length, byte: qemu_io(path, f"write -P {byte} {at} {length}"))
+
+
+@pytest.fixture
+def image(template, tmp_path):
+    return template.copy(tmp_path / "image")
+
+
+class Disk:
+    """Direct, cluster-wise I/O that tells EIO from data."""
+
+    def __init__(self, path):
+        self.fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+        self.buf = mmap.mmap(-1, CLUSTER)
+
+    def read(self, cluster):
+        """The cluster's byte if all are the same, None on EIO."""
+        try:
+            got = os.preadv(self.fd, [self.buf], cluster * CLUSTER)
+        except OSError as e:
+            assert e.errno == errno.EIO, e
+            return None
+        assert got == CLUSTER
+        byte = self.buf[0]
+        assert self.buf[:] == bytes([byte]) * CLUSTER, f"guest cluster {cluster} is a mixture"
+        return byte
+
+    def write(self, cluster, length=CLUSTER):
+        """False on an error, which can be EIO only."""
+        self.buf[:] = bytes([FILL]) * CLUSTER
+        try:
+            return os.pwritev(self.fd, [memoryview(self.buf)[:length]], cluster * CLUSTER) == length
+        except OSError as e:
+            assert e.errno in (errno.EIO, errno.ENOSPC), e
+            return False
+
+    def flush(self):
+        try:
+            os.fsync(self.fd)
+            return True
+        except OSError as e:
+            assert e.errno == errno.EIO, e
+            return False
+
+    def close(self):
+        os.close(self.fd)
+        self.buf.close()
+
+
+def attach(dm, image, sectors=SIZE // SECTOR, features=()):
+    """The device's path, or None if the image is refused; a refusal must give its reason."""
+    log = KernelLog()
+    done = dm.create("q", dm.qcow2_table([f"qcow2:{image.path}"], features, sectors), check=False)
+    said = "\n".join(log.read())
+    log.close()
+    if not done.returncode:
+        return "/dev/mapper/q"
+    assert re.search(r"qcow2: .", said), f"refused without a reason: {said}"
+    assert run("dmsetup", "info", "q", check=False).returncode
+    return None
+
+
+def survey(device):
+    """Read every guest cluster: a list of bytes, None where there is EIO."""
+    disk = Disk(device)
+    try:
+        return [disk.read(c) for c in range(GUEST_CLUSTERS)]
+    finally:
+        disk.close()
+
+
+def expect_right(found, allowed_errors=()):
+    for cluster, byte in enumerate(found):
+        if byte is None:
+            assert cluster in allowed_errors, f"guest cluster {cluster} gives EIO"
+        elif cluster not in allowed_errors:
+            assert byte == Template.byte(cluster), f"guest cluster {cluster} holds {byte:#x}"
+
+
+def scribble(device):
+    """Write all over the disk, in two sizes, errors or not; then flush."""
+    disk = Disk(device)
+    try:
+        for cluster in range(GUEST_CLUSTERS):
+            disk.write(cluster, 4096)
+        for cluster in range(GUEST_CLUSTERS):
+            disk.write(cluster)
+        disk.flush()
+    finally:
+        disk.close()
+
+
+def no_guest_data_in(image, places):
+    """None of the metadata clusters holds what the guest wrote."""
+    with open(image.path, "rb") as f:
+        for name, at in places.items():
+            f.seek(at)
+            assert bytes([FILL]) * 512 not in f.read(CLUSTER), f"a guest write reached the {name}"
+
+
+def survive(dm, image, metadata, allowed_errors=range(GUEST_CLUSTERS)):
+    """Load it if it loads, read it, write it, remove it."""
+    device = attach(dm, image)
+    if not device:
+        return False
+    expect_right(survey(device), allowed_errors)
+    scribble(device)
+    survey(device)
+    dm.message("q", "commit", check=False)
+    dm.remove("q")
+    no_guest_data_in(image, metadata)
+    return True
+
+
+def test_template(dm, image, template):
+    """The undamaged image loads, reads as told and stays clean: else nothing below says anything."""
+    metadata = image.metadata()
+    assert len(set(metadata.values())) == 5
+    device = attach(dm, image)
+    expect_right(survey(device))
+    scribble(device)
+    assert survey(device) == [FILL] * GUEST_CLUSTERS
+    dm.remove("q")
+    no_guest_data_in(image, metadata)
+    image_check(image.path)
+    with pytest.raises(AssertionError):
+        no_guest_data_in(image, {"data": image.read(image.l2_at(EVEN)) & OFFSET})
+
+
+MUST_REFUSE = {
+    "magic": [0, 0x514649fa, 0xffffffff],
+    "version": [0, 1, 4, 0xffffffff],
+    "cluster_bits": [0, 1, 8, 22, 31, 32, 63, 64, 255, 0xffffffff],
+    "crypt_method": [1, 2, 3, 0xffffffff],
+    "l1_size": [0, 0xffffffff, (32 << 20) // 8 + 1],
+    "l1_offset": [0, 512, 3 * CLUSTER + 8, 1 << 30, HUGE, (1 << 64) - CLUSTER],
+    "refcount_offset": [0, 512, 1 << 30, HUGE, (1 << 64) - CLUSTER],
+    "refcount_clusters": [0, 129, 0xffffffff],
+    "nb_snapshots": [1, 65537, 0xffffffff],
+    "refcount_order": [7, 8, 31, 32, 64, 0xffffffff],
+    "header_length": [0, 72, 103, 105, CLUSTER + 8, 0xfffffff8, 0xffffffff],
+    "incompatible": [1 << b for b in range(1, 64)],
+    "backing_offset": [8, CLUSTER, HUGE, (1 << 64) - 1],
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("field", MUST_REFUSE)
+def test_header_field(dm, image, template, field):
+    good = image.field(field)
+    for value in MUST_REFUSE[field]:
+        image.set_field(field, value)
+        if field == "backing_offset":
+            image.set_field("backing_size", 16)
+        assert attach(dm, image) is None, f"{field} = {value:#x} was accepted"
+    image.set_field(field, good)
+    image.set_field("backing_size", 0)
+    assert attach(dm, image)
+    dm.remove("q")
+    image_check(image.path)
+
+
+@pytest.mark.parametrize("sectors", [1, SIZE // SECTOR - 1, SIZE // SECTOR, (1 << 46) // SECTOR,
+                                     (1 << 63) // SECTOR - 1])
+def test_disk_size(dm, image, sectors):
+    """More than the L1 table covers, or other than the table line says."""
+    metadata = image.metadata()
+    for size in (0, 1, SECTOR - 1, SIZE - 1, SIZE + 1, (1 << 46), (1 << 56), (1 << 63), (1 << 64) - 512):
+        image.set_field("size", size)
+        if attach(dm, image, sectors):
+            assert sectors * SECTOR <= size
+            dm.remove("q")
+    no_guest_data_in(image, metadata)
+
+
+def test_backing_name(dm, image):
+    """Lengths and places of the name that do not fit."""
+    for at, length in ((512, 1024), (512, 0xffffffff), (CLUSTER - 4, 8), (CLUSTER - 4, 1023), (0, 8),
+                       (104, 1 << 31)):
+        image.set_field("backing_offset", at)
+        image.set_field("backing_size", length)
+        assert attach(dm, image) is None, (at, length)
+
+
+def test_header_extensions(dm, image):
+    """Lengths that run out of the cluster; a table of feature names that is no table."""
+    start = image.field("header_length")
+    kept = open(image.path, "rb").read(CLUSTER)
+    for kind in (0x12345678, 0x6803f857, 0xe2792aca, 0x23852875, 0x44415441, 0x0537be77):
+        for length in (0xffffffff, 0xfffffff9, 0x7fffffff, CLUSTER, CLUSTER - start - 7, 47, 1):
+            image.write(start, kind, ">I")
+            image.write(start + 4, length, ">I")
+            if attach(dm, image):
+                dm.remove("q")
+    with open(image.path, "r+b") as f:
+        f.write(kept)
+    assert attach(dm, image)
+    dm.remove("q")
+    image_check(image.path)
+
+
+def test_extension_without_end(dm, image):
+    """Extensions up to the last byte of the cluster, with no end marker."""
+    start = image.field("header_length")
+    for at in range(start, CLUSTER, 8):
+        image.write(at, 0x1234567800000000)
+    if attach(dm, image):
+        dm.remove("q")
+
+
+def entries_to_try(image):
+    """Values that no table entry may have, by name."""
+    end = image.end()
+    past = (end + CLUSTER) // CLUSTER * CLUSTER
+    found = {"misaligned": COPIED | (5 * CLUSTER + 512), "past the end": COPIED | past,
+             "far past the end": COPIED | 0x00ffffffffff0000, "reserved bit 56": None,
+             "reserved bit 61": None, "all ones": (1 << 64) - 1}
+    found.update({name: COPIED | at for name, at in image.metadata().items()})
+    return found
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("name", ["misaligned", "past the end", "far past the end",
+                                  "reserved bit 56", "reserved bit 61", "all ones", "header",
+                                  "L1 table", "refcount table", "refcount block", "L2 table"])
+@pytest.mark.parametrize("table", ["L1", "L2"])
+def test_table_entry(dm, image, table, name):
+    """A bad entry: EIO where it is used, everything else is right, and no write goes through it."""
+    metadata = image.metadata()
+    value = entries_to_try(image)[name]
+    at = image.l1_at() if table == "L1" else image.l2_at(EVEN)
+    if value is None:
+        value = image.read(at) | 1 << int(name.split()[-1])
+    if table == "L1" and name == "L2 table":
+        pytest.skip("that is what an L1 entry must point at")
+    if name == "header":
+        value = COPIED          # offset 0: with COPIED it is neither unallocated nor a cluster
+    image.write(at, value)
+    device = attach(dm, image)
+    if not device:
+        return
+    found = survey(device)
+    bad = range(GUEST_CLUSTERS) if table == "L1" else [EVEN]
+    expect_right(found, bad)
+    assert all(found[c] is None for c in bad), f"read through a bad {table} entry: {found}"
+    if table == "L2":
+        disk = Disk(device)
+        wrote = disk.write(EVEN, 4096)
+        disk.close()
+        assert not wrote, "a write through a bad entry was accepted"
+    scribble(device)
+    survey(device)
+    dm.remove("q")
+    no_guest_data_in(image, metadata)
+    assert image.field("size") == SIZE and image.field("backing_offset") == 0
+
+
+def test_two_guest_clusters_on_one(dm, image):
+    """Both entries COPIED, refcount 1: cannot be told from one good entry, but must not go wrong."""
+    image.write(image.l2_at(ODD), image.read(image.l2_at(EVEN)))
+    metadata = image.metadata()
+    assert survive(dm, image, metadata) in (True, False)
+
+
+def test_l2_table_used_twice(dm, template, tmp_path):
+    """Two L1 entries with one L2 table: a write through one would change the other."""
+    path = tmp_path / "image"
+    image_create(path, SIZE * 512, cluster_size=CLUSTER)
+    qemu_io(path, "write -P 0x11 0 64k")
+    image = Image(path)
+    image.write(image.l1_at(1), image.read(image.l1_at(0)))
+    device = attach(dm, image, SIZE * 512 // SECTOR)
+    if device:
+        disk = Disk(device)
+        for cluster in (0, 8192):
+            disk.read(cluster)
+            disk.write(cluster + 1)
+            disk.read(cluster + 1)
+        disk.flush()
+        disk.close()
+        dm.remove("q")
+
+
+def test_copied_bits(dm, template, tmp_path):
+    """COPIED where it does not belong, and missing where it does: data stays right."""
+    image = template.copy(tmp_path / "a")
+    metadata = image.metadata()
+    image.write(image.l2_at(EVEN), image.read(image.l2_at(EVEN)) & ~COPIED)
+    image.write(image.l1_at(), image.read(image.l1_at()) & ~COPIED)
+    assert survive(dm, image, metadata, ()), "a missing COPIED bit is no reason to refuse"
+
+
+@pytest.mark.parametrize("value", [0, 2, 3, 0xffff])
+@pytest.mark.parametrize("what", ["data", "header", "L1 table", "refcount table", "refcount block",
+                                  "L2 table", "all"])
+def test_refcounts(dm, image, what, value):
+    """Wrong refcounts: no metadata is given to a guest to write to, whatever they say."""
+    metadata = image.metadata()
+    if what == "all":
+        for host in range(image.end() // CLUSTER):
+            image.write(image.refcount_at(host), value, ">H")
+    else:
+        at = image.read(image.l2_at(EVEN)) & OFFSET if what == "data" else metadata[what]
+        image.write(image.refcount_at(at // CLUSTER), value, ">H")
+    survive(dm, image, metadata)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("value", [0, 512, 1 << 40, HUGE, (1 << 64) - 1, "header", "L1 table",
+                                   "refcount table", "L2 table"])
+def test_refcount_table_entry(dm, image, value):
+    """The only refcount block is lost or elsewhere."""
+    metadata = image.metadata()
+    image.write(image.field("refcount_offset"),
+                metadata[value] if isinstance(value, str) else value)
+    survive(dm, image, metadata, ())
+
+
+def test_overlapping_tables(dm, template, tmp_path):
+    """The L1 table in the place of something else."""
+    for name in ("header", "refcount table", "refcount block", "L2 table"):
+        image = template.copy(tmp_path / "image")
+        metadata = image.metadata()
+        image.set_field("l1_offset", metadata[name])
+        survive(dm, image, metadata)
+
+
+@pytest.mark.parametrize("length", [0, 1, 511, 512, 104, 4096, CLUSTER, 3 * CLUSTER, 3 * CLUSTER + 8,
+                                    5 * CLUSTER + 512, 7 * CLUSTER + 1])
+def test_truncated(dm, image, length):
+    """The file ends early, at load."""
+    metadata = {name: at for name, at in image.metadata().items() if at + CLUSTER <= length}
+    os.truncate(image.path, length)
+    device = attach(dm, image)
+    if length <= 3 * CLUSTER:
+        assert device is None
+    if device:
+        found = survey(device)
+        expect_right(found, [c for c, byte in enumerate(found) if byte is None])
+        scribble(device)
+        dm.remove("q")
+        no_guest_data_in(image, metadata)
+
+
+@pytest.mark.core
+def test_attention_and_corrupt_bit(dm, image):
+    """The first bad entry met sets the corrupt bit, says so in the status, and stops writing."""
+    image.write(image.l2_at(EVEN), COPIED)
+    image.write(image.l2_at(EVEN + 2), COPIED | image.field("l1_offset"))
+    device = attach(dm, image)
+    if not device:
+        return
+    survey(device)
+    disk = Disk(device)
+    disk.write(EVEN + 2)
+    disk.close()
+    status = dm.qcow2_status("q")
+    assert "corrupt" in status["attention"], status
+    dm.remove("q")
+    assert image.field("incompatible") & 2, "the corrupt bit is not set"
+    assert "corrupt" in refused(dm, [f"qcow2:{image.path}"], sectors=SIZE // SECTOR)
+    assert run("qemu-img", "check", "-f", "qcow2", image.path, check=False).returncode == 2
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(40))
+def test_random_damage(dm, image, seed):
+    """Any bytes of any metadata cluster, many at once."""
+    rng = random.Random(seed)
+    metadata = image.metadata()
+    places = list(metadata.values())
+    for _ in range(rng.randrange(1, 12)):
+        at = rng.choice(places) + rng.randrange(0, 300)
+        if at < 8:
+            continue
+        image.write(at, rng.choice((0, 1, 0xff, rng.randrange(256))), "B")
+    # the layout may be another one now: only that nothing breaks
+    device = attach(dm, image)
+    if not device:
+        return
+    disk = Disk(device)
+    for cluster in range(GUEST_CLUSTERS):
+        with contextlib.suppress(AssertionError):       # a mixture: another cluster size, say
+            disk.read(cluster)
+        disk.write(cluster)
+    disk.flush()
+    disk.close()
+    dm.remove("q")
