@@ -60,3 +60,39 @@ def test_block_size_4096(cleanup, tmp_path):
 
 def test_errors(dm):
     ring("ringtest", "errors", dm.create("ring-error", "0 65536 error"))
+
+
+@pytest.fixture
+def slow(dm, disk, cleanup):
+    """slow(ms): a device whose every request takes that long."""
+    def make(ms, name="ring-slow"):
+        run("modprobe", "dm-delay")
+        dev = disk("brd")
+        path = dm.create(name, f"0 {size_of(dev) // 512} delay {dev} 0 {ms}")
+        cleanup(dm.remove, name)
+        return path
+    return make
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+@pytest.mark.parametrize("case", ["broken", "unwritable", "resume", "kill", "workers", "churn"])
+def test_life(disk, kind, case):
+    ring("ringlife", case, disk(kind))
+
+
+@pytest.mark.parametrize("case", ["drain", "twice", "busy", "kill", "churn"])
+def test_life_in_flight(slow, disk, case):
+    ring("ringlife", case, slow(5 if case in ("kill", "churn") else 300), disk("null"))
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+@pytest.mark.parametrize("case", ["log", "busyloop", "ioctls"])
+def test_ioctls(disk, kind, case):
+    ring("ringctl", case, disk(kind))
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_fuzz(disk, kind):
+    """Random rings. Give a printed seed as the third argument of ringfuzz to see a round again."""
+    seconds = int(os.environ.get("RING_FUZZ_SECONDS", 10))
+    print(run("ringfuzz", disk(kind), seconds, timeout=seconds + 120).stdout)
