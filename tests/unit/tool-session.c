@@ -534,8 +534,8 @@ static void test_hostile(void)
 	expect_closed(ask_u64(VU_SET_PROTOCOL_FEATURES, ~0ull), "not offered");
 	expect_closed(ask(VU_SET_MEM_TABLE, &table, sizeof(table)), "9 regions");
 	table.nregions = 2;
-	expect_closed(ask(VU_SET_MEM_TABLE, &table, 40), "only 40 bytes");
-	expect_closed(ask_fds(VU_SET_MEM_TABLE, &table, 72, fds, 1), "1 file descriptors");
+	expect_closed(ask(VU_SET_MEM_TABLE, &table, 40), "do not fit into 40 bytes");
+	expect_closed(ask_fds(VU_SET_MEM_TABLE, &table, 72, fds, 1), "2 regions came with 1");
 	expect_closed(ask_fds(VU_SET_MEM_TABLE, &table, 72, fds, 2), "has no size");
 	table.region[0].size = table.region[1].size = 1 << 20;
 	expect_closed(ask_fds(VU_SET_MEM_TABLE, &table, 72, fds, 2), "overlap");
@@ -561,15 +561,15 @@ static void test_hostile(void)
 	expect_closed(set_addr(0, 0, 2), "flags 0x2");
 	value = 0 | VU_VRING_NOFD;
 	expect_closed(ask(VU_SET_VRING_KICK, &value, 8), "polled");
-	expect_closed(ask_fds(VU_SET_VRING_CALL, &value, 8, fds, 1), "1 file descriptors");
+	expect_closed(ask_fds(VU_SET_VRING_CALL, &value, 8, fds, 1), "came 1 file descriptors");
 	value = 0;
-	expect_closed(ask(VU_SET_VRING_KICK, &value, 8), "0 file descriptors");
+	expect_closed(ask(VU_SET_VRING_KICK, &value, 8), "came 0 file descriptors");
 	expect_closed(ask_fds(VU_SET_VRING_KICK, &value, 8, fds, 2), "2 file descriptors");
 	/* A kick and no addresses: it waits. A used ring past the end: it is refused. */
 	CHECK(!file_for_ring(VU_SET_VRING_KICK, 0));
 	CHECK(!ask_state(VU_SET_VRING_ENABLE, 0, 1) && !kernel.running[0]);
 	CHECK(!ask_state(VU_SET_VRING_NUM, 0, 128) && !kernel.running[0]);
-	expect_closed(ask(VU_SET_VRING_ADDR, &addr, sizeof(addr)), "not inside the guest's memory");
+	expect_closed(ask(VU_SET_VRING_ADDR, &addr, sizeof(addr)), "not inside the guest");
 	addr.used--;
 	CHECK(!ask(VU_SET_VRING_ADDR, &addr, sizeof(addr)) && kernel.running[0]);
 	expect_closed(ask_state(VU_SET_VRING_NUM, 0, 256), "while it runs");

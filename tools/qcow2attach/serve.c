@@ -82,13 +82,9 @@ struct daemon_ready {
 static void daemon_is_ready(const struct server_info *info, void *ctx)
 {
 	const struct daemon_ready *d = ctx;
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	print_ready(info, (void *)d->options);
-	if (null >= 0) {
-		dup2(null, STDIN_FILENO);
-		dup2(null, STDOUT_FILENO);
-	}
+	go_silent();
 	write_all(d->fd, "", 1);
 	close(d->fd);
 }
@@ -134,12 +130,11 @@ static int serve_main(int argc, char **argv)
 		{ 0 },
 	};
 	struct server_options o = { 0 };
-	bool background = false;
 	int opt, code = EXIT_OK;
 
 	while ((opt = next_option(&verb_serve, argc, argv, options, &code)) >= 0) {
 		if (opt == OPT_DAEMONIZE || opt == OPT_FOREGROUND)
-			background = opt == OPT_DAEMONIZE;
+			o.background = opt == OPT_DAEMONIZE;
 		else if (opt == OPT_READ_ONLY)
 			o.read_only = true;
 		else if (serve_option(&o, opt, optarg))
@@ -150,7 +145,7 @@ static int serve_main(int argc, char **argv)
 	if (argc - optind != 1)
 		return usage_error("%s", argc == optind ? "which device?" : "one device at a time");
 	o.device = argv[optind];
-	if (background)
+	if (o.background)
 		return daemonize(&o);
 	return server_run(&o, print_ready, &o) ? report(o.device) : EXIT_OK;
 }

@@ -163,6 +163,8 @@ static void __attribute__((noreturn)) unprivileged(struct server *srv, int hello
 	int ret;
 
 	signal(SIGPIPE, SIG_IGN);
+	if (srv->options->background)
+		go_silent();
 	ret = disk_describe(&srv->disk, srv->vhost.features);
 	if (!ret)
 		ret = prepare(srv);

@@ -22,6 +22,7 @@
  * @worker_per_queue: a kernel worker for each.
  * @read_only: serve it read-only.
  * @serial: the serial number, or NULL for the device's name.
+ * @background: hold on to nothing of who started it.
  */
 struct server_options {
 	const char *device;
@@ -31,6 +32,7 @@ struct server_options {
 	bool worker_per_queue;
 	bool read_only;
 	const char *serial;
+	bool background;
 };
 
 /**

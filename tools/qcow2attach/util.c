@@ -11,12 +11,14 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <syslog.h>
 #include <time.h>
 #include <unistd.h>
 
 static const char *current_verb;
 static char current_cause[2048];
 static int current_code = EXIT_FAILED;
+static bool use_syslog;
 
 void set_verb(const char *verb)
 {
@@ -79,44 +81,67 @@ int cause_exit(void)
 	return current_code;
 }
 
-static void print_prefix(void)
+static void print_line(const char *text)
 {
-	fputs("qcow2attach: ", stderr);
-	if (current_verb)
-		fprintf(stderr, "%s: ", current_verb);
+	const char *verb = current_verb ? current_verb : "";
+	const char *colon = current_verb ? ": " : "";
+
+	if (use_syslog)
+		syslog(LOG_NOTICE, "%s%s%s", verb, colon, text);
+	else
+		fprintf(stderr, "qcow2attach: %s%s%s\n", verb, colon, text);
 }
 
 int report(const char *subject)
 {
-	print_prefix();
-	if (subject)
-		fprintf(stderr, "%s: ", subject);
-	fprintf(stderr, "%s\n", current_cause);
+	char text[sizeof(current_cause) + 1024];
+
+	snprintf(text, sizeof(text), "%s%s%s", subject ? subject : "", subject ? ": " : "",
+		 current_cause);
+	print_line(text);
 	return current_code;
 }
 
 int usage_error(const char *fmt, ...)
 {
+	char text[1024];
 	va_list ap;
 
-	print_prefix();
 	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
+	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	fprintf(stderr, "\nTry 'qcow2attach %s%s--help'.\n", current_verb ? current_verb : "",
+	print_line(text);
+	fprintf(stderr, "Try 'qcow2attach %s%s--help'.\n", current_verb ? current_verb : "",
 		current_verb ? " " : "");
 	return EXIT_USAGE;
 }
 
 void note(const char *fmt, ...)
 {
+	char text[2048];
 	va_list ap;
 
-	print_prefix();
 	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
+	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	fputc('\n', stderr);
+	print_line(text);
+}
+
+void go_silent(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	/* Now, since a process that has given up its privileges could not. */
+	tzset();
+	openlog("qcow2attach", LOG_PID | LOG_NDELAY, LOG_DAEMON);
+	use_syslog = true;
+	if (null < 0)
+		return;
+	dup2(null, STDIN_FILENO);
+	dup2(null, STDOUT_FILENO);
+	dup2(null, STDERR_FILENO);
+	if (null > STDERR_FILENO)
+		close(null);
 }
 
 int parse_size(const char *text, uint64_t unit, uint64_t *bytes)

@@ -95,6 +95,14 @@ int usage_error(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void note(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
 /**
+ * go_silent() - let go of the terminal or pipe that started this process.
+ *
+ * Standard input, output and error become /dev/null; report() and note() write
+ * to the system log from now on.
+ */
+void go_silent(void);
+
+/**
  * parse_size() - read a size such as 512K, 16M or 1G.
  * @text: the size; without a suffix it is counted in @unit bytes.
  * @unit: bytes per unsuffixed unit.

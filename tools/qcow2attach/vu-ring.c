@@ -77,8 +77,7 @@ static int apply_addr(struct vu_session *s, unsigned int index)
 	};
 
 	if (!addr.desc_user_addr || !addr.avail_user_addr || !addr.used_user_addr)
-		return cause("ring %u of %u entries is not inside the guest's memory", index,
-			     r->num);
+		return cause("its %u entries are not inside the guest's memory", r->num);
 	return VHOST_CALL(s->vhost, VHOST_SET_VRING_ADDR, &addr);
 }
 
@@ -200,7 +199,9 @@ int ring_set_addr(struct vu_session *s, const struct vu_vring_addr *addr)
 	r->has_addr = true;
 	if (ring_update(s, addr->index))
 		return -1;
-	return r->running ? apply_addr(s, addr->index) : 0;
+	if (r->running && apply_addr(s, addr->index))
+		return cause_prefix("ring %u", addr->index);
+	return 0;
 }
 
 void ring_forget(struct vu_session *s, unsigned int index)

@@ -125,15 +125,13 @@ static int set_mem_table(struct vu_session *s, struct vu_message *m)
 	bool ran = rings_any_running(s);
 
 	if (wire->nregions > VU_TABLE_REGIONS)
-		return cause("SET_MEM_TABLE has %u regions, more than %u", wire->nregions,
+		return cause("%u regions are more than the %u of a table", wire->nregions,
 			     VU_TABLE_REGIONS);
 	if (m->header.size < sizeof(*wire) -
 	    (VU_TABLE_REGIONS - wire->nregions) * sizeof(wire->region[0]))
-		return cause("SET_MEM_TABLE of %u regions has only %u bytes", wire->nregions,
-			     m->header.size);
+		return cause("%u regions do not fit into %u bytes", wire->nregions, m->header.size);
 	if (m->nfds != wire->nregions)
-		return cause("SET_MEM_TABLE of %u regions came with %u file descriptors",
-			     wire->nregions, m->nfds);
+		return cause("%u regions came with %u file descriptors", wire->nregions, m->nfds);
 	old = s->memory;
 	s->memory.n = 0;
 	for (unsigned int i = 0; i < wire->nregions; i++) {
@@ -305,8 +303,7 @@ static int set_vring_file(struct vu_session *s, struct vu_message *m)
 	if (check_ring(s, index))
 		return -1;
 	if (none != !m->nfds)
-		return cause("message %u of ring %u came with %u file descriptors",
-			     m->header.request, index, m->nfds);
+		return cause("for ring %u there came %u file descriptors", index, m->nfds);
 	if (none && m->header.request == VU_SET_VRING_KICK)
 		return cause("the front end wants ring %u polled; this disk works by eventfd only",
 			     index);
@@ -378,7 +375,7 @@ static int set_config(struct vu_session *s, struct vu_message *m)
 
 	if (m->header.size < offsetof(struct vu_config, data) ||
 	    wire->size > m->header.size - offsetof(struct vu_config, data))
-		return cause("SET_CONFIG of %u bytes is cut short", m->header.size);
+		return cause("%u bytes are too few for what it announces", m->header.size);
 	if (wire->offset != offsetof(struct virtio_blk_config, wce) || wire->size != 1 ||
 	    !(s->acked & (1ull << VIRTIO_BLK_F_CONFIG_WCE)) || wire->data[0] > 1)
 		return cause("the front end writes %u bytes of configuration at %u; only the "

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`qcow2attach serve` over plain block devices: what a client reads and writes is right, and the disk
+survives clients and servers that go away at any moment.
+"""
+import json
+import os
+import random
+import re
+import signal
+import socket
+import stat
+import subprocess
+import time
+
+import pytest
+
+from helpers import MIB, run, sysfs, wait_for
+
+DRIVER = "virtio-blk-vhost-user"
+DEVICES = ["null", "brd"]
+
+
+class Server:
+    """A `qcow2attach serve` process and its socket."""
+
+    def __init__(self, proc, path):
+        self.proc, self.socket = proc, path
+
+    def worker(self):
+        """The process that talks to clients."""
+        with open(f"/proc/{self.proc.pid}/task/{self.proc.pid}/children") as f:
+            return int(f.read().split()[0])
+
+    def stop(self, timeout=30):
+        """SIGTERM; the exit code."""
+        self.proc.send_signal(signal.SIGTERM)
+        return self.proc.wait(timeout=timeout)
+
+    def said(self):
+        """What a server that has ended wrote after its ready line."""
+        return self.proc.stdout.read()
+
+
+@pytest.fixture
+def serve(spawn, tmp_path):
+    def start(device, *options, path=None, expect=True):
+        path = path or str(tmp_path / "disk.sock")
+        proc = spawn("qcow2attach", "serve", device, "--socket", path, *options,
+                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        line = proc.stdout.readline()
+        if expect:
+            assert re.search(r": ready at ", line), line + proc.stdout.read()
+        return Server(proc, path)
+    return start
+
+
+def verify(server, queues, operations, seed, *more, check=True, **kw):
+    return run("blkio_verify", DRIVER, server.socket, queues, operations, seed, *more,
+               check=check, timeout=300, **kw)
+
+
+def same(device, expected):
+    """The device holds what the file does."""
+    size = os.path.getsize(expected)
+    run("blockdev", "--flushbufs", device)
+    run("cmp", "-n", size, device, expected)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("queues", [1, 2])
+@pytest.mark.parametrize("kind", DEVICES)
+def test_verified_io(serve, bdev, tmp_path, kind, queues):
+    device = bdev(64 * MIB, kind)
+    server = serve(device, "--queues", queues)
+    seed = random.getrandbits(32)
+    print(verify(server, queues, 4000, seed, tmp_path / "expected").stdout)
+    assert server.stop() == 0
+    assert not os.path.exists(server.socket)
+    same(device, tmp_path / "expected")
+
+
+def test_worker_per_queue(serve, bdev):
+    server = serve(bdev(64 * MIB), "--queues", 2, "--workers", "per-queue")
+    tasks = os.listdir(f"/proc/{server.worker()}/task")
+    assert len(tasks) == 3, tasks           # itself and two of the kernel's
+    print(verify(server, 2, 3000, random.getrandbits(32)).stdout)
+    assert server.stop() == 0
+
+
+def test_second_server_is_refused(serve, bdev, tmp_path):
+    device = bdev(64 * MIB)
+    server = serve(device)
+    second = run("qcow2attach", "serve", device, "--socket", tmp_path / "other.sock", check=False)
+    assert second.returncode == 3
+    assert second.stderr == (f"qcow2attach: serve: {device}: the device is in use by qcow2attach "
+                             f"serve (process {server.worker()})\n")
+    assert not os.path.exists(tmp_path / "other.sock")
+    # Reading takes no claim: it may be served read-only besides.
+    reader = serve(device, "--read-only", path=str(tmp_path / "reader.sock"))
+    assert reader.stop() == 0
+    assert server.stop() == 0
+
+
+def test_mounted_device_is_refused(filesystem):
+    path = filesystem("ext4", 128 * MIB)
+    with open("/proc/self/mounts") as f:
+        device = next(line.split()[0] for line in f if line.split()[1] == path)
+    refused = run("qcow2attach", "serve", device, "--socket", "/tmp/x.sock", check=False)
+    assert refused.returncode == 3
+    assert f"mounted on {path}" in refused.stderr
+
+
+def test_second_client_is_turned_away(serve, bdev, spawn):
+    server = serve(bdev(64 * MIB))
+    first = spawn("blkio_bench", DRIVER, server.socket, "randwrite", 4, 1, 3,
+                  stdout=subprocess.PIPE, text=True)
+    time.sleep(1)
+    assert run("blkio_bench", DRIVER, server.socket, "randread", 1, 1, 1, check=False).returncode
+    result = json.loads(first.communicate(timeout=30)[0])
+    assert result["errors"] == 0 and result["iops"] > 0
+    assert server.stop() == 0
+    assert "a second front end was turned away" in server.said()
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_client_killed(serve, bdev, spawn, queues, tmp_path):
+    """A client that dies with requests in flight costs the next one nothing."""
+    device = bdev(64 * MIB)
+    server = serve(device, "--queues", queues)
+    for _ in range(5):
+        client = spawn("blkio_bench", DRIVER, server.socket, "randwrite", 32, queues, 60)
+        time.sleep(random.uniform(0.2, 0.6))
+        client.kill()
+        client.wait()
+    print(verify(server, queues, 2000, random.getrandbits(32), tmp_path / "expected").stdout)
+    assert server.stop() == 0
+    same(device, tmp_path / "expected")
+
+
+@pytest.mark.parametrize("victim", ["worker", "parent", "both"])
+def test_server_killed(serve, bdev, spawn, victim, tmp_path):
+    """A server killed at any moment leaves a device that the next one can have."""
+    device = bdev(64 * MIB)
+    for _ in range(2):
+        server = serve(device, "--queues", 2)
+        client = spawn("blkio_bench", DRIVER, server.socket, "randwrite", 32, 2, 60,
+                       stderr=subprocess.DEVNULL)
+        time.sleep(random.uniform(0.2, 0.6))
+        worker = server.worker()
+        if victim in ("parent", "both"):
+            os.kill(server.proc.pid, signal.SIGKILL)
+        if victim in ("worker", "both"):
+            os.kill(worker, signal.SIGKILL)
+        assert server.proc.wait(timeout=30) != 0
+        wait_for(lambda: not os.path.exists(f"/proc/{worker}"), what="the worker's end")
+        client.kill()
+        client.wait()
+        if victim == "worker":
+            assert "the server was killed by signal 9" in server.said()
+            assert not os.path.exists(server.socket)
+    # A socket that nobody listens at any more is replaced.
+    server = serve(device, "--queues", 2)
+    print(verify(server, 2, 2000, random.getrandbits(32), tmp_path / "expected").stdout)
+    assert server.stop() == 0
+    same(device, tmp_path / "expected")
+
+
+def test_client_sees_the_disk_again_after_a_stop(serve, bdev, spawn):
+    """SIGTERM with requests in flight: they are answered, then it ends."""
+    device = bdev(64 * MIB)
+    server = serve(device)
+    spawn("blkio_bench", DRIVER, server.socket, "randwrite", 32, 1, 60,
+          stderr=subprocess.DEVNULL)
+    time.sleep(0.5)
+    assert server.stop() == 0
+    assert not os.path.exists(server.socket)
+    assert sysfs(device, "inflight").split() == ["0", "0"]
+
+
+def test_privileges_are_gone(serve, bdev):
+    server = serve(bdev(64 * MIB))
+    with open(f"/proc/{server.worker()}/status") as f:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+    assert status["Uid"].split() == ["65534"] * 4
+    assert status["Gid"].split() == ["65534"] * 4
+    assert status["Groups"].strip() == ""
+    assert int(status["CapPrm"], 16) == 0 and int(status["CapEff"], 16) == 0
+    assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"
+    # The process with privileges holds nothing of the disk or the kernel's device.
+    links = [os.readlink(f"/proc/{server.proc.pid}/fd/{fd}")
+             for fd in os.listdir(f"/proc/{server.proc.pid}/fd")]
+    assert not [link for link in links if link.startswith("/dev/") and link != "/dev/null"]
+    assert server.stop() == 0
+
+
+def test_socket_file(serve, bdev, tmp_path):
+    device = bdev(64 * MIB)
+    server = serve(device, "--socket-owner", "nobody:nogroup")
+    st = os.stat(server.socket)
+    assert (st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode)) == (65534, 65534, 0o660)
+    assert server.stop() == 0
+    server = serve(device)
+    st = os.stat(server.socket)
+    assert (st.st_uid, stat.S_IMODE(st.st_mode)) == (0, 0o600)
+    assert server.stop() == 0
+    (tmp_path / "file").write_text("precious")
+    refused = run("qcow2attach", "serve", device, "--socket", tmp_path / "file", check=False)
+    assert refused.returncode == 1 and "exists and is not a socket" in refused.stderr
+    assert (tmp_path / "file").read_text() == "precious"
+    refused = run("qcow2attach", "serve", device, "--socket", "/tmp/" + "x" * 200, check=False)
+    assert refused.returncode == 1 and "longer than 107 bytes" in refused.stderr
+    refused = run("qcow2attach", "serve", device, "--socket-owner", "nosuchuser", check=False)
+    assert refused.returncode == 2 and "no user 'nosuchuser'" in refused.stderr
+
+
+def test_daemonize_and_notify(bdev, tmp_path):
+    device = bdev(64 * MIB)
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    manager.settimeout(10)
+    path = str(tmp_path / "d.sock")
+    done = run("qcow2attach", "serve", device, "--socket", path, "--daemonize",
+               env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")})
+    assert done.stdout == f"{device}: ready at {path} ({os.cpu_count()} queues)\n"
+    assert manager.recv(100) == b"READY=1"
+    manager.close()
+    pid = int(run("pgrep", "-o", "-f", f"serve {device}").stdout)
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not os.path.exists(path), what="the socket's end")
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="the server's end")
+    # A failure is told before the first process ends.
+    refused = run("qcow2attach", "serve", "/dev/no-such-disk", "--daemonize", check=False)
+    assert refused.returncode == 1 and "there is no such device" in refused.stderr
+
+
+def test_refusals(bdev, tmp_path):
+    device = bdev(64 * MIB)
+    for argv, code, words in [
+            (["no-such-device"], 1, "there is no such device"),
+            ([str(tmp_path)], 1, "not a block device"),
+            ([device, "--queues", "9999"], 2, "from 1 to 256"),
+            ([device, "--queues", "two"], 2, "not a number"),
+            ([device, "--workers", "3"], 2, "'1' or 'per-queue'"),
+            ([device, "--serial", "x" * 21], 2, "at most 20"),
+            ([], 2, "which device?"),
+            ([device, device], 2, "one device at a time")]:
+        done = run("qcow2attach", "serve", *argv, check=False)
+        assert done.returncode == code and words in done.stderr, (argv, done.stderr)
