@@ -83,6 +83,7 @@ static int check_name(const char *name)
 /* Say who has the image, when it is one of our devices. */
 static int explain_busy(const char *name, const char *uuid)
 {
+	char *kernel_says = xstrdup(cause_text());
 	struct dm_device *list;
 	size_t identity = strlen(uuid) - 6;
 	int n = dmdev_list(&list);
@@ -103,7 +104,8 @@ static int explain_busy(const char *name, const char *uuid)
 	else if (same_name || dmdev_exists(name))
 		cause("there is a device named '%s' already: choose another with --name", name);
 	else
-		return -1;
+		cause("%s", kernel_says);
+	free(kernel_says);
 	if (n >= 0)
 		dmdev_list_free(list, n);
 	return cause_code(EXIT_BUSY);

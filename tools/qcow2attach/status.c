@@ -37,11 +37,14 @@ static void print_users(const struct dm_device *dev)
 {
 	struct device_user *list;
 	int n = users_find(dev->dev, &list);
-	char text[1024];
+	char text[512];
 
-	users_describe(list, n, text, sizeof(text));
+	for (int i = 0; i < n; i++)
+		printf("  %-10s  %s\n", i ? "" : "users", user_describe(&list[i], text, sizeof(text)));
+	if (!n)
+		printf("  users       %s\n", dev->open_count ? "some that /proc does not show"
+							     : "none");
 	free(list);
-	printf("  users       %s\n", n || dev->open_count ? text : "none");
 }
 
 static void print_status(const struct dm_device *dev)

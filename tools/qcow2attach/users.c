@@ -176,27 +176,34 @@ int users_find(dev_t dev, struct device_user **list)
 	return s.n;
 }
 
+const char *user_describe(const struct device_user *u, char *buf, size_t len)
+{
+	switch (u->kind) {
+	case USER_MOUNT:
+		snprintf(buf, len, "mounted on %s", u->name);
+		break;
+	case USER_SWAP:
+		snprintf(buf, len, "in use as swap space");
+		break;
+	case USER_DEVICE:
+		snprintf(buf, len, "in use by the device %s", u->name);
+		break;
+	default:
+		snprintf(buf, len, "in use by %s (process %d)",
+			 u->serves ? "qcow2attach serve" : u->name, (int)u->pid);
+		break;
+	}
+	return buf;
+}
+
 void users_describe(const struct device_user *list, int n, char *buf, size_t len)
 {
 	size_t at = 0;
+	char one[512];
 
-	if (!n) {
+	if (!n)
 		snprintf(buf, len, "in use by something that /proc does not show");
-		return;
-	}
-	for (int i = 0; i < n && at < len; i++) {
-		const struct device_user *u = &list[i];
-		const char *sep = !i ? "" : i == n - 1 ? " and " : ", ";
-
-		if (u->kind == USER_MOUNT)
-			at += snprintf(buf + at, len - at, "%smounted on %s", sep, u->name);
-		else if (u->kind == USER_SWAP)
-			at += snprintf(buf + at, len - at, "%sin use as swap space", sep);
-		else if (u->kind == USER_DEVICE)
-			at += snprintf(buf + at, len - at, "%sin use by the device %s", sep,
-				       u->name);
-		else
-			at += snprintf(buf + at, len - at, "%sin use by %s (process %d)", sep,
-				       u->serves ? "qcow2attach serve" : u->name, (int)u->pid);
-	}
+	for (int i = 0; i < n && at < len; i++)
+		at += snprintf(buf + at, len - at, "%s%s", !i ? "" : i == n - 1 ? " and " : ", ",
+			       user_describe(&list[i], one, sizeof(one)));
 }

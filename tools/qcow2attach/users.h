@@ -43,6 +43,16 @@ struct device_user {
 int users_find(dev_t dev, struct device_user **list);
 
 /**
+ * user_describe() - one user in words.
+ * @u: the user.
+ * @buf: where to write, for instance "used by qemu (process 17)".
+ * @len: bytes in @buf.
+ *
+ * Return: @buf.
+ */
+const char *user_describe(const struct device_user *u, char *buf, size_t len);
+
+/**
  * users_describe() - the users in words.
  * @list: the users.
  * @n: how many.

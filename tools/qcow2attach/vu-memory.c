@@ -94,6 +94,11 @@ void memory_drop(struct guest_memory *mem, unsigned int at, struct guest_region 
 	memmove(&mem->region[at], &mem->region[at + 1], (mem->n - at) * sizeof(mem->region[0]));
 }
 
+void memory_put_back(struct guest_memory *mem, const struct guest_region *region)
+{
+	mem->region[mem->n++] = *region;
+}
+
 void region_unmap(struct guest_region *region)
 {
 	munmap(region->map, region->map_len);

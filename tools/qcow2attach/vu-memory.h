@@ -66,6 +66,9 @@ int memory_find(const struct guest_memory *mem, const struct vu_region *wire);
 /** memory_drop() - take a region out of the list, leaving it mapped, into @out. */
 void memory_drop(struct guest_memory *mem, unsigned int at, struct guest_region *out);
 
+/** memory_put_back() - undo memory_drop(). */
+void memory_put_back(struct guest_memory *mem, const struct guest_region *region);
+
 /** region_unmap() - give the mapping of a region back. */
 void region_unmap(struct guest_region *region);
 

@@ -159,28 +159,26 @@ static int get_max_mem_slots(struct vu_session *s, struct vu_message *m)
 	return reply_u64(s, m, s->vhost->max_regions);
 }
 
+/* Is the log, if there must be one, long enough for the memory there is now? */
+static bool log_suffices(const struct vu_session *s)
+{
+	return !(s->acked & (1ull << VHOST_F_LOG_ALL)) || !rings_any_running(s) || log_covers(s);
+}
+
 static int add_mem_reg(struct vu_session *s, struct vu_message *m)
 {
 	struct guest_region region;
 
 	if (memory_add(&s->memory, &m->payload.mem_reg.region, m->fds[0], s->vhost->max_regions))
 		return -1;
-	/* Rings go on: what they use stays where it is. */
-	if (!push_memory(s)) {
-		if (!(s->acked & (1ull << VHOST_F_LOG_ALL)) || log_covers(s) ||
-		    !rings_any_running(s))
-			return rings_update(s);
-		cause("the log is too short for the memory that was added");
-	}
+	if (!log_suffices(s))
+		cause("the log is too short for the memory that is added");
+	else if (!push_memory(s))
+		/* Rings go on: what they use stays where it is. */
+		return rings_update(s);
 	memory_drop(&s->memory, s->memory.n - 1, &region);
-	if (rings_stop(s))
-		return -1;
-	if (push_memory(s)) {
-		s->broken = true;
-		return -1;
-	}
 	region_unmap(&region);
-	return cause_prefix("memory was not added");
+	return -1;
 }
 
 static int rem_mem_reg(struct vu_session *s, struct vu_message *m)
@@ -192,8 +190,9 @@ static int rem_mem_reg(struct vu_session *s, struct vu_message *m)
 		return -1;
 	memory_drop(&s->memory, at, &region);
 	if (push_memory(s)) {
-		/* The kernel still has it, so it must stay mapped. */
-		s->broken = true;
+		/* The kernel still has it, and so have the rings. */
+		memory_put_back(&s->memory, &region);
+		rings_update(s);
 		return -1;
 	}
 	region_unmap(&region);
