@@ -83,9 +83,9 @@ enum {
 #define ATTACH_HELP \
 	"      --name NAME            name of the device (default: the image's name)\n" \
 	"      --read-only            attach without writing to the image\n" \
-	"      --format FORMAT        format of IMAGE: qcow2 (default) or raw; never guessed\n" \
+	"      --format FORMAT        format of IMAGE: qcow2 (default) or raw\n" \
 	"      --cache SIZE           most memory for the image's tables, e.g. 4M\n" \
-	"      --allow-dir DIR        also follow backing files in DIR and below (repeatable)\n" \
+	"      --allow-dir DIR        also take backing files from DIR (repeatable)\n" \
 	"      --discard-no-unref     keep discarded clusters for this image to use again\n" \
 	"      --no-discard-passdown  do not discard freed clusters on the storage below\n" \
 	"      --error-if-no-space    fail writes at once when the storage is full\n"

@@ -25,7 +25,7 @@ enum {
 	{ "serial", required_argument, NULL, OPT_SERIAL }
 
 #define SERVE_HELP \
-	"      --socket PATH          where to listen (default: /run/qcow2attach/NAME.sock)\n" \
+	"      --socket PATH          where to listen (default: below /run/qcow2attach)\n" \
 	"      --socket-owner USER[:GROUP]\n" \
 	"                             who may connect (default: who runs this)\n" \
 	"      --queues N             number of queues (default: one per processor)\n" \

@@ -73,17 +73,17 @@ static void parse_attention(char *words, struct strv *list)
 
 void state_parse(const struct dm_device *dev, struct device_state *state)
 {
-	unsigned long long allocated, total, host, cache, cache_max;
-	char attention[512];
+	unsigned long long total, host, cache, cache_max;
+	char attention[512], allocated[24];
 
 	memset(state, 0, sizeof(*state));
 	if (!strcmp(dev->target, "error"))
 		strcpy(state->mode, "removed");
 	else if (strcmp(dev->target, "qcow2") || !dev->status)
 		strcpy(state->mode, "empty");
-	else if (sscanf(dev->status, "%23s %llu/%llu %llu %llu/%llu %511s", state->mode,
-			&allocated, &total, &host, &cache, &cache_max, attention) == 7) {
-		state->allocated = allocated;
+	else if (sscanf(dev->status, "%23s %23[0-9-]/%llu %llu %llu/%llu %511s", state->mode,
+			allocated, &total, &host, &cache, &cache_max, attention) == 7) {
+		state->allocated = allocated[0] == '-' ? -1 : strtoll(allocated, NULL, 10);
 		state->total = total;
 		state->host_bytes = host;
 		state->cache_kib = cache;
@@ -198,7 +198,8 @@ struct json_object *state_json(const struct dm_device *dev, bool full)
 		put(o, "suspended", json_object_new_boolean(dev->suspended));
 		put(o, "open_count", json_object_new_int(dev->open_count));
 		put(o, "deferred_remove", json_object_new_boolean(dev->deferred_remove));
-		put_number(o, "allocated_clusters", state.allocated);
+		put(o, "allocated_clusters",
+		    state.allocated < 0 ? NULL : json_object_new_int64(state.allocated));
 		put_number(o, "total_clusters", state.total);
 		put_number(o, "host_bytes", state.host_bytes);
 		put_number(o, "cache_bytes", state.cache_kib * 1024);

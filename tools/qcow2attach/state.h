@@ -13,7 +13,7 @@
 /**
  * struct device_state - one device, as people and programs want it.
  * @mode: rw, ro, out_of_space, failed; "no table" and the like when not live.
- * @allocated: clusters in use on the host.
+ * @allocated: clusters in use on the host; -1 where the kernel does not count.
  * @total: clusters of the disk.
  * @host_bytes: bytes the image takes on the host.
  * @cache_kib: memory its tables take.
@@ -23,7 +23,7 @@
  */
 struct device_state {
 	char mode[24];
-	uint64_t allocated;
+	int64_t allocated;
 	uint64_t total;
 	uint64_t host_bytes;
 	uint64_t cache_kib;

@@ -47,6 +47,18 @@ static void print_users(const struct dm_device *dev)
 	free(list);
 }
 
+static void print_allocated(const struct device_state *s)
+{
+	char host[32];
+
+	format_size(s->host_bytes, host, sizeof(host));
+	if (s->allocated < 0)
+		printf("  allocated   %s on the host\n", host);
+	else
+		printf("  allocated   %lld clusters for a disk of %llu, %s on the host\n",
+		       (long long)s->allocated, (unsigned long long)s->total, host);
+}
+
 static void print_status(const struct dm_device *dev)
 {
 	struct device_state s;
@@ -65,10 +77,7 @@ static void print_status(const struct dm_device *dev)
 	for (size_t i = 0; i < s.layers.n; i++)
 		printf("  %-10s  %s\n", i ? "on" : "image", s.layers.v[i]);
 	if (s.total) {
-		printf("  allocated   %llu of %llu clusters (%.1f %%), %s on the host\n",
-		       (unsigned long long)s.allocated, (unsigned long long)s.total,
-		       100.0 * s.allocated / s.total,
-		       format_size(s.host_bytes, a, sizeof(a)));
+		print_allocated(&s);
 		printf("  cache       %s of at most %s\n",
 		       format_size(s.cache_kib * 1024, a, sizeof(a)),
 		       format_size(s.cache_max_kib * 1024, b, sizeof(b)));

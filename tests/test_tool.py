@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`qcow2attach attach`, `detach`, `list` and `status`: what they do, what they say, and what they
+refuse.
+"""
+import json
+import os
+import re
+import subprocess
+import time
+
+import pytest
+
+from helpers import (MIB, image_check, image_compare, image_create, image_info, qemu_io, run, wait_for)
+
+VERBS = ["run", "attach", "serve", "list", "status", "detach"]
+
+
+def tool(*argv, code=0):
+    """Run the tool; (standard output, standard error)."""
+    done = run("qcow2attach", *argv, check=False)
+    assert done.returncode == code, (argv, done.returncode, done.stdout, done.stderr)
+    return done.stdout, done.stderr
+
+
+def refused(*argv, code):
+    """What the tool says when it exits with CODE: one line, begun by its own name."""
+    out, err = tool(*argv, code=code)
+    assert not out
+    assert re.fullmatch(rf"qcow2attach: {argv[0]}: .*\n(Try .*\n)?", err), err
+    return err.split(": ", 2)[2].split("\n")[0]
+
+
+@pytest.fixture
+def images(filesystem):
+    """A directory on a filesystem."""
+    return filesystem("ext4", 256 * MIB)
+
+
+@pytest.fixture
+def attach(cleanup):
+    """attach(IMAGE, options) -> device path; detached afterwards, if it still is there."""
+    def gone(name):
+        if os.path.exists(f"/dev/mapper/{name}"):
+            tool("detach", name)
+
+    def start(image, *options):
+        path = tool("attach", image, *options)[0].strip()
+        cleanup(gone, os.path.basename(path))
+        return path
+    return start
+
+
+def test_help():
+    top = tool("--help")[0]
+    for verb in VERBS:
+        assert re.search(rf"^  {verb} ", top, re.M)
+        text = tool(verb, "--help")[0]
+        assert text.startswith(f"Usage: qcow2attach {verb}")
+        assert max(map(len, text.splitlines())) <= 80
+    # What is not done yet is not there.
+    for verb in ["snapshot", "backup", "resize", "check", ""]:
+        done = run("qcow2attach", verb, check=False)
+        assert done.returncode == 2 and "there is no verb" in done.stderr
+    assert re.fullmatch(r"qcow2attach \d+\.\d+\n", tool("--version")[0])
+    assert run("qcow2attach", check=False).returncode == 2
+
+
+def test_usage_errors(tmp_path):
+    for argv, words in [
+            (["attach"], "which image?"),
+            (["attach", "a", "b"], "one image at a time"),
+            (["attach", "a", "--bogus"], "unknown option '--bogus'"),
+            (["attach", "a", "--name"], "--name needs a value"),
+            (["attach", "a", "--name", "a/b"], "cannot contain '/'"),
+            (["attach", "a", "--name", "control"], "cannot be the name"),
+            (["attach", "a", "--format", "vmdk"], "unknown format 'vmdk'"),
+            (["attach", "a", "--cache", "much"], "'much' is not a size"),
+            (["detach"], "which device?"),
+            (["detach", "a", "--wait", "--force"], "exclude each other"),
+            (["list", "a"], "takes no names"),
+            (["status", "a", "b"], "one device at a time"),
+            (["run", "a"], "QEMU command is missing"),
+            (["run", "--", "qemu"], "which image?"),
+            (["run", "a", "--bootindex", "x", "--", "qemu"], "not a number")]:
+        assert words in refused(*argv, code=2)
+
+
+@pytest.mark.core
+def test_attach_and_detach(images, attach):
+    image_create(f"{images}/base.qcow2", 32 * MIB)
+    qemu_io(f"{images}/base.qcow2", "write -P 7 1M 2M")
+    image = image_create(f"{images}/vm1.qcow2", backing="base.qcow2")
+    assert attach(image) == "/dev/mapper/vm1"
+    with open("/dev/mapper/vm1", "r+b", buffering=0) as dev:
+        dev.seek(MIB)
+        assert dev.read(4096) == b"\7" * 4096
+        dev.seek(10 * MIB)
+        dev.write(b"\5" * 8192)
+        os.fsync(dev.fileno())
+
+    out = tool("list")[0].splitlines()
+    assert out[0].split() == ["NAME", "SIZE", "MODE", "IMAGE"]
+    assert out[1].split() == ["vm1", "32", "MiB", "rw", image]
+    listed = json.loads(tool("list", "--json")[0])
+    assert listed == [{"name": "vm1", "device": "/dev/mapper/vm1", "size": 32 * MIB, "mode": "rw",
+                       "read_only": False, "attention": [], "image": image}]
+    status = json.loads(tool("status", "vm1", "--json")[0])
+    assert status["layers"] == [{"format": "qcow2", "path": image},
+                                {"format": "qcow2", "path": f"{images}/base.qcow2"}]
+    assert status["total_clusters"] == 32 * MIB // 65536
+    assert status["users"] == [] and status["open_count"] == 0
+    assert re.fullmatch(r"QCOW2-[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}",
+                        status["uuid"])
+    text = tool("status", "/dev/mapper/vm1")[0]
+    for words in ["read-write", f"qcow2 {image}", "32 MiB", "users       none"]:
+        assert words in text
+    assert tool("status")[0] == text
+
+    tool("detach", "vm1")
+    assert not os.path.exists("/dev/mapper/vm1")
+    assert tool("list") == ("", "")
+    assert json.loads(tool("list", "--json")[0]) == []
+    image_check(image)
+    qemu_io(image, "read -P 5 10M 8k", "read -P 7 1M 2M")
+
+
+def test_options_reach_the_kernel(images, attach):
+    image = image_create(f"{images}/o.qcow2", 32 * MIB)
+    attach(image, "--name", "opts", "--cache", "2M", "--discard-no-unref", "--no-discard-passdown",
+           "--error-if-no-space")
+    words = run("dmsetup", "table", "opts").stdout.split()
+    assert words[5:] == ["5", "l2_cache_kib", "2048", "discard_no_unref", "no_discard_passdown",
+                         "error_if_no_space"]
+    tool("detach", "opts")
+
+
+def test_read_only(images, attach):
+    image = image_create(f"{images}/golden.qcow2", 8 * MIB)
+    qemu_io(image, "write -P 3 0 1M")
+    before = open(image, "rb").read()
+    first = attach(image, "--read-only", "--name", "ro1")
+    # Many may read one image.
+    second = attach(image, "--read-only", "--name", "ro2")
+    assert run("blockdev", "--getro", first).stdout.strip() == "1"
+    with open(second, "rb") as dev:
+        assert dev.read(4096) == b"\3" * 4096
+    assert json.loads(tool("status", "ro1", "--json")[0])["mode"] == "ro"
+    text = refused("attach", image, code=3)
+    assert re.search(r"attached already, as /dev/mapper/ro[12] \(read-only\)", text), text
+    tool("detach", "ro1", "ro2")
+    assert open(image, "rb").read() == before
+
+
+def test_bdev_images(bdev, attach):
+    """An image on a block device; its backing file on another takes a word of permission."""
+    base, top = bdev(64 * MIB), bdev(64 * MIB)
+    run("qemu-img", "create", "-q", "-f", "qcow2", base, "16M")
+    qemu_io(base, "write -P 9 0 64k")
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top)
+    text = refused("attach", top, "--name", "onbdev", code=4)
+    assert f"backing file '{base}': {base} is not in a directory that backing files may come" in text
+    path = attach(top, "--name", "onbdev", "--allow-dir", "/dev")
+    with open(path, "r+b", buffering=0) as dev:
+        assert dev.read(4096) == b"\x09" * 4096
+        dev.seek(MIB)
+        dev.write(b"\1" * 4096)
+    tool("detach", "onbdev")
+    image_check(top)
+
+
+def test_names(images, attach):
+    path = attach(image_create(f"{images}/two words & ümlaut.qcow2", 1 * MIB))
+    assert re.fullmatch(r"/dev/mapper/two_words_+mlaut", path)
+    status = json.loads(tool("status", path, "--json")[0])
+    assert status["image"].endswith("/two words & ümlaut.qcow2")
+    other = image_create(f"{images}/other.qcow2", 1 * MIB)
+    name = os.path.basename(path)
+    text = refused("attach", other, "--name", name, code=3)
+    assert f"there is a device named '{name}' already" in text
+    tool("detach", path)
+
+
+def test_who_has_the_image(images, attach, spawn):
+    """Second attach, QEMU and qemu-img are kept out, and so are we by them."""
+    image = image_create(f"{images}/vm1.qcow2", 8 * MIB)
+    attach(image)
+    for options in [[], ["--name", "other"], ["--read-only", "--name", "other"]]:
+        assert "it is attached already, as /dev/mapper/vm1 (read-write)" in \
+            refused("attach", image, *options, code=3)
+    kept_out = run("qemu-img", "info", "-f", "qcow2", image, check=False)
+    assert kept_out.returncode and "lock" in kept_out.stderr
+    tool("detach", "vm1")
+
+    qemu = spawn("qemu-io", "-f", "qcow2", image, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    qemu.stdin.write(b"read 0 512\n")
+    qemu.stdin.flush()
+    qemu.stdout.readline()
+    text = refused("attach", image, code=3)
+    assert "the kernel refused it: " in text or "the kernel could not start it: " in text
+    assert "in use" in text or "lock" in text, text
+    qemu.stdin.close()
+    qemu.wait(timeout=20)
+    attach(image)
+    tool("detach", "vm1")
+
+
+def test_what_is_refused(images):
+    base = image_create(f"{images}/base.qcow2", 8 * MIB)
+    run("truncate", "-s", "8M", f"{images}/raw")
+
+    def over(name, backing, fmt="qcow2"):
+        run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", backing, "-F", fmt,
+            f"{images}/{name}", "8M")
+        return f"{images}/{name}"
+
+    os.mkfifo(f"{images}/fifo")
+    os.symlink("/etc/shadow", f"{images}/innocent")
+    for image, words in [
+            (f"{images}/none", "No such file or directory"),
+            (images, "it is a directory"),
+            (f"{images}/fifo", "it is a FIFO"),
+            (f"{images}/raw", "this is not a qcow2 image"),
+            (over("nbd", "nbd://localhost/x", "raw"), "the protocol 'nbd:'"),
+            (over("json", "json:{}", "raw"), "a json: description"),
+            (over("etc", "/etc/shadow", "raw"), "/etc/shadow is not in a directory"),
+            (over("link", "innocent", "raw"), "/etc/shadow is not in a directory"),
+            (over("dots", "../" * 9 + "etc/shadow", "raw"), "/etc/shadow is not in a directory"),
+            (over("pipe", "fifo", "raw"), "it is a FIFO"),
+            (over("gone", "no-such-base"), "No such file or directory"),
+            (over("vmdk", "base.qcow2", "vmdk"), "'vmdk' is not supported"),
+            (over("wrong", "raw"), "this is not a qcow2 image"),
+            (over("loop-b", "loop-a") and over("loop-a", "loop-b"), "a loop")]:
+        text = refused("attach", image, code=1 if "No such" in words else 4)
+        assert words in text, text
+    # A format that is not written down is not guessed; the advice works.
+    image = over("noformat", "base.qcow2")
+    with open(image, "r+b") as f:
+        head = f.read(512)
+        f.seek(head.index(bytes.fromhex("e2792aca")))
+        f.write(bytes.fromhex("12345678"))
+    text = refused("attach", image, code=4)
+    advice = re.search(r"qemu-img rebase .*", text).group(0)
+    run("sh", "-c", advice.replace("FORMAT", "qcow2"))
+    tool("attach", image)
+    tool("detach", "noformat")
+    assert not tool("list")[0] and base
+
+
+def test_the_kernels_own_reason(images):
+    """What only the kernel knows about an image is said in its words."""
+    image = image_create(f"{images}/x.qcow2", 8 * MIB)
+    with open(image, "r+b") as f:
+        f.seek(72)
+        f.write((1 << 40).to_bytes(8, "big"))       # an incompatible feature nobody knows
+    text = refused("attach", image, code=4)
+    assert "the kernel refused it: " in text
+    assert "see the kernel log" not in text and "may say why" not in text
+    assert not tool("list")[0]
+
+
+def test_detach_in_use(images, attach, spawn):
+    image = image_create(f"{images}/busy.qcow2", 64 * MIB)
+    path = attach(image)
+    run("mkfs.ext4", "-q", "-F", path)
+    os.mkdir(f"{images}/mnt")
+    run("mount", path, f"{images}/mnt")
+    try:
+        assert f"mounted on {images}/mnt" in refused("detach", "busy", code=3)
+        status = json.loads(tool("status", "busy", "--json")[0])
+        assert status["users"] == [{"kind": "mount", "name": f"{images}/mnt"}]
+    finally:
+        run("umount", f"{images}/mnt")
+    holder = spawn("sleep", "60", stdin=open(path, "rb"))
+    assert f"in use by sleep (process {holder.pid})" in refused("detach", path, code=3)
+    # --wait gets it once the holder has gone.
+    waiting = spawn("qcow2attach", "detach", "busy", "--wait", stderr=subprocess.PIPE, text=True)
+    assert "waiting: in use by sleep" in waiting.stderr.readline()
+    assert waiting.poll() is None
+    holder.kill()
+    assert waiting.wait(timeout=20) == 0
+    assert not os.path.exists(path)
+    image_check(image)
+
+
+def test_detach_by_force(images, attach):
+    image = image_create(f"{images}/forced.qcow2", 8 * MIB)
+    path = attach(image)
+    dev = os.open(path, os.O_RDWR)
+    os.write(dev, b"\4" * 4096)
+    os.fsync(dev)
+    err = tool("detach", "forced", "--force")[1]
+    assert "its I/O fails from now on" in err and "the image is closed" in err
+    # The image is free at once, and holds what was written ...
+    image_check(image)
+    qemu_io(image, "read -P 4 0 4k")
+    # ... and who still has the device gets errors.
+    with pytest.raises(OSError):
+        os.write(dev, b"\4" * 4096)
+        os.fsync(dev)
+    os.close(dev)
+    wait_for(lambda: "forced" not in run("dmsetup", "ls").stdout, what="the device's end")
+    run("dmsetup", "mknodes")
+
+
+def test_only_our_devices(bdev, dm):
+    base = bdev(8 * MIB)
+    path = dm.create("foreign", f"0 {8 * MIB // 512} linear {base} 0")
+    for verb in ["status", "detach"]:
+        assert "not attached by qcow2attach" in refused(verb, path, code=1)
+        assert "not attached by qcow2attach" in refused(verb, "foreign", code=1)
+        assert "there is no such device" in refused(verb, "nothing", code=1)
+        assert "not a block device" in refused(verb, "/etc/passwd", code=1)
+    assert tool("list")[0] == ""
+
+
+def test_configuration(images, attach, cleanup, tmp_path):
+    other = tmp_path / "golden"
+    other.mkdir()
+    image_create(str(other / "base.qcow2"), 8 * MIB)
+    image = image_create(f"{images}/vm.qcow2", backing=str(other / "base.qcow2"))
+    assert "--allow-dir DIR allows one" in refused("attach", image, code=4)
+    with open("/etc/qcow2attach.conf", "w") as f:
+        f.write(f"# golden images\nallow-dir {other}\nallow-dir /not/there\n")
+    cleanup(os.unlink, "/etc/qcow2attach.conf")
+    attach(image)
+    tool("detach", "vm")
+    os.chmod("/etc/qcow2attach.conf", 0o666)
+    assert "can be written by others" in refused("attach", image, code=1)
+
+
+def test_damaged_headers_are_read_in_a_cage(images):
+    """The process that reads headers is nobody, and may do nothing but read."""
+    image = image_create(f"{images}/x.qcow2", 8 * MIB)
+    log = f"{images}/strace"
+    run("strace", "-f", "-o", log, "-e", "trace=all", "qcow2attach", "attach", image)
+    tool("detach", "x")
+    with open(log) as f:
+        lines = f.read().splitlines()
+    child = next(line.split()[0] for line in lines if "SECCOMP_MODE_FILTER" in line)
+    mine = [line.split(None, 1)[1] for line in lines if line.startswith(child + " ")]
+    after = mine[1 + next(i for i, line in enumerate(mine) if "SECCOMP_MODE_FILTER" in line):]
+    assert any(line.startswith("setresuid(65534, 65534, 65534)") for line in mine)
+    names = {line.split("(")[0] for line in after if "(" in line and "exited" not in line}
+    assert names <= {"pread64", "write", "exit_group"} and "pread64" in names, names
+
+
+def test_udev_leaves_the_guests_data_alone(images, attach, cleanup):
+    """With a real udevd: no link, no scan, no partition of what is inside a guest's disk."""
+    if os.path.exists("/run/udev/control"):
+        pytest.skip("udevd runs already")
+    udevd = subprocess.Popen(["/usr/lib/systemd/systemd-udevd"], stdin=subprocess.DEVNULL,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def stop():
+        udevd.terminate()
+        udevd.wait(timeout=20)
+        if os.path.exists("/run/udev/control"):
+            os.unlink("/run/udev/control")
+    cleanup(stop)
+    wait_for(lambda: os.path.exists("/run/udev/control"), what="udevd")
+    raw = f"{images}/inside.raw"
+    run("truncate", "-s", "64M", raw)
+    run("mkfs.ext4", "-q", "-F", "-L", "guestfs", raw)
+    image = f"{images}/inside.qcow2"
+    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image)
+
+    def check():
+        run("udevadm", "settle")
+        node = os.path.basename(os.path.realpath(path))
+        info = run("udevadm", "info", "--query=all", f"--name={path}").stdout
+        assert "DM_NAME=inside" in info
+        for flag in ["DISK_RULES", "SUBSYSTEM_RULES", "OTHER_RULES"]:
+            assert f"DM_UDEV_DISABLE_{flag}_FLAG=1" in info, info
+        assert "ID_FS_" not in info and "guestfs" not in info, info
+        links = run("find", "/dev/disk", "-lname", f"*{node}", check=False).stdout
+        assert not links, links
+
+    path = attach(image)
+    assert os.path.islink(path)         # udev's: without one it is a node of its own
+    check()
+    # A later event, as after a restart of udevd, changes nothing.
+    run("udevadm", "trigger", "--action=change", os.path.realpath(path).replace("/dev", "/sys/block"))
+    check()
+    before = time.monotonic()
+    tool("detach", "inside")
+    assert time.monotonic() - before < 20
+    assert not os.path.lexists(path)
+
+
+def test_compare_with_qemu(images, attach):
+    """The size and content that the tool passes on are what QEMU sees."""
+    image = image_create(f"{images}/cmp.qcow2", 24 * MIB + 512)
+    qemu_io(image, "write -P 1 0 100k", "write -P 2 20M 1M", "write -z 5M 1M")
+    copy = f"{images}/copy.raw"
+    path = attach(image, "--read-only")
+    run("dd", f"if={path}", f"of={copy}", "bs=1M", "status=none")
+    tool("detach", "cmp")
+    assert os.path.getsize(copy) == image_info(image)["virtual-size"]
+    image_compare(image, copy)
