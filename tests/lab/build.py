@@ -17,7 +17,7 @@ from common import BUILD, REPO, LabError, digest, locked, read, run, say, write
 
 MODULES = ("dm-qcow2", "vhost-blk")
 TOOL = "qcow2attach"
-PARTS = (*MODULES, "tool", "progs")
+PARTS = (*MODULES, "tool", "progs", "nested")
 PROGS = os.path.join("tests", "progs")
 CFLAGS = ["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra",
           "-fno-strict-aliasing", "-Wno-missing-field-initializers", "-Werror"]
@@ -205,6 +205,18 @@ def build_progs(name):
     return status
 
 
+def build_nested(name):
+    """Kernel and initrd for a guest inside the guest, where that guest can see them."""
+    if name == "um":
+        return 0                # runs no guests
+    boot = kernel.packaged(name)
+    into = os.path.join(BUILD, name, "nested")
+    os.makedirs(into, exist_ok=True)
+    for source, target in (("vmlinux", "vmlinux"), ("nested-initrd", "initrd")):
+        refresh(os.path.join(boot, source), os.path.join(into, target))
+    return 0
+
+
 def build(name, parts=PARTS, modules_only=False):
     """Build PARTS for kernel NAME; 0 or the exit code of what failed. All parts are tried.
 
@@ -221,6 +233,8 @@ def build(name, parts=PARTS, modules_only=False):
                 failed = build_tool(name)
             elif part == "progs":
                 failed = build_progs(name)
+            elif part == "nested":
+                failed = build_nested(name)
             else:
                 failed = build_module(name, part)
             if part in MODULES or not modules_only:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The packaged kernels, made bootable: an uncompressed vmlinux and a small initrd for each.
+"""The packaged kernels, made bootable: an uncompressed vmlinux and small initrds for each.
 
-Owns the choice of modules in the initrd: just what mounting the root over 9p takes.
+Owns the choice of modules in the initrds: just what mounting the root over 9p takes, and what a guest
+inside the guest needs to use a virtio disk.
 """
 import glob
 import os
@@ -13,7 +14,11 @@ import rootfs
 from common import LAB, LabError, cached, digest, read, run, write
 
 INITRD_MODULES = ["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"]
-STAGE1 = os.path.join(LAB, "initrd-init")
+INIT = "/repo/tests/lab/initrd-init"
+# A guest inside the guest: its initrd is all of its user space.
+NESTED_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "ext4"]
+NESTED_PROGRAMS = ["mkfs.ext4", "fstrim"]
+NESTED_INIT = "/repo/tests/lab/nested-init"
 
 
 def version(name):
@@ -52,16 +57,23 @@ def run_pipe(argv, data):
                           stderr=subprocess.DEVNULL).stdout
 
 
-def make_initrd(release, to):
-    """busybox, the modules with what they depend on, and the first-stage init."""
-    script = r'''
+INITRD_SCRIPT = r'''
 set -eu
-kv=$1; shift
+kv=$1 init=$2 modules=$3 programs=$4
 d=$(mktemp -d); cd "$d"
-mkdir bin dev proc sys new ro rw m
+mkdir bin dev proc sys new ro rw m tmp etc
 cp /usr/bin/busybox bin/
-for a in sh mount insmod switch_root mkdir cat cp; do ln -s busybox bin/$a; done
-for m in "$@"; do
+for a in $(busybox --list); do
+	[ "$a" = busybox ] || ln -s busybox "bin/$a"
+done
+for p in $programs; do
+	cp --remove-destination "$(command -v "$p")" bin/
+	ldd "$(command -v "$p")" | grep -o '/[^ ]*' | while read -r lib; do
+		mkdir -p ".${lib%/*}"
+		cp -L "$lib" ".$lib"
+	done
+done
+for m in $modules; do
 	modprobe -S "$kv" --show-depends "$m"
 done | while read -r what path args; do
 	[ "$what" = insmod ] || continue
@@ -70,12 +82,17 @@ done | while read -r what path args; do
 	case $path in *.xz) xz -dc "$path" >"m/$name" ;; *) cp "$path" m/ ;; esac
 	echo "$name" >>m/order
 done
-cp /repo/tests/lab/initrd-init init
+cp "$init" init
 chmod 755 init
 find . | cpio -o -H newc --quiet
 '''
+
+
+def make_initrd(release, to, init, modules, programs=()):
+    """busybox, modules with what they depend on, programs with their libraries, and an init."""
     with open(to, "wb") as f:
-        run(rootfs.enter(["sh", "-c", script, "mkinitrd", release] + INITRD_MODULES), stdout=f)
+        run(rootfs.enter(["sh", "-c", INITRD_SCRIPT, "mkinitrd", release, init,
+                          " ".join(modules), " ".join(programs)]), stdout=f)
 
 
 def packaged(name):
@@ -86,7 +103,11 @@ def packaged(name):
     def make(tmp):
         unpack_vmlinux(payload(read(os.path.join(tree, "boot", "vmlinuz-" + release), "rb")),
                        os.path.join(tmp, "vmlinux"))
-        make_initrd(release, os.path.join(tmp, "initrd"))
+        make_initrd(release, os.path.join(tmp, "initrd"), INIT, INITRD_MODULES)
+        make_initrd(release, os.path.join(tmp, "nested-initrd"), NESTED_INIT, NESTED_MODULES,
+                    NESTED_PROGRAMS)
         write(os.path.join(tmp, "release"), release)
 
-    return cached("kernel-" + name, digest(release, tree, *INITRD_MODULES, read(STAGE1)), make)
+    return cached("kernel-" + name, digest(
+        release, tree, *INITRD_MODULES, *NESTED_MODULES, *NESTED_PROGRAMS, INITRD_SCRIPT,
+        *(read(os.path.join(LAB, os.path.basename(f))) for f in (INIT, NESTED_INIT))), make)

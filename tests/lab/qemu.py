@@ -7,23 +7,13 @@ import time
 import guest
 import kernel
 import rootfs
+from archive import newc
 from common import read, write
 
 APPEND = ("console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable "
           "random.trust_cpu=on cryptomgr.notests kfence.sample_interval=0 audit=0 apparmor=0 "
           "rcupdate.rcu_cpu_stall_timeout=120 log_buf_len=4M")
 PORTS = {name: number for number, name in enumerate(guest.CHANNELS, 1)}
-
-
-def newc(files):
-    """An uncompressed cpio archive, which the kernel unpacks after the first initrd."""
-    out = bytearray()
-    for ino, (name, data, mode) in enumerate(files + [("TRAILER!!!", b"", 0)], 1):
-        head = [ino, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0]
-        out += b"070701" + b"".join(b"%08x" % n for n in head) + name.encode() + b"\0"
-        out += b"\0" * (-len(out) % 4) + data
-        out += b"\0" * (-len(out) % 4)
-    return bytes(out)
 
 
 class Qemu(guest.Guest):
