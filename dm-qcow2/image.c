@@ -262,6 +262,12 @@ static struct block_device *get_bdev(struct dm_target *ti, struct qcow2_layer *l
 		ti->error = "Cannot open a block device";
 		return ERR_PTR(r);
 	}
+	if (bdev_is_zoned(layer->dev->bdev)) {
+		ti->error = "Zoned block devices are not supported";
+		dm_put_device(ti, layer->dev);
+		layer->dev = NULL;
+		return ERR_PTR(-EINVAL);
+	}
 	return layer->dev->bdev;
 }
 

@@ -12,6 +12,8 @@
 
 static int bdev_map_bio(struct qcow2_storage *st, struct qcow2_io *io, struct bio *bio, u64 pos)
 {
+	if (!st->nowait)
+		bio->bi_opf &= ~REQ_NOWAIT;
 	bio_set_dev(bio, st->bdev);
 	bio->bi_iter.bi_sector = pos >> SECTOR_SHIFT;
 	return DM_MAPIO_REMAPPED;
@@ -146,6 +148,7 @@ int storage_init_bdev(struct qcow2_storage *st, struct block_device *bdev)
 		return r;
 	}
 	st->bdev = bdev;
+	st->nowait = bdev_nowait(bdev);
 	st->block_size = bdev_logical_block_size(bdev);
 	st->mem_align = bdev_dma_alignment(bdev) + 1;
 	st->ops = &bdev_ops;

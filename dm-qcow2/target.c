@@ -496,13 +496,18 @@ static int qcow2_message(struct dm_target *ti, unsigned int argc, char **argv, c
 	return -EINVAL;
 }
 
+/*
+ * DM asks two kinds of question: what limits the devices have (with @data to collect them), and
+ * whether all of them are able to do something (without).  The second kind we answer for them:
+ * discarding and zeroing are done in the format, on any device.
+ */
 static int qcow2_iterate_devices(struct dm_target *ti, iterate_devices_callout_fn fn, void *data)
 {
 	struct qcow2_dev *dev = ti->private;
 	unsigned int i;
 	int r = 0;
 
-	for (i = 0; i < dev->nr_layers && !r; i++) {
+	for (i = 0; data && i < dev->nr_layers && !r; i++) {
 		struct dm_dev *d = dev->layers[i].dev;
 
 		if (d)
