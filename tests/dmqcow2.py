@@ -4,9 +4,14 @@
 Stands on helpers.py; knows the table line, the differential program and the kernel's answers. The
 devices belong to the `dm` fixture, the storage to `bdev` and `filesystem`.
 """
+import ctypes
+import errno
+import fcntl
 import hashlib
+import mmap
 import os
 import random
+import struct
 import subprocess
 import threading
 import time
@@ -15,6 +20,17 @@ from helpers import (MIB, SECTOR, KernelLog, image_check, image_compare, image_c
                      run)
 
 KIB = 1 << 10
+GIB = 1 << 30
+BLKDISCARD, BLKZEROOUT = 0x1277, 0x127f
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
+# The image's header: name -> (offset, struct format)
+HEADER = {"magic": (0, ">I"), "version": (4, ">I"), "backing_offset": (8, ">Q"),
+          "backing_size": (16, ">I"), "cluster_bits": (20, ">I"), "size": (24, ">Q"),
+          "crypt_method": (32, ">I"), "l1_size": (36, ">I"), "l1_offset": (40, ">Q"),
+          "refcount_offset": (48, ">Q"), "refcount_clusters": (56, ">I"),
+          "nb_snapshots": (60, ">I"), "snapshots_offset": (64, ">Q"), "incompatible": (72, ">Q"),
+          "compatible": (80, ">Q"), "autoclear": (88, ">Q"), "refcount_order": (96, ">I"),
+          "header_length": (100, ">I"), "compression_type": (104, "B")}
 STORAGE_SIZE = 640 * MIB
 
 
@@ -193,6 +209,122 @@ def exercise(dm, name, chain, seed, ops, *options, threads=4, actions=Controller
 def verify_device(path, model):
     """The device reads as the model says."""
     run("differential", "--verify-only", "--model", model, path, timeout=240)
+
+
+def header_size(path):
+    """The size of an image's disk, without a process to ask."""
+    with open(path, "rb") as f:
+        f.seek(24)
+        return struct.unpack(">Q", f.read(8))[0]
+
+
+class Disk:
+    """Direct I/O on a device from within the test: far cheaper than a program per access."""
+
+    CHUNK = MIB
+
+    def __init__(self, path, writable=True):
+        self.fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_DIRECT)
+        self.buf = mmap.mmap(-1, self.CHUNK)
+
+    def close(self):
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def chunks(self, at, length):
+        for start in range(at, at + length, self.CHUNK):
+            yield start, min(self.CHUNK, at + length - start)
+
+    def write(self, byte, at, length):
+        """Fill with a byte; errors are OSError."""
+        self.buf[:] = bytes([byte]) * self.CHUNK
+        for start, size in self.chunks(at, length):
+            with memoryview(self.buf) as view, view[:size] as part:
+                assert os.pwritev(self.fd, [part], start) == size
+
+    def read(self, at, length):
+        """One chunk, as bytes."""
+        with memoryview(self.buf) as view, view[:length] as part:
+            assert os.preadv(self.fd, [part], at) == length
+        return self.buf[:length]
+
+    def expect(self, byte, at, length):
+        """Every byte there is that byte."""
+        for start, size in self.chunks(at, length):
+            data = self.read(start, size)
+            if data.count(byte) != size:
+                wrong = next(i for i in range(size) if data[i] != byte)
+                raise AssertionError(f"at {start + wrong:#x}: {data[wrong]:#x} instead of {byte:#x}")
+
+    def eio(self, at, length=4096):
+        """Reading there gives EIO."""
+        try:
+            self.read(at, length)
+        except OSError as e:
+            return e.errno == errno.EIO
+        return False
+
+    def discard(self, at, length):
+        fcntl.ioctl(self.fd, BLKDISCARD, struct.pack("QQ", at, length))
+
+    def zeroout(self, at, length):
+        fcntl.ioctl(self.fd, BLKZEROOUT, struct.pack("QQ", at, length))
+
+    def fallocate(self, mode, at, length):
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.fallocate(self.fd, mode | KEEP_SIZE, ctypes.c_long(at), ctypes.c_long(length)):
+            raise OSError(ctypes.get_errno(), "fallocate")
+
+    def flush(self):
+        os.fsync(self.fd)
+
+
+class Attached(Disk):
+    """A qcow2 device for the length of a with block. The block's own failure is the one told."""
+
+    def __init__(self, dm, layers, *features, name="q", size=None):
+        self.dm, self.name, self.path = dm, name, f"/dev/mapper/{name}"
+        self.layers = [layers] if isinstance(layers, str) else list(layers)
+        self.features = features
+        self.size = size
+        self.fd = None
+
+    def __enter__(self):
+        size = self.size or header_size(self.layers[0].split(":", 1)[1])
+        self.dm.create_qcow2(self.name, self.layers, self.features, size // SECTOR)
+        try:
+            super().__init__(self.path, "read_only" not in self.features)
+        except BaseException:
+            self.dm.remove(self.name)
+            raise
+        return self
+
+    def __exit__(self, kind, *_):
+        self.close()
+        try:
+            self.dm.remove(self.name)
+        except AssertionError:
+            if kind is None:
+                raise
+
+    def status(self):
+        return self.dm.qcow2_status(self.name)
+
+    def table(self):
+        return self.dm.table(self.name)
+
+    def message(self, *words, **kw):
+        return self.dm.message(self.name, *words, **kw)
+
+    def commit(self):
+        self.message("commit")
 
 
 def refused(dm, layers, features=(), sectors=2048, name="refused"):

@@ -6,7 +6,6 @@ can be read is right, no guest write lands in metadata, and the device goes away
 """
 import contextlib
 import errno
-import mmap
 import os
 import random
 import re
@@ -14,7 +13,7 @@ import sys
 
 import pytest
 
-from dmqcow2 import refused
+from dmqcow2 import Disk, refused
 from helpers import SECTOR, KernelLog, image_check, image_create, qemu_io, run
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "damage"))
@@ -38,45 +37,29 @@ def image(template, tmp_path):
     return template.copy(tmp_path / "image")
 
 
-class Disk:
-    """Direct, cluster-wise I/O that tells EIO from data."""
+class Clusters(Disk):
+    """Cluster-wise I/O that tells EIO from data."""
 
-    def __init__(self, path):
-        self.fd = os.open(path, os.O_RDWR | os.O_DIRECT)
-        self.buf = mmap.mmap(-1, CLUSTER)
-
-    def read(self, cluster):
+    def get(self, cluster):
         """The cluster's byte if all are the same, None on EIO."""
-        try:
-            got = os.preadv(self.fd, [self.buf], cluster * CLUSTER)
-        except OSError as e:
-            assert e.errno == errno.EIO, e
+        if self.eio(cluster * CLUSTER, CLUSTER):
             return None
-        assert got == CLUSTER
-        byte = self.buf[0]
-        assert self.buf[:] == bytes([byte]) * CLUSTER, f"guest cluster {cluster} is a mixture"
-        return byte
+        data = self.read(cluster * CLUSTER, CLUSTER)
+        assert data.count(data[0]) == CLUSTER, f"guest cluster {cluster} is a mixture"
+        return data[0]
 
-    def write(self, cluster, length=CLUSTER):
-        """False on an error, which can be EIO only."""
-        self.buf[:] = bytes([FILL]) * CLUSTER
+    def put(self, cluster, length=CLUSTER):
+        """False on an error, which can be EIO or, with refcounts gone, ENOSPC only."""
         try:
-            return os.pwritev(self.fd, [memoryview(self.buf)[:length]], cluster * CLUSTER) == length
+            self.write(FILL, cluster * CLUSTER, length)
+            return True
         except OSError as e:
             assert e.errno in (errno.EIO, errno.ENOSPC), e
             return False
 
-    def flush(self):
-        try:
-            os.fsync(self.fd)
-            return True
-        except OSError as e:
-            assert e.errno == errno.EIO, e
-            return False
-
-    def close(self):
-        os.close(self.fd)
-        self.buf.close()
+    def sync(self):
+        with contextlib.suppress(OSError):
+            self.flush()
 
 
 def attach(dm, image, sectors=SIZE // SECTOR, features=()):
@@ -94,11 +77,8 @@ def attach(dm, image, sectors=SIZE // SECTOR, features=()):
 
 def survey(device):
     """Read every guest cluster: a list of bytes, None where there is EIO."""
-    disk = Disk(device)
-    try:
-        return [disk.read(c) for c in range(GUEST_CLUSTERS)]
-    finally:
-        disk.close()
+    with Clusters(device) as disk:
+        return [disk.get(c) for c in range(GUEST_CLUSTERS)]
 
 
 def expect_right(found, allowed_errors=()):
@@ -111,15 +91,11 @@ def expect_right(found, allowed_errors=()):
 
 def scribble(device):
     """Write all over the disk, in two sizes, errors or not; then flush."""
-    disk = Disk(device)
-    try:
-        for cluster in range(GUEST_CLUSTERS):
-            disk.write(cluster, 4096)
-        for cluster in range(GUEST_CLUSTERS):
-            disk.write(cluster)
-        disk.flush()
-    finally:
-        disk.close()
+    with Clusters(device) as disk:
+        for length in (4096, CLUSTER):
+            for cluster in range(GUEST_CLUSTERS):
+                disk.put(cluster, length)
+        disk.sync()
 
 
 def no_guest_data_in(image, places):
@@ -276,9 +252,8 @@ def test_table_entry(dm, image, table, name):
     expect_right(found, bad)
     assert all(found[c] is None for c in bad), f"read through a bad {table} entry: {found}"
     if table == "L2":
-        disk = Disk(device)
-        wrote = disk.write(EVEN, 4096)
-        disk.close()
+        with Clusters(device) as disk:
+            wrote = disk.put(EVEN, 4096)
         assert not wrote, "a write through a bad entry was accepted"
     scribble(device)
     survey(device)
@@ -303,13 +278,12 @@ def test_l2_table_used_twice(dm, template, tmp_path):
     image.write(image.l1_at(1), image.read(image.l1_at(0)))
     device = attach(dm, image, SIZE * 512 // SECTOR)
     if device:
-        disk = Disk(device)
-        for cluster in (0, 8192):
-            disk.read(cluster)
-            disk.write(cluster + 1)
-            disk.read(cluster + 1)
-        disk.flush()
-        disk.close()
+        with Clusters(device) as disk:
+            for cluster in (0, 8192):
+                disk.get(cluster)
+                disk.put(cluster + 1)
+                disk.get(cluster + 1)
+            disk.sync()
         dm.remove("q")
 
 
@@ -383,9 +357,8 @@ def test_attention_and_corrupt_bit(dm, image):
     if not device:
         return
     survey(device)
-    disk = Disk(device)
-    disk.write(EVEN + 2)
-    disk.close()
+    with Clusters(device) as disk:
+        disk.put(EVEN + 2)
     status = dm.qcow2_status("q")
     assert "corrupt" in status["attention"], status
     dm.remove("q")
@@ -410,11 +383,10 @@ def test_random_damage(dm, image, seed):
     device = attach(dm, image)
     if not device:
         return
-    disk = Disk(device)
-    for cluster in range(GUEST_CLUSTERS):
-        with contextlib.suppress(AssertionError):       # a mixture: another cluster size, say
-            disk.read(cluster)
-        disk.write(cluster)
-    disk.flush()
-    disk.close()
+    with Clusters(device) as disk:
+        for cluster in range(GUEST_CLUSTERS):
+            with contextlib.suppress(AssertionError):   # a mixture: another cluster size, say
+                disk.get(cluster)
+            disk.put(cluster)
+        disk.sync()
     dm.remove("q")

@@ -12,7 +12,7 @@ import random
 
 import pytest
 
-from dmqcow2 import KIB, Chain, Place, exercise, verify_device
+from dmqcow2 import KIB, Attached, Chain, Place, exercise, verify_device
 from helpers import MIB, SECTOR, image_compare, run
 
 DIMENSIONS = {
@@ -69,19 +69,19 @@ def test_differential(dm, bdev, filesystem, tmp_path, storage, backing, cluster,
     chain = Chain(Place(storage, bdev, filesystem), tmp_path, backing, size, version,
                   cluster * KIB, seed)
     features = [f"l2_cache_kib {SMALL_CACHE_KIB}"] if cache == "small" else []
-    device = dm.create_qcow2("q", chain.layers, features)
-    # every fourth one with reads that race with writes
-    exercise(dm, "q", chain, seed, OPS, *(["--race-reads"] if number % 4 == 3 else []))
-    status = dm.qcow2_status("q")
-    assert status["mode"] == "rw" and "corrupt" not in status["attention"]
-    if cache == "small":
-        assert status["cache_max_kib"] == SMALL_CACHE_KIB
-    dm.remove("q")
+    with Attached(dm, chain.layers, *features) as disk:
+        disk.close()
+        # every fourth one with reads that race with writes
+        exercise(dm, "q", chain, seed, OPS, *(["--race-reads"] if number % 4 == 3 else []))
+        status = disk.status()
+        assert status["mode"] == "rw" and "corrupt" not in status["attention"]
+        if cache == "small":        # of each image of the chain
+            assert status["cache_max_kib"] <= SMALL_CACHE_KIB * len(chain.layers)
+            assert status["cache_kib"] <= status["cache_max_kib"]
     chain.verify()
     # what is on the storage now, read by a new device that has nothing in memory
-    dm.create_qcow2("q", chain.layers, features)
-    verify_device(device, chain.model)
-    dm.remove("q")
+    with Attached(dm, chain.layers, *features) as disk:
+        verify_device(disk.path, chain.model)
     chain.verify()
 
 
@@ -92,9 +92,8 @@ def test_a_wrong_model_is_noticed(dm, bdev, filesystem, tmp_path):
     with open(chain.model, "r+b") as f:
         f.seek(5 * MIB)
         f.write(b"changed")
-    device = dm.create_qcow2("q", chain.layers)
-    done = run("differential", "--verify-only", "--model", chain.model, device, check=False)
+    with Attached(dm, chain.layers) as disk:
+        done = run("differential", "--verify-only", "--model", chain.model, disk.path, check=False)
     assert done.returncode == 1 and f"MISMATCH at sector {5 * MIB // SECTOR} " in done.stderr
-    dm.remove("q")
     with pytest.raises(AssertionError):
         image_compare(chain.top, chain.model)

@@ -6,11 +6,10 @@ import struct
 
 import pytest
 
-from dmqcow2 import KIB, Chain, Place, exercise, refused, sparse, tagged, verify_device
-from helpers import (MIB, SECTOR, image_check, image_compare, image_create, image_map,
-                     qemu_io, run, size_of, sync_caches)
-
-GIB = MIB << 10
+from dmqcow2 import (GIB, HEADER, KIB, Attached, Chain, Disk, Place, exercise, refused, sparse,
+                     tagged, verify_device)
+from helpers import (MIB, SECTOR, image_check, image_compare, image_create, image_map, qemu_io, run,
+                     size_of, sync_caches)
 
 
 def expect(path, image):
@@ -65,14 +64,12 @@ def test_written_by_qemu(dm, bdev, filesystem, tmp_path, storage, name):
         if done.returncode:
             assert "refcount" in refused(dm, [f"qcow2:{image}"], sectors=64 * MIB // SECTOR)
             pytest.skip("this refcount width is refused, with the reason told")
-        device = "/dev/mapper/q"
-    else:
-        device = dm.create_qcow2("q", [f"qcow2:{image}"])
-    assert size_of(device) == 64 * MIB
-    verify_device(device, model)
-    run("differential", "--seed", 7, "--ops", 300, "--cluster",
-        image_cluster(options), "--model", model, device)
-    dm.remove("q")
+        dm.remove("q")
+    with Attached(dm, f"qcow2:{image}") as disk:
+        assert size_of(disk.path) == 64 * MIB
+        verify_device(disk.path, model)
+        run("differential", "--seed", 7, "--ops", 300, "--cluster", image_cluster(options), "--model",
+            model, disk.path)
     image_check(image)
     image_compare(image, model)
     # and once more by QEMU on what we left
@@ -92,12 +89,14 @@ def test_zero_cluster_never_shows_what_it_keeps(dm, bdev):
     qemu_io(top, "write -P 0x11 0 2M", "write -z 0 1M")
     kept = [e for e in image_map(top) if e["zero"] and "offset" in e]
     assert kept, "QEMU left no preallocated zero clusters: the test tests nothing"
-    device = dm.create_qcow2("q", [f"qcow2:{top}", f"qcow2:{base}"])
-    qemu_io(device, "read -P 0 0 1M", "read -P 0x11 1M 1M", "read -P 0xbb 2M 14M", fmt="raw")
-    # a short write into one: the rest of the cluster stays zero
-    qemu_io(device, "write -P 0x22 64k 512", fmt="raw")
-    qemu_io(device, "read -P 0x22 64k 512", "read -P 0 66048 65024", fmt="raw")
-    dm.remove("q")
+    with Attached(dm, [f"qcow2:{top}", f"qcow2:{base}"]) as disk:
+        disk.expect(0, 0, MIB)
+        disk.expect(0x11, MIB, MIB)
+        disk.expect(0xbb, 2 * MIB, 14 * MIB)
+        # a short write into one: the rest of the cluster stays zero
+        disk.write(0x22, 64 * KIB, 512)
+        disk.expect(0x22, 64 * KIB, 512)
+        disk.expect(0, 64 * KIB + 512, 64 * KIB - 512)
     image_check(top)
     qemu_io(top, "read -P 0 0 64k", "read -P 0x22 64k 512", "read -P 0 66048 65024",
             "read -P 0x11 1M 1M")
@@ -106,10 +105,13 @@ def test_zero_cluster_never_shows_what_it_keeps(dm, bdev):
 @pytest.mark.core
 def test_qemu_reads_what_we_wrote(dm, bdev):
     image = image_create(bdev(128 * MIB), 64 * MIB)
-    device = dm.create_qcow2("q", [f"qcow2:{image}"])
-    qemu_io(device, "write -P 0x11 0 200k", "write -P 0x22 5M 4k", "write -P 0x33 10M 3M",
-            "write -z 11M 512k", "discard 12M 512k", "flush", fmt="raw")
-    dm.remove("q")
+    with Attached(dm, f"qcow2:{image}") as disk:
+        disk.write(0x11, 0, 200 * KIB)
+        disk.write(0x22, 5 * MIB, 4 * KIB)
+        disk.write(0x33, 10 * MIB, 3 * MIB)
+        disk.zeroout(11 * MIB, 512 * KIB)
+        disk.discard(12 * MIB, 512 * KIB)
+        disk.flush()
     image_check(image)
     qemu_io(image, "read -P 0x11 0 200k", "read -P 0 200k 824k", "read -P 0x22 5M 4k",
             "read -P 0x33 10M 1M", "read -P 0 11M 512k", "read -P 0x33 11776k 512k",
@@ -120,23 +122,24 @@ def test_qemu_reads_what_we_wrote(dm, bdev):
 def test_odd_sizes(dm, bdev, size, tmp_path):
     image = image_create(bdev(64 * MIB), size)
     model = sparse(tmp_path / "model", size)
-    device = dm.create_qcow2("q", [f"qcow2:{image}"])
-    assert size_of(device) == size
-    run("differential", "--ops", 200, "--threads", 2, "--max-io", 65536, "--model", model, device)
-    dm.remove("q")
+    with Attached(dm, f"qcow2:{image}") as disk:
+        assert size_of(disk.path) == size
+        run("differential", "--ops", 200, "--threads", 2, "--max-io", 65536, "--model", model,
+            disk.path)
     image_check(image)
     image_compare(image, model)
 
 
-def test_empty_image_costs_nothing(dm, filesystem, tmp_path):
+def test_empty_image_costs_nothing(dm, filesystem):
     """Attached, read and removed: not a byte of it changes."""
     image = image_create(os.path.join(filesystem("xfs"), "image"), GIB)
     with open(image, "rb") as f:
         before = f.read()
-    device = dm.create_qcow2("q", [f"qcow2:{image}"])
-    qemu_io(device, "read -P 0 0 8M", "read -P 0 1020M 4M", "flush", fmt="raw")
-    assert dm.qcow2_status("q")["total"] == GIB // (64 * KIB)
-    dm.remove("q")
+    with Attached(dm, f"qcow2:{image}") as disk:
+        disk.expect(0, 0, 8 * MIB)
+        disk.expect(0, 1020 * MIB, 4 * MIB)
+        disk.flush()
+        assert disk.status()["total"] == GIB // (64 * KIB)
     sync_caches()
     with open(image, "rb") as f:
         assert f.read() == before
@@ -148,46 +151,36 @@ def test_one_tebibyte(dm, bdev, filesystem, storage):
     """A sparse giant: writes at its ends and in between are where they belong."""
     image = image_create(Place(storage, bdev, filesystem)("image"), 1024 * GIB)
     places = [0, 511 * GIB + 13 * MIB, 512 * GIB, 1024 * GIB - 64 * KIB]
-    device = dm.create_qcow2("q", [f"qcow2:{image}"])
-    assert size_of(device) == 1024 * GIB
-    for i, at in enumerate(places):
-        qemu_io(device, f"write -P {i + 1} {at} 64k", fmt="raw")
-    for i, at in enumerate(places):
-        qemu_io(device, f"read -P {i + 1} {at} 64k", fmt="raw")
-    qemu_io(device, "read -P 0 64k 4M", "read -P 0 700G 4M", fmt="raw")
-    assert dm.qcow2_status("q")["host_bytes"] < 8 * MIB
-    dm.remove("q")
+    with Attached(dm, f"qcow2:{image}") as disk:
+        assert size_of(disk.path) == 1024 * GIB
+        for i, at in enumerate(places):
+            disk.write(i + 1, at, 64 * KIB)
+        for i, at in enumerate(places):
+            disk.expect(i + 1, at, 64 * KIB)
+        disk.expect(0, 64 * KIB, 4 * MIB)
+        disk.expect(0, 700 * GIB, 4 * MIB)
+        # the tables of a whole disk of that size are in it
+        assert disk.status()["host_bytes"] < 32 * MIB
     image_check(image)
-    for i, at in enumerate(places):
-        qemu_io(image, f"read -P {i + 1} {at} 64k")
+    qemu_io(image, *(f"read -P {i + 1} {at} 64k" for i, at in enumerate(places)))
 
 
-def test_backing_of_another_size(dm, bdev, filesystem, tmp_path):
+def test_backing_of_another_size(dm, bdev):
     """Past the end of a shorter backing image there are zeroes, also after a short write there."""
-    base = image_create(bdev(64 * MIB), 5 * MIB + 3 * SECTOR)
-    qemu_io(base, "write -P 0xbb 0 5244416")
-    top = image_create(bdev(64 * MIB), 16 * MIB, backing=base)
-    device = dm.create_qcow2("q", [f"qcow2:{top}", f"qcow2:{base}"])
     end = 5 * MIB + 3 * SECTOR
-    qemu_io(device, f"read -P 0xbb 0 {end}", f"read -P 0 {end} {16 * MIB - end}", fmt="raw")
-    qemu_io(device, f"write -P 0x11 {end + 4 * SECTOR} 512", fmt="raw")
-    dm.remove("q")
+    base = image_create(bdev(64 * MIB), end)
+    qemu_io(base, f"write -P 0xbb 0 {end}")
+    top = image_create(bdev(64 * MIB), 16 * MIB, backing=base)
+    with Attached(dm, [f"qcow2:{top}", f"qcow2:{base}"]) as disk:
+        disk.expect(0xbb, 0, end)
+        disk.expect(0, end, 16 * MIB - end)
+        disk.write(0x11, end + 4 * SECTOR, 512)
     image_check(top)
     qemu_io(top, f"read -P 0xbb 0 {end}", f"read -P 0 {end} 2048",
             f"read -P 0x11 {end + 4 * SECTOR} 512", f"read -P 0 {end + 5 * SECTOR} 8M")
 
 
 # ---- what is refused ----
-
-HEADER = {"magic": (0, ">I"), "version": (4, ">I"), "backing_offset": (8, ">Q"),
-          "backing_size": (16, ">I"), "cluster_bits": (20, ">I"), "size": (24, ">Q"),
-          "crypt": (32, ">I"), "l1_size": (36, ">I"), "l1_offset": (40, ">Q"),
-          "refcount_offset": (48, ">Q"), "refcount_clusters": (56, ">I"),
-          "nb_snapshots": (60, ">I"), "snapshots_offset": (64, ">Q"),
-          "incompatible": (72, ">Q"), "compatible": (80, ">Q"), "autoclear": (88, ">Q"),
-          "refcount_order": (96, ">I"), "header_length": (100, ">I"),
-          "compression_type": (104, "B")}
-
 
 def patch(path, field, value):
     at, form = HEADER[field]
@@ -257,7 +250,8 @@ def test_corrupt_bit(dm, tmp_path):
     done = dm.create("q", dm.qcow2_table([f"qcow2:{image}"], ["read_only"], MIB // SECTOR),
                      check=False)
     if not done.returncode:
-        qemu_io("/dev/mapper/q", "read -P 0x11 0 64k", fmt="raw")
+        with Disk("/dev/mapper/q", writable=False) as disk:
+            disk.expect(0x11, 0, 64 * KIB)
         dm.remove("q")
 
 
@@ -316,9 +310,8 @@ def test_chain_must_agree_with_the_headers(dm, bdev):
                    [f"qcow2:{top}", f"qcow2:{top}"]):                   # its own backing
         assert re.search("backing|layer|chain|raw|format|same|twice",
                          reason(refused(dm, layers))), layers
-    device = dm.create_qcow2("q", [f"qcow2:{top}", f"qcow2:{base}"])
-    qemu_io(device, "write -P 0x11 0 64k", fmt="raw")
-    dm.remove("q")
+    with Attached(dm, [f"qcow2:{top}", f"qcow2:{base}"]) as disk:
+        disk.write(0x11, 0, 64 * KIB)
     image_check(top)
 
 
@@ -330,12 +323,8 @@ def test_the_name_in_the_header_is_not_opened(dm, bdev, tmp_path):
     secret.write_bytes(b"\x5e" * MIB)
     top = image_create(bdev(16 * MIB), MIB, backing=base)
     run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", secret, "-F", "qcow2", top)
-    device = dm.create("q", dm.qcow2_table([f"qcow2:{top}", f"qcow2:{base}"], (), MIB // SECTOR),
-                       check=False)
-    if device.returncode:
-        return
-    qemu_io("/dev/mapper/q", "read -P 0xbb 0 1M", fmt="raw")
-    dm.remove("q")
+    with Attached(dm, [f"qcow2:{top}", f"qcow2:{base}"]) as disk:
+        disk.expect(0xbb, 0, MIB)
 
 
 def test_dirty_image(dm, tmp_path):
@@ -348,7 +337,9 @@ def test_dirty_image(dm, tmp_path):
     if done.returncode:
         assert "dirty" in reason(refused(dm, table))
         return
-    qemu_io("/dev/mapper/q", "read -P 0x11 0 1M", "write -P 0x22 4M 1M", fmt="raw")
+    with Disk("/dev/mapper/q") as disk:
+        disk.expect(0x11, 0, MIB)
+        disk.write(0x22, 4 * MIB, MIB)
     dm.remove("q")
     image_check(image)
     assert not header_field(image, "incompatible") & 1
@@ -361,13 +352,11 @@ def test_autoclear_bits(dm, bdev, filesystem, storage):
     image = image_create(Place(storage, bdev, filesystem)("image"), 8 * MIB)
     patch(image, "autoclear", 1 << 40)
     sync_caches()
-    device = dm.create_qcow2("q", [f"qcow2:{image}"], ["read_only"])
-    run("dd", f"if={device}", "of=/dev/null", "bs=1M", "count=1", "iflag=direct")
-    dm.remove("q")
+    with Attached(dm, f"qcow2:{image}", "read_only") as disk:
+        disk.expect(0, 0, MIB)
     assert header_field(image, "autoclear") == 1 << 40
-    device = dm.create_qcow2("q", [f"qcow2:{image}"])
-    qemu_io(device, "write -P 0x11 0 64k", fmt="raw")
-    dm.remove("q")
+    with Attached(dm, f"qcow2:{image}") as disk:
+        disk.write(0x11, 0, 64 * KIB)
     assert header_field(image, "autoclear") == 0
     image_check(image)
 
@@ -386,9 +375,8 @@ def test_back_and_forth(dm, bdev, filesystem, tmp_path, storage):
     """Several rounds of we write, QEMU writes, on one image with a backing file."""
     chain = Chain(Place(storage, bdev, filesystem), tmp_path, "qcow2", 32 * MIB, cluster=64 * KIB)
     for seed in range(3):
-        dm.create_qcow2("q", chain.layers)
-        exercise(dm, "q", chain, seed + 1, 200, threads=2, actions=())
-        dm.remove("q")
+        with Attached(dm, chain.layers):
+            exercise(dm, "q", chain, seed + 1, 200, threads=2, actions=())
         chain.verify()
         qemu_io(chain.top, f"write -P 0x4{seed} {seed}M 300k", f"write -z {seed + 9}M 100k",
                 f"discard {20 + seed}M 256k")

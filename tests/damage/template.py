@@ -8,20 +8,13 @@ import os
 import shutil
 import struct
 
+from dmqcow2 import HEADER
+
 CLUSTER = 65536
 GUEST_CLUSTERS = 32
 SIZE = GUEST_CLUSTERS * CLUSTER
 COPIED = 1 << 63
 OFFSET = 0x00fffffffffffe00
-
-# name: (offset, struct format)
-HEADER = {"magic": (0, ">I"), "version": (4, ">I"), "backing_offset": (8, ">Q"),
-          "backing_size": (16, ">I"), "cluster_bits": (20, ">I"), "size": (24, ">Q"),
-          "crypt_method": (32, ">I"), "l1_size": (36, ">I"), "l1_offset": (40, ">Q"),
-          "refcount_offset": (48, ">Q"), "refcount_clusters": (56, ">I"),
-          "nb_snapshots": (60, ">I"), "snapshots_offset": (64, ">Q"), "incompatible": (72, ">Q"),
-          "compatible": (80, ">Q"), "autoclear": (88, ">Q"), "refcount_order": (96, ">I"),
-          "header_length": (100, ">I"), "compression_type": (104, "B")}
 
 
 class Image:

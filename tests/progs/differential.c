@@ -543,6 +543,9 @@ static void perform(struct worker *w, const struct op *op, char *buf)
 	case OP_PUNCH:
 		ret = fallocate(world.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, bytes[0],
 				bytes[1]);
+		/* without write-zeroes in the storage below, DM offers none */
+		if (ret && errno == EOPNOTSUPP)
+			ret = ioctl(world.fd, BLKZEROOUT, bytes);
 		break;
 	case OP_ZERO_RANGE:
 		ret = fallocate(world.fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, bytes[0],
