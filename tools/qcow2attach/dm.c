@@ -118,6 +118,8 @@ static int run_task_with_udev(struct dm_task *task)
 	ret = run_task(task);
 	err = errno;
 	wait_for_udev(cookie);
+	/* Where no udev runs the library makes the nodes, and puts that off. */
+	dm_task_update_nodes();
 	errno = err;
 	return ret;
 }
@@ -221,8 +223,10 @@ static void make_node(const char *name)
 {
 	char *path = xasprintf("%s/%s", dm_dir(), name);
 
-	if (access(path, F_OK))
+	if (access(path, F_OK)) {
 		dm_mknodes(name);
+		dm_task_update_nodes();
+	}
 	free(path);
 }
 
