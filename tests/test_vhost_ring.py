@@ -5,6 +5,8 @@ A case of those programs is one test here; this file gives each a device that su
 within submit_bio(), null_blk in an interrupt, dm-delay after a while, dm-error with an error.
 """
 import os
+import re
+import struct
 
 import pytest
 
@@ -15,8 +17,8 @@ pytestmark = pytest.mark.core
 DEVICES = ["brd", "null"]
 
 
-def ring(prog, case, dev, *args, timeout=180):
-    done = run(prog, case, dev, *args, timeout=timeout)
+def ring(prog, case, dev, *args, timeout=180, **kw):
+    done = run(prog, case, dev, *args, timeout=timeout, **kw)
     print(done.stdout, end="")
     return done.stdout
 
@@ -89,6 +91,86 @@ def test_life_in_flight(slow, disk, case):
 @pytest.mark.parametrize("case", ["log", "busyloop", "ioctls"])
 def test_ioctls(disk, kind, case):
     ring("ringctl", case, disk(kind))
+
+
+FLUSH, FUA, DISCARD = 1, 2, 4
+
+
+def written(log):
+    """What dm-log-writes saw: a list of (sector, sectors, flags)."""
+    found = []
+    with open(log, "rb") as f:
+        _, _, entries, block = struct.unpack("<QQQI", f.read(28))
+        at = block
+        for _ in range(entries):
+            f.seek(at)
+            sector, sectors, flags, _ = struct.unpack("<QQQQ", f.read(32))
+            found.append((sector, sectors, flags))
+            at += block + (0 if flags & DISCARD else sectors * block)
+    return found
+
+
+def test_writethrough(dm, disk, cleanup):
+    """Durable writes where the guest cannot or will not flush, by FUA or a flush behind them."""
+    run("modprobe", "dm-log-writes")
+    data, log = disk("null"), disk("null", size=64 * MIB)
+    dev = dm.create("ring-log", f"0 {size_of(data) // 512} log-writes {data} {log}")
+    cleanup(dm.remove, "ring-log")
+    ring("ringctl", "writethrough", dev)
+    dm.message("ring-log", "mark", "end")
+    seen = written(log)
+    print(seen)
+    fua = {sector: bool(flags & FUA) for sector, sectors, flags in seen
+           if sectors and not flags & DISCARD}
+    assert fua == {0: False, 8: True, 16: True, 24: False, 32: True}
+    assert [s for s in seen if s[2] & DISCARD] == [(40, 8, DISCARD)]
+    # When the guest gave up flushing, behind the discard, and the guest's own.
+    assert sum(bool(flags & FLUSH) for _, _, flags in seen) == 3
+
+
+@pytest.fixture
+def cgroup(cleanup):
+    """A cgroup with an io controller."""
+    path = "/sys/fs/cgroup/ring"
+    try:
+        controllers = open("/sys/fs/cgroup/cgroup.controllers").read().split()
+    except FileNotFoundError:
+        controllers = []
+    if "io" not in controllers:
+        pytest.skip("this kernel has no io cgroup controller")
+    with open("/sys/fs/cgroup/cgroup.subtree_control", "w") as f:
+        f.write("+io")
+    os.mkdir(path)
+    cleanup(os.rmdir, path)
+    return path
+
+
+@pytest.mark.parametrize("worker", ["task", "kthread"])
+def test_cgroup(disk, cgroup, worker):
+    """The owner's limits hold for its guest's I/O, whoever submits it."""
+    dev = disk("null")
+    env = {**os.environ, **({"RING_KTHREAD": "1"} if worker == "kthread" else {})}
+    numbers = open(f"/sys/block/{os.path.basename(dev)}/dev").read().strip()
+
+    def iops():
+        done = run("sh", "-c", f'echo $$ >{cgroup}/cgroup.procs && exec "$@"', "sh",
+                   "ringbench", dev, "write", "4", "3", env=env)
+        print(done.stdout)
+        return float(re.search(r"([\d.]+) IOPS", done.stdout).group(1))
+
+    free = iops()
+    with open(f"{cgroup}/io.max", "w") as f:
+        f.write(f"{numbers} wiops=20")
+    limited = iops()
+    assert limited < 40 < free
+
+
+@pytest.mark.parametrize("case", ["kill", "churn"])
+def test_kthread_workers(disk, case):
+    """Workers that are kernel threads, which no signal reaches and that outlive the owner."""
+    if not os.path.exists("/sys/module/vhost/parameters/fork_from_owner_default"):
+        pytest.skip("this kernel has no choice of workers")
+    ring("ringlife", case, disk("null"), env={**os.environ, "RING_KTHREAD": "1"})
 
 
 @pytest.mark.parametrize("kind", DEVICES)

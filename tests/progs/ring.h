@@ -28,6 +28,11 @@
 
 #include "vhost_blk.h"
 
+#ifndef VHOST_SET_FORK_FROM_OWNER
+#define VHOST_FORK_OWNER_KTHREAD	0
+#define VHOST_SET_FORK_FROM_OWNER	_IOW(VHOST_VIRTIO, 0x83, __u8)
+#endif
+
 #define SECTOR		512u
 #define RING_MAX	1024u
 #define QUEUES_MAX	4u
@@ -197,6 +202,9 @@ static inline void guest_connect(struct guest *g, uint64_t features)
 	g->features = features;
 	must(ioctl(g->fd, VHOST_GET_FEATURES, &offered));
 	check((features & ~offered) == 0);
+	/* Workers that are kernel threads instead of threads of ours. */
+	if (getenv("RING_KTHREAD"))
+		must(ioctl(g->fd, VHOST_SET_FORK_FROM_OWNER, &(uint8_t){ VHOST_FORK_OWNER_KTHREAD }));
 	must(ioctl(g->fd, VHOST_SET_OWNER));
 	must(ioctl(g->fd, VHOST_SET_FEATURES, &features));
 	guest_set_memory(g);

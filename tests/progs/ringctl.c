@@ -156,7 +156,8 @@ static void case_busyloop(void)
 		next_used(q);
 	}
 	printf("%u of %u served without a kick\n", served, i);
-	check(served > 0);
+	/* With one processor the client cannot run while the worker polls. */
+	check(served > 0 || sysconf(_SC_NPROCESSORS_ONLN) == 1);
 	/* Stopping does not wait for the polling. */
 	request(q, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096, NULL);
 	t = now();
@@ -282,6 +283,7 @@ static void case_writethrough(void)
 	check_eq(request(q, VIRTIO_BLK_T_OUT, 32, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
 	memcpy(at(&g, data_gpa(0)), (uint64_t[]){ 40, 8 }, 16);
 	check_eq(request(q, VIRTIO_BLK_T_DISCARD, 0, data_gpa(0), 16, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, VIRTIO_BLK_T_FLUSH, 0, 0, 0, NULL), VIRTIO_BLK_S_OK);
 	guest_stop(&g);
 }
 
