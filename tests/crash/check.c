@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Judges one image in a file after a power cut: `crash-check IMAGE JOURNAL MARKS
+ * Judges one image in a file after a power cut: `crash_check IMAGE JOURNAL MARKS
  * [INITIAL BACKING]`.  MARKS is a file with the marks that the storage carried, one
  * a line.  Owns nothing; see judge.h.
  */
@@ -16,7 +16,7 @@ int main(int argc, char **argv)
 	FILE *marks;
 
 	if (argc != 4 && argc != 6)
-		bad("usage", "crash-check IMAGE JOURNAL MARKS [INITIAL BACKING]");
+		bad("usage", "crash_check IMAGE JOURNAL MARKS [INITIAL BACKING]");
 	data = map_file(argv[1], &bytes, MAP_SHARED);
 	judge_init(&judge, data, bytes, argv[2], argc == 6 ? argv[4] : NULL,
 		   argc == 6 ? argv[5] : NULL);

@@ -2,18 +2,10 @@
 /* What a workload did and was promised; see journal.h. */
 #include "journal.h"
 
-#include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "../progs/sector.h"
-
-static void __attribute__((noreturn)) bad(const char *path, const char *what)
-{
-	fprintf(stderr, "%s: %s\n", path, what);
-	exit(2);
-}
+#include "files.h"
 
 static int by_begun(const void *a, const void *b)
 {

@@ -3,13 +3,8 @@
 #include "logwrites.h"
 
 #include <endian.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
+
+#include "files.h"
 
 #define SUPER_MAGIC	0x6a736677736872ULL
 #define SUPER_VERSION	1
@@ -27,12 +22,6 @@ struct entry {
 	uint64_t flags;
 	uint64_t data_len;
 } __attribute__((packed));
-
-static void __attribute__((noreturn)) bad(const char *path, const char *what)
-{
-	fprintf(stderr, "%s: %s\n", path, what);
-	exit(2);
-}
 
 void log_load(struct log *log, const char *path)
 {

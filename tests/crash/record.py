@@ -5,7 +5,7 @@
 Owns one directory per workload below --out: base (the storage before), log (every write since, in
 the order of its becoming durable), journal (what the workload did and what it was promised),
 initial (raw content of the disk before, and of what lies below it, where there is any), and
-replay.json (the arguments for crash-replay).
+replay.json (the arguments for crash_replay).
 
 With --storage ext4 or xfs the image is a file on a file system on the logged device. Its states can
 only be read by mounting them, so the replay follows at once, in the guest, on a sample of them.
@@ -158,10 +158,9 @@ def record_file(w, dm, storage, log, fstype, target, percent):
             mounted.remove()
         dm.remove("lw")
         print(f"recorded {w.seed} on {fstype}: {w.describe()}; {said}", flush=True)
-        host = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../build/host")
-        judge = [os.path.join(os.path.dirname(os.path.abspath(__file__)), "judge-file"),
-                 os.path.join(host, "crash-check"), mnt, journal, raw or ""]
-        done = run(os.path.join(host, "crash-replay"), "--base", base, "--log", log.path, "--keep",
+        judge = [os.path.join(os.path.dirname(os.path.abspath(__file__)), "judge-file"), mnt, journal,
+                 raw or ""]
+        done = run("crash_replay", "--base", base, "--log", log.path, "--keep",
                    os.path.join(tmp, "state"), "--seed", w.seed, "--subsets", 8, "--percent", percent,
                    "--command", shlex.join(judge), check=False, timeout=1800)
         print(f"workload {w.seed} on {fstype}: {done.stdout}{done.stderr}".strip(), flush=True)

@@ -4,6 +4,9 @@
  * and at every flush looks at many of the disks that a power cut could have left,
  * i.e. all that was flushed plus some of what was not, torn at 512 bytes.
  *
+ * With --forget-flushes flushes are taken for none: it must fail then, which shows
+ * that it can.
+ *
  * With --command the storage is a file system that holds the image: each state is
  * written to a file and the command judges it, given that file and one with the
  * marks so far.  Those states are many and slow, so --percent takes a sample.
@@ -27,7 +30,7 @@ static struct {
 	unsigned int subsets;
 	unsigned int qemu_every;	/* states between two runs of qemu-img; 0: never */
 	unsigned int percent;		/* of the states are judged */
-	bool every_write, discard_zeroes;
+	bool every_write, discard_zeroes, forget_flushes;
 	const char *base, *log, *journal, *initial, *backing, *qemu_img, *keep, *command;
 } options = { .seed = 1, .subsets = 20, .percent = 100 };
 
@@ -323,7 +326,7 @@ static void replay(void)
 			judge(true, e->mark, i);
 			continue;
 		}
-		if (e->flags & LOG_FLUSH)
+		if (e->flags & LOG_FLUSH && !options.forget_flushes)
 			cut_here(i);
 		if (!e->sectors)
 			continue;
@@ -343,7 +346,7 @@ static void parse_options(int argc, char **argv)
 		{ "seed", 1, NULL, 's' }, { "subsets", 1, NULL, 'n' },
 		{ "qemu-img", 1, NULL, 'q' }, { "qemu-every", 1, NULL, 'Q' },
 		{ "keep", 1, NULL, 'k' }, { "every-write", 0, NULL, 'e' },
-		{ "discard-zeroes", 0, NULL, 'z' },
+		{ "discard-zeroes", 0, NULL, 'z' }, { "forget-flushes", 0, NULL, 'f' },
 		{ "command", 1, NULL, 'c' }, { "percent", 1, NULL, 'p' },
 		{ }
 	};
@@ -384,6 +387,9 @@ static void parse_options(int argc, char **argv)
 		case 'e':
 			options.every_write = true;
 			break;
+		case 'f':
+			options.forget_flushes = true;
+			break;
 		case 'c':
 			options.command = optarg;
 			break;
@@ -398,8 +404,8 @@ static void parse_options(int argc, char **argv)
 		}
 	}
 	if (!options.base || !options.log || !(options.journal || options.command) || optind != argc)
-		bad("usage", "crash-replay --base STORAGE --log LOG [--seed N] [--subsets N] "
-		    "[--percent N] [--every-write] [--discard-zeroes] [--keep PATH-PREFIX] "
+		bad("usage", "crash_replay --base STORAGE --log LOG [--seed N] [--subsets N] "
+		    "[--percent N] [--every-write] [--discard-zeroes] [--forget-flushes] [--keep PATH-PREFIX] "
 		    "{--journal OPLOG [--initial RAW] [--backing RAW] "
 		    "[--qemu-img COMMAND --qemu-every N] | --command COMMAND}");
 	if ((options.qemu_every || options.command) && !options.keep)

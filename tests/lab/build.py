@@ -183,7 +183,7 @@ def build_progs(name):
     status = 0
     obj = os.path.join(BUILD, "obj", "progs")
     os.makedirs(obj, exist_ok=True)
-    headers = fingerprint(["vhost-blk/uapi"], rootfs.path(), *CFLAGS,
+    headers = fingerprint(["vhost-blk/uapi", "tests/crash"], rootfs.path(), *CFLAGS,
                           *(read(os.path.join(REPO, PROGS, n)) for n in sources(PROGS)
                             if n.endswith(".h")))
     for source in (n for n in sources(PROGS) if n.endswith(".c")):
