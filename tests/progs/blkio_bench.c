@@ -235,7 +235,7 @@ int main(int argc, char **argv)
 	if (argc > 7)
 		block = strtoul(argv[7], NULL, 0);
 	if (op == OPS || depth < 1 || depth > MAX_DEPTH || queues < 1 || block < 512) {
-		fprintf(stderr, "blkio_bench: this operation, depth, or number of queues cannot be\n");
+		fprintf(stderr, "blkio_bench: no such operation, depth, or number of queues\n");
 		return 2;
 	}
 	b = open_disk(argv[1], argv[2], queues);

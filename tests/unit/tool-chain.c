@@ -15,7 +15,6 @@
 
 #include "../../dm-qcow2/qcow2-format.h"
 
-static char top_dir[] = "/tmp/tool-chain.XXXXXX";
 static struct chain chain;
 
 /* An image NAME over BACKING, of this FORMAT, either of which may be NULL. */
@@ -232,6 +231,7 @@ static void test_config(void)
 
 int main(void)
 {
+	char top_dir[] = "/tmp/tool-chain.XXXXXX";
 	char command[64];
 
 	CHECK(mkdtemp(top_dir) && !chdir(top_dir));

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`qcow2attach run`: a guest that is one sector long boots from the disk, writes to it and ends, and
+nothing is left behind however anybody ends.
+"""
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from helpers import MIB, image_check, image_create, qemu_io, run, wait_for
+
+# Reads sector 2 (by its BIOS number), writes it to sector 3, says so on the serial port, and then
+# does what sector 2 begins with: 'E' ends the machine with a code, anything else halts it.
+BOOT_SECTOR = r"""
+        .code16
+        .org 0
+start:  cli
+        xor %ax, %ax
+        mov %ax, %ds
+        mov %ax, %es
+        mov %ax, %ss
+        mov $0x7c00, %sp
+        sti
+        mov $0x0201, %ax            # read one sector ...
+        mov $0x7e00, %bx
+        mov $0x0002, %cx            # ... cylinder 0, sector 2 ...
+        mov $0x0080, %dx            # ... head 0 of the first disk
+        int $0x13
+        jc bad
+        mov $0x0301, %ax            # and write it to sector 3
+        mov $0x0003, %cx
+        int $0x13
+        jc bad
+        mov $good - start + 0x7c00, %si
+        call say
+        cmpb $'E', 0x7e00
+        jne halt
+        mov $0x10, %al              # isa-debug-exit: 2 * 0x10 + 1
+        outb %al, $0xf4
+halt:   hlt
+        jmp halt
+bad:    mov $wrong - start + 0x7c00, %si
+        call say
+        jmp halt
+say:    mov $0x3f8, %dx
+1:      lodsb
+        test %al, %al
+        jz 2f
+        outb %al, %dx
+        jmp 1b
+2:      ret
+good:   .asciz "DISK-OK\n"
+wrong:  .asciz "DISK-BAD\n"
+        .org 510
+        .word 0xaa55
+"""
+QEMU = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64M", "-nodefaults", "-nographic",
+        "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
+
+
+@pytest.fixture(scope="module")
+def boot_code(tmp_path_factory):
+    at = tmp_path_factory.mktemp("boot")
+    (at / "boot.s").write_text(BOOT_SECTOR)
+    run("as", "--32", "-o", at / "boot.o", at / "boot.s")
+    run("ld", "-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-e", "start",
+        "-o", at / "boot.bin", at / "boot.o")
+    code = (at / "boot.bin").read_bytes()
+    assert len(code) == 512
+    return code
+
+
+@pytest.fixture
+def disk(filesystem, boot_code, tmp_path):
+    """disk(WHAT) -> a thin image over a golden one that boots and then does WHAT."""
+    images = filesystem("ext4", 256 * MIB)
+
+    def make(what, name="vm"):
+        content = boot_code + what.ljust(512, b"\0") + bytes(MIB - 1024)
+        (tmp_path / "golden.raw").write_bytes(content)
+        if not os.path.exists(f"{images}/golden.qcow2"):
+            run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", tmp_path / "golden.raw",
+                f"{images}/golden.qcow2")
+        return image_create(f"{images}/{name}.qcow2", backing="golden.qcow2")
+    return make
+
+
+def left_behind():
+    """Devices, processes and sockets of ours."""
+    processes = run("pgrep", "-a", "-x", "qcow2attach|qemu-system-x86", check=False).stdout
+    sockets = os.listdir("/run/qcow2attach") if os.path.isdir("/run/qcow2attach") else []
+    return [*processes.splitlines(), *sockets,
+            *(line for line in run("dmsetup", "ls").stdout.splitlines() if "No devices" not in line)]
+
+
+def nothing_left():
+    wait_for(lambda: not left_behind(), what=f"the end of {left_behind()}")
+    assert [n for n in os.listdir("/dev/mapper") if n != "control"] == []
+
+
+@pytest.fixture
+def start(spawn, tmp_path):
+    """start(image, booted) -> the process, once the guest has booted and used its disk; or, which
+    is faster, once QEMU is there with its disk, the guest waiting."""
+    monitors = (str(tmp_path / f"qmp{n}") for n in range(100))
+
+    def greeted(monitor):
+        """QEMU's main loop runs: it has a greeting for whoever connects."""
+        with socket.socket(socket.AF_UNIX) as s:
+            try:
+                s.connect(monitor)
+            except OSError:
+                return False
+            s.settimeout(30)
+            return s.recv(100)
+
+    def begin(image, booted=False):
+        monitor = next(monitors)
+        proc = spawn("qcow2attach", "run", image, "--", *QEMU,
+                     "-qmp", f"unix:{monitor},server=on,wait=off", *([] if booted else ["-S"]),
+                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
+        if booted:
+            for line in proc.stdout:
+                if "DISK-" in line:
+                    assert "DISK-OK" in line
+                    return proc
+            raise AssertionError(proc.stderr.read())
+        wait_for(lambda: proc.poll() is not None or greeted(monitor), what="QEMU")
+        assert proc.poll() is None, proc.stderr.read()
+        return proc
+    return begin
+
+
+def run_guest(image, *options, qemu=(), **kw):
+    return run("qcow2attach", "run", image, *options, "--", *QEMU, *qemu, check=False, timeout=180,
+               **kw)
+
+
+def test_the_guest_runs_from_its_disk(disk):
+    word = b"E%016x" % random.getrandbits(64)
+    image = disk(word)
+    done = run_guest(image, "--serial", "boot-me")
+    assert done.returncode == 33, (done.returncode, done.stdout, done.stderr)
+    assert "DISK-OK" in done.stdout
+    nothing_left()
+    image_check(image)
+    # What the guest wrote is in its own image, and only there.
+    sector = qemu_io(image, "read -v 1024 512")
+    assert word[:16].hex(" ") in sector, sector
+    golden = qemu_io(os.path.dirname(image) + "/golden.qcow2", "read -v 1024 16")
+    assert word[:16].hex(" ") not in golden
+
+
+def test_qemu_ends_as_it_likes(disk, start):
+    image = disk(b"halt")
+    for what in [signal.SIGTERM, signal.SIGKILL]:
+        proc = start(image)
+        qemu = int(run("pgrep", "-x", "qemu-system-x86").stdout)
+        os.kill(qemu, what)
+        code = proc.wait(timeout=60)
+        assert code == (0 if what == signal.SIGTERM else 128 + signal.SIGKILL)
+        nothing_left()
+        image_check(image)
+
+
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_we_are_told_to_end(disk, start, what):
+    image = disk(b"halt")
+    proc = start(image)
+    proc.send_signal(what)
+    assert proc.wait(timeout=60) == 0
+    nothing_left()
+    image_check(image)
+
+
+@pytest.mark.full
+def test_we_are_killed(disk, start):
+    """Even then the rest ends by itself, and the device with it."""
+    image = disk(b"halt")
+    proc = start(image, booted=True)
+    proc.kill()
+    proc.wait()
+    wait_for(lambda: not run("pgrep", "-x", "qemu-system-x86", check=False).stdout, what="QEMU's end")
+    wait_for(lambda: not run("pgrep", "-x", "qcow2attach", check=False).stdout,
+             what="the server's end")
+    wait_for(lambda: "vm" not in run("dmsetup", "ls").stdout, what="the device's end")
+    run("dmsetup", "mknodes")
+    nothing_left()
+    image_check(image)
+
+
+def test_all_are_killed(disk, start):
+    """Every process of ours at once: the kernel drains, commits and removes the device."""
+    image = disk(b"halt")
+    proc = start(image, booted=True)
+    run("pkill", "-KILL", "-x", "qcow2attach|qemu-system-x86")
+    proc.wait(timeout=60)
+    wait_for(lambda: "vm" not in run("dmsetup", "ls").stdout, what="the device's end")
+    run("dmsetup", "mknodes")
+    for name in os.listdir("/run/qcow2attach"):
+        os.unlink(f"/run/qcow2attach/{name}")       # as the manual page says, a socket may remain
+    nothing_left()
+    image_check(image)
+
+
+@pytest.mark.full
+def test_the_server_is_killed(disk, start):
+    image = disk(b"halt")
+    proc = start(image, booted=True)
+    qemu = int(run("pgrep", "-x", "qemu-system-x86").stdout)
+    run("pkill", "-KILL", "-u", "nobody", "-x", "qcow2attach")
+    wait_for(lambda: "the server of the disk is gone" in proc.stderr.readline(),
+             what="the message about the server")
+    assert proc.poll() is None
+    os.kill(qemu, signal.SIGTERM)
+    assert proc.wait(timeout=60) == 0
+    nothing_left()
+    image_check(image)
+
+
+def test_qemu_does_not_start(disk):
+    image = disk(b"halt")
+    before = open(image, "rb").read()
+    for argv, code, words in [
+            (["no-such-program"], 127, "no-such-program cannot be started: No such file"),
+            (["/etc/passwd"], 126, "/etc/passwd cannot be started: Permission denied"),
+            (["qemu-system-x86_64", "-m", "lots"], 125, "'lots' is not a size"),
+            (["qemu-system-x86_64", "-mem-path", "/tmp"], 125, "-mem-path gives memory"),
+            (["qemu-system-x86_64", "-no-such-option"], 1, "-no-such-option"),
+            (["qemu-system-x86_64", "-nodefaults", "-nographic", "-machine", "no-such-machine"], 1,
+             "no-such-machine")]:
+        done = run("qcow2attach", "run", image, "--", *argv, check=False)
+        assert done.returncode == code, (argv, done.returncode, done.stderr)
+        assert words in done.stderr, done.stderr
+        nothing_left()
+    assert open(image, "rb").read() == before
+
+
+def test_the_image_is_refused(disk):
+    image = disk(b"halt")
+    done = run("qcow2attach", "run", image + "x", "--", *QEMU, check=False)
+    assert done.returncode == 125
+    assert done.stderr == f"qcow2attach: run: {image}x: No such file or directory\n"
+    nothing_left()
+    run("qcow2attach", "attach", image)
+    done = run("qcow2attach", "run", image, "--", *QEMU, check=False)
+    assert done.returncode == 125 and "attached already, as /dev/mapper/vm" in done.stderr
+    run("qcow2attach", "detach", "vm")
+
+
+@pytest.mark.full
+def test_memory_of_the_users_own(disk):
+    image = disk(b"E")
+    done = run_guest(image, qemu=["-object", "memory-backend-memfd,id=m0,size=64M,share=on",
+                                  "-machine", "pc,memory-backend=m0"])
+    assert done.returncode == 33, done.stderr
+    done = run_guest(image, qemu=["-object", "memory-backend-ram,id=m0,size=64M",
+                                  "-machine", "pc,memory-backend=m0"])
+    assert done.returncode == 125 and "make it a memory-backend-memfd" in done.stderr
+    nothing_left()
+
+
+def test_two_at_once(disk, start):
+    """Two guests on one golden image."""
+    first = start(disk(b"halt", "vm1"))
+    second = start(disk(b"halt", "vm2"))
+    assert re.findall(r"^(vm\d) ", run("qcow2attach", "list").stdout, re.M) == ["vm1", "vm2"]
+    for proc in (first, second):
+        proc.terminate()
+        assert proc.wait(timeout=60) == 0
+    nothing_left()
+
+
+def test_terminal_signals_reach_qemu_once(disk, start):
+    """^C from a terminal goes to the whole foreground group; the disk's server is not in it."""
+    image = disk(b"halt")
+    proc = start(image)
+    server = [int(pid) for pid in run("pgrep", "-x", "qcow2attach").stdout.split()
+              if int(pid) != proc.pid]
+    assert all(os.getpgid(pid) != proc.pid for pid in server)
+    os.killpg(proc.pid, signal.SIGINT)
+    assert proc.wait(timeout=60) == 0
+    nothing_left()
