@@ -98,11 +98,9 @@ static int open_writable(struct dm_target *ti, struct qcow2_image *img)
 	r = commit_init(img);
 	if (!r)
 		r = writer_init(img);
-	if (r) {
+	if (r)
 		ti->error = "Out of memory opening the image";
-		return r;
-	}
-	return alloc_init(ti, img);
+	return r;
 }
 
 static int open_qcow2(struct dm_target *ti, struct qcow2_image *img, bool write,
@@ -276,13 +274,15 @@ static struct block_device *get_bdev(struct dm_target *ti, struct qcow2_layer *l
  * @ti: the target
  * @layer: filled in
  * @spec: what the table line says
- * @write: this is a top layer that will be written
+ * @top: it is the top layer
+ * @write: and will be written
  * @cache_kib: bound of the table cache if it is opened now, or 0 for the default
  *
- * Writes nothing.  Return: 0, or an error with ti->error set and @layer as it was.
+ * Writes nothing.  Return: 0, or an error with ti->error set; layer_close() is due if @layer has an
+ * image.
  */
 int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct layer_spec *spec,
-	       bool write, unsigned int cache_kib)
+	       bool top, bool write, unsigned int cache_kib)
 {
 	struct block_device *bdev = NULL;
 	struct qcow2_image *img;
@@ -331,9 +331,12 @@ int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct lay
 			img->owner = dm_table_get_md(ti->table);
 		layer->img = img;
 		layer->size = img->size;
+		/* For allocation, and for the status to say what is in use. */
+		if (top && !img->raw && !img->alloc)
+			r = alloc_init(ti, img);
 	}
 	mutex_unlock(&registry_lock);
-	if (r && layer->dev) {
+	if (!layer->img && layer->dev) {
 		dm_put_device(ti, layer->dev);
 		layer->dev = NULL;
 	}

@@ -126,7 +126,7 @@ struct layer_spec {
 };
 
 int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct layer_spec *spec,
-	       bool write, unsigned int cache_kib);
+	       bool top, bool write, unsigned int cache_kib);
 void layer_close(struct dm_target *ti, struct qcow2_layer *layer);
 
 int image_claim(struct qcow2_image *img, struct dm_target *ti, bool write);

@@ -212,7 +212,12 @@ static u64 file_limit(struct qcow2_storage *st)
 
 static u64 file_used(struct qcow2_storage *st, u64 end)
 {
-	return (u64)file_inode(st->file)->i_blocks << SECTOR_SHIFT;
+	struct kstat stat;
+
+	/* Filesystems know better than inode.i_blocks, which some leave at 0. */
+	if (vfs_getattr(&st->file->f_path, &stat, STATX_BLOCKS, AT_STATX_DONT_SYNC))
+		return 0;
+	return stat.blocks << SECTOR_SHIFT;
 }
 
 static void file_close(struct qcow2_storage *st)

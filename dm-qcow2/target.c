@@ -6,16 +6,17 @@
  *
  * Table line:	<nr_layers> <layer>... [<#features> <feature>...]
  * layer:	qcow2:<path> | raw:<path> | qcow2:fd:<n> | raw:fd:<n>, top first; a path may be followed
- *		by @<major>:<minor>:<inode>, and then must be that file
+ *		by @<major>:<minor>:<inode>, and then must be that file; \ooo in a path is the
+ *		character with that octal number
  * features:	read_only, l2_cache_kib <n>, discard_no_unref, no_discard_passdown,
  *		error_if_no_space
  */
-#include <linux/ctype.h>
 #include <linux/device-mapper.h>
 #include <linux/kstrtox.h>
 #include <linux/module.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/string_helpers.h>
 
 #include "alloc.h"
 #include "commit.h"
@@ -69,6 +70,7 @@ static int parse_layer(struct dm_target *ti, const char *arg, struct layer_spec 
 		ti->error = "Layer path is not absolute";
 		return -EINVAL;
 	}
+	string_unescape_inplace(rest, UNESCAPE_OCTAL);
 	spec->path = rest;
 	parse_identity(spec);
 	return 0;
@@ -198,7 +200,8 @@ static int open_layers(struct dm_target *ti, struct qcow2_dev *dev, char **names
 			r = -EINVAL;
 		}
 		if (!r)
-			r = layer_open(ti, &dev->layers[i], &spec, write, dev->features.cache_kib);
+			r = layer_open(ti, &dev->layers[i], &spec, i == 0, write,
+				       dev->features.cache_kib);
 		if (r)
 			return r;
 	}
@@ -366,17 +369,16 @@ static const char *mode_word(const struct qcow2_dev *dev)
 	}
 }
 
-/* A path with what separates words escaped, as dm's own splitting of arguments undoes it. */
-static ssize_t emit_escaped(char *result, unsigned int maxlen, const char *s)
+/*
+ * A path with what separates words, begins a comment for dmsetup, or escapes, as octal numbers.
+ * DM's own way of quoting, a backslash, cannot be used: libdevmapper doubles every backslash.
+ */
+static unsigned int emit_escaped(char *result, unsigned int maxlen, const char *s)
 {
-	unsigned int sz = 0;
+	unsigned int n = string_escape_mem(s, strlen(s), result, maxlen, ESCAPE_OCTAL,
+					   " \t\n\v\f\r\\#");
 
-	for (; *s; s++) {
-		if (isspace(*s) || *s == '\\')
-			DMEMIT("\\");
-		DMEMIT("%c", *s);
-	}
-	return sz;
+	return min(n, maxlen);
 }
 
 static unsigned int emit_layer(const struct qcow2_layer *layer, char *result, unsigned int maxlen)
@@ -427,17 +429,11 @@ static void emit_info(struct qcow2_dev *dev, char *result, unsigned int maxlen)
 	bool corrupt = READ_ONCE(img->corrupt), dirty = false;
 	unsigned int sz = 0;
 
-	DMEMIT("%s ", mode_word(dev));
-	if (img->alloc) {
-		DMEMIT("%llu/%llu %llu", READ_ONCE(img->alloc->nr_used), total,
-		       img->st.ops->used(&img->st, READ_ONCE(img->alloc->end) <<
-					 img->cluster_bits));
+	if (dev->writable)
 		dirty = !commit_is_clean(img);
-	} else {
-		DMEMIT("-/%llu %llu", total, img->st.ops->used(&img->st,
-							       img->st.ops->size(&img->st)));
-	}
-	DMEMIT(" %u/%u ", READ_ONCE(img->cache.nr) * (SLICE_SIZE / 1024),
+	DMEMIT("%s %llu/%llu %llu ", mode_word(dev), READ_ONCE(img->alloc->nr_used), total,
+	       img->st.ops->used(&img->st, READ_ONCE(img->alloc->end) << img->cluster_bits));
+	DMEMIT("%u/%u ", READ_ONCE(img->cache.nr) * (SLICE_SIZE / 1024),
 	       READ_ONCE(img->cache.max) * (SLICE_SIZE / 1024));
 	if (corrupt || dirty)
 		DMEMIT("%s%s%s", corrupt ? "corrupt" : "", corrupt && dirty ? "," : "",
