@@ -108,15 +108,19 @@ def start(spawn, tmp_path):
     is faster, once QEMU is there with its disk, the guest waiting."""
     monitors = (str(tmp_path / f"qmp{n}") for n in range(100))
 
-    def greeted(monitor):
-        """QEMU's main loop runs: it has a greeting for whoever connects."""
+    def answers(monitor):
+        """QEMU's main loop runs, and with it QEMU's handling of signals."""
         with socket.socket(socket.AF_UNIX) as s:
             try:
                 s.connect(monitor)
             except OSError:
                 return False
             s.settimeout(30)
-            return s.recv(100)
+            s.sendall(b'{"execute": "qmp_capabilities"} {"execute": "query-status"}')
+            said = b""
+            while b'"running"' not in said:
+                said += s.recv(1000)
+            return True
 
     def begin(image, booted=False):
         monitor = next(monitors)
@@ -129,7 +133,7 @@ def start(spawn, tmp_path):
                     assert "DISK-OK" in line
                     return proc
             raise AssertionError(proc.stderr.read())
-        wait_for(lambda: proc.poll() is not None or greeted(monitor), what="QEMU")
+        wait_for(lambda: proc.poll() is not None or answers(monitor), what="QEMU")
         assert proc.poll() is None, proc.stderr.read()
         return proc
     return begin

@@ -12,7 +12,16 @@
 
 #include "users.h"
 
-/* The next word of a line, where a backslash takes the meaning of the character after it. */
+static bool is_octal(const char *s)
+{
+	return s[0] >= '0' && s[0] <= '3' && s[1] >= '0' && s[1] <= '7' && s[2] >= '0' &&
+	       s[2] <= '7';
+}
+
+/*
+ * The next word of a line. The kernel writes what would end a word as a backslash
+ * and three octal digits, and a backslash takes any other meaning off a character.
+ */
 static char *next_word(const char **line)
 {
 	const char *at = *line;
@@ -24,6 +33,11 @@ static char *next_word(const char **line)
 		return NULL;
 	word = xstrdup(at);
 	for (to = word; *at && !isspace((unsigned char)*at); at++) {
+		if (*at == '\\' && is_octal(at + 1)) {
+			*to++ = (at[1] - '0') << 6 | (at[2] - '0') << 3 | (at[3] - '0');
+			at += 3;
+			continue;
+		}
 		if (*at == '\\' && at[1])
 			at++;
 		*to++ = *at;
