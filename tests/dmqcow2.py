@@ -320,6 +320,12 @@ class Attached(Disk):
     def table(self):
         return self.dm.table(self.name)
 
+    def limit(self, name):
+        """A value of the device's queue."""
+        number = os.stat(self.path).st_rdev
+        with open(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/queue/{name}") as f:
+            return f.read().strip()
+
     def message(self, *words, **kw):
         return self.dm.message(self.name, *words, **kw)
 

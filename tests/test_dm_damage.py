@@ -81,6 +81,15 @@ def survey(device):
         return [disk.get(c) for c in range(GUEST_CLUSTERS)]
 
 
+def survey_scribbled(device):
+    """The same after scribble(), of which any write may have failed: old or new, nothing else."""
+    with Clusters(device) as disk:
+        for c in range(GUEST_CLUSTERS):
+            if not disk.eio(c * CLUSTER, CLUSTER):
+                found = set(disk.read(c * CLUSTER, CLUSTER))
+                assert found <= {FILL, 0, Template.byte(c)}, f"guest cluster {c} holds {found}"
+
+
 def expect_right(found, allowed_errors=()):
     for cluster, byte in enumerate(found):
         if byte is None:
@@ -113,7 +122,7 @@ def survive(dm, image, metadata, allowed_errors=range(GUEST_CLUSTERS)):
         return False
     expect_right(survey(device), allowed_errors)
     scribble(device)
-    survey(device)
+    survey_scribbled(device)
     dm.message("q", "commit", check=False)
     dm.remove("q")
     no_guest_data_in(image, metadata)
@@ -183,7 +192,7 @@ def test_disk_size(dm, image, sectors):
 
 def test_backing_name(dm, image):
     """Lengths and places of the name that do not fit."""
-    for at, length in ((512, 1024), (512, 0xffffffff), (CLUSTER - 4, 8), (CLUSTER - 4, 1023), (0, 8),
+    for at, length in ((512, 1024), (512, 0xffffffff), (CLUSTER - 4, 8), (CLUSTER - 4, 1023),
                        (104, 1 << 31)):
         image.set_field("backing_offset", at)
         image.set_field("backing_size", length)
@@ -256,7 +265,7 @@ def test_table_entry(dm, image, table, name):
             wrote = disk.put(EVEN, 4096)
         assert not wrote, "a write through a bad entry was accepted"
     scribble(device)
-    survey(device)
+    survey_scribbled(device)
     dm.remove("q")
     no_guest_data_in(image, metadata)
     assert image.field("size") == SIZE and image.field("backing_offset") == 0

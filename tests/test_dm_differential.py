@@ -26,7 +26,7 @@ PAIRWISE_MAX = 16
 # what most people have comes first, and runs on every kernel
 FIRST = (("bdev", "none", 64, 3, "large"), ("ext4", "qcow2", 64, 3, "small"),
          ("xfs", "raw", 4, 3, "large"), ("bdev", "deep", 64, 2, "small"))
-SMALL_CACHE_KIB = 64
+SMALL_CACHE_KIB = 128
 OPS = int(os.environ.get("DIFFERENTIAL_OPS", "1000"))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
 

@@ -11,7 +11,7 @@ from dmqcow2 import KIB, Attached, Place, refused
 from helpers import MIB, SECTOR, image_check, image_create, qemu_io, run, wait_for
 
 QEMU_SAYS = re.compile(r"lock|Is another process using the image")
-WE_SAY = re.compile(r"in use|lock|busy|another", re.I)
+WE_SAY = re.compile(r"in use|lock|busy|another|attached", re.I)
 
 
 @pytest.fixture(params=["bdev", "ext4", "xfs"])
@@ -193,9 +193,9 @@ def test_mounted_device_is_not_taken(dm, bdev, cleanup, tmp_path):
     """A block device in use by a file system is not an image to write to."""
     dev = bdev(64 * MIB)
     run("mkfs.ext4", "-q", "-F", dev)
-    run("mount", dev, tmp_path)
-    cleanup(run, "umount", tmp_path)
     # the header of an image in the place that the file system leaves to boot loaders
     with open(dev, "r+b") as f:
         f.write(b"QFI\xfb\0\0\0\3")
+    run("mount", dev, tmp_path)
+    cleanup(run, "umount", tmp_path)
     assert WE_SAY.search(refused(dm, [f"qcow2:{dev}"], sectors=8 * MIB // SECTOR))

@@ -10,7 +10,7 @@ import pytest
 from dmqcow2 import (KIB, PUNCH_HOLE, ZERO_RANGE, Attached, Chain, Disk, Place, exercise, refused,
                      verify_device)
 from helpers import (MIB, SECTOR, image_check, image_create, image_map, qemu_io, run, size_of,
-                     sync_caches, sysfs, wait_for)
+                     sync_caches, wait_for)
 
 SECTORS = 8 * MIB // SECTOR
 
@@ -297,11 +297,12 @@ def test_limits(dm, bdev):
     for size in (4 * KIB, 64 * KIB, 2 * MIB):
         image = image_create(bdev(64 * MIB), 32 * MIB, cluster_size=size)
         with Attached(dm, f"qcow2:{image}") as disk:
-            assert int(sysfs(disk.path, "queue/discard_granularity")) == size
-            assert int(sysfs(disk.path, "queue/discard_max_bytes")) >= size
-            assert int(sysfs(disk.path, "queue/logical_block_size")) == 512
+            assert int(disk.limit("discard_granularity")) == size
+            assert int(disk.limit("discard_max_bytes")) >= size
+            assert int(disk.limit("write_zeroes_max_bytes")) >= size
+            assert int(disk.limit("logical_block_size")) == 512
             # flushes must come through whatever the storage has for a cache
-            assert sysfs(disk.path, "queue/write_cache") == "write back"
+            assert disk.limit("write_cache") == "write back"
             assert size_of(disk.path) == 32 * MIB
 
 

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Storage that fails or fills up below the image, and file systems on top of it."""
+import errno
+import hashlib
+import os
+import random
+import re
+import threading
+import time
+
+import pytest
+
+from dmqcow2 import GIB, KIB, Attached, Disk, Place
+from helpers import MIB, SECTOR, Mount, image_check, image_create, qemu_io, run, wait_for
+
+
+# ---- on top ----
+
+def fill(directory, seed):
+    """Write files of all sizes, some synced, some removed again; {name: checksum} of the rest."""
+    rng = random.Random(seed)
+    sums = {}
+    for i in range(60):
+        data = rng.randbytes(rng.choice((10, 5000, 70000, 900000)))
+        path = os.path.join(directory, f"file{i}")
+        with open(path, "wb") as f:
+            f.write(data)
+            if i % 7 == 0:
+                os.fsync(f.fileno())
+        sums[path] = hashlib.sha256(data).hexdigest()
+        if i % 5 == 4:
+            victim = rng.choice(sorted(sums))
+            os.remove(victim)
+            del sums[victim]
+    return sums
+
+
+def intact(sums):
+    for path, wanted in sums.items():
+        with open(path, "rb") as f:
+            assert hashlib.sha256(f.read()).hexdigest() == wanted, path
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("upper, lower", [("ext4", "ext4"), ("xfs", "bdev"), ("btrfs", "xfs")])
+def test_file_system_on_top(dm, bdev, filesystem, tmp_path, upper, lower):
+    """A file system on the device, with discards, on an image on another file system."""
+    run("modprobe", upper, check=False)
+    image = image_create(Place(lower, bdev, filesystem)("image"), 400 * MIB)
+    at = tmp_path / "upper"
+    with Attached(dm, f"qcow2:{image}") as disk:
+        disk.close()
+        mounted = Mount(disk.path, upper, at, "discard")
+        try:
+            sums = fill(mounted.path, 1)
+            run("fstrim", at)
+            os.sync()
+            intact(sums)
+        finally:
+            mounted.remove()
+    image_check(image)
+    with Attached(dm, f"qcow2:{image}") as disk:
+        disk.close()
+        run("mount", disk.path, at)
+        try:
+            intact(sums)
+        finally:
+            run("umount", at)
+    image_check(image)
+
+
+# ---- full ----
+
+def linear(device, size):
+    return f"0 {size // SECTOR} linear {device} 0"
+
+
+def write_until_full(disk, size, step=64 * KIB):
+    """Fill cluster after cluster; how many bytes went in before ENOSPC."""
+    for at in range(0, size, step):
+        try:
+            disk.write(0x11, at, step)
+        except OSError as e:
+            assert e.errno == errno.ENOSPC, e
+            return at
+    return size
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("storage", ["bdev", "ext4"])
+def test_error_if_no_space(dm, bdev, filesystem, storage):
+    """A thin image that outgrows its storage: ENOSPC, what was written stays, the image is clean."""
+    if storage == "bdev":
+        image = image_create(bdev(24 * MIB), 96 * MIB)
+    else:
+        image = image_create(os.path.join(filesystem(storage, size=48 * MIB), "image"), 96 * MIB)
+    with Attached(dm, f"qcow2:{image}", "error_if_no_space") as disk:
+        written = write_until_full(disk, 96 * MIB)
+        assert 8 * MIB < written < 64 * MIB
+        assert disk.status()["mode"] == "out_of_space"
+        disk.expect(0x11, 0, written)
+        disk.write(0x22, 0, MIB)            # in place: needs no space
+        disk.flush()
+        # room again, from within
+        disk.discard(0, 4 * MIB)
+        disk.flush()
+        wait_for(lambda: disk.status()["mode"] == "rw", what="mode rw")
+        disk.write(0x33, 80 * MIB, MIB)
+        disk.expect(0x33, 80 * MIB, MIB)
+        disk.flush()
+    image_check(image)
+    qemu_io(image, "read -P 0 0 4M", f"read -P 0x11 4M {written - 4 * MIB}", "read -P 0x33 80M 1M")
+
+
+def test_queue_until_there_is_space(dm, bdev):
+    """Without that feature writes wait, and go on when the storage has grown."""
+    dev = bdev(128 * MIB)
+    storage = dm.create("storage", linear(dev, 16 * MIB))
+    image = image_create(storage, 96 * MIB)
+    written = []
+    with Attached(dm, f"qcow2:{image}") as disk:
+        def writer():
+            with Disk(disk.path) as own:
+                for at in range(0, 32 * MIB, MIB):
+                    own.write(0x11, at, MIB)
+                    written.append(at)
+                own.flush()
+        thread = threading.Thread(target=writer, daemon=True)
+        thread.start()
+        wait_for(lambda: disk.status()["mode"] == "out_of_space", what="the storage to be full")
+        time.sleep(0.5)
+        assert thread.is_alive() and len(written) < 32
+        dm.reload("storage", linear(dev, 100 * MIB))
+        thread.join(30)
+        assert not thread.is_alive(), "the writes did not go on"
+        assert disk.status()["mode"] == "rw" and len(written) == 32
+        disk.expect(0x11, 0, 32 * MIB)
+    image_check(image)
+    dm.remove("storage")
+
+
+def test_removal_while_writes_wait(dm, bdev):
+    """Suspending without --noflush fails the waiting writes instead of waiting for space."""
+    image = image_create(bdev(16 * MIB), 96 * MIB)
+    with Attached(dm, f"qcow2:{image}") as disk:
+        result = []
+
+        def writer():
+            with Disk(disk.path) as own:
+                result.append(write_until_full(own, 96 * MIB, MIB))
+        thread = threading.Thread(target=writer, daemon=True)
+        thread.start()
+        wait_for(lambda: disk.status()["mode"] == "out_of_space", what="the storage to be full")
+        run("dmsetup", "suspend", "q", timeout=60)
+        thread.join(30)
+        assert not thread.is_alive() and result and result[0] < 16 * MIB
+        dm.resume("q")
+        disk.expect(0x11, 0, result[0])
+    image_check(image)
+
+
+# ---- failing ----
+
+class Fragile:
+    """A linear device that can be told to fail reads, writes or both, and to be well again."""
+
+    def __init__(self, dm, device, size, name="fragile"):
+        self.dm, self.name, self.sectors, self.device = dm, name, size // SECTOR, device
+        run("modprobe", "dm-flakey")
+        self.path = dm.create(name, self.well())
+
+    def well(self):
+        return f"0 {self.sectors} linear {self.device} 0"
+
+    def switch(self, table):
+        # --noflush and no lockfs: what is in flight meets the new table
+        self.dm.reload(self.name, table, "--nolockfs", "--noflush")
+
+    def fail_writes(self):
+        self.switch(f"0 {self.sectors} flakey {self.device} 0 0 3600 1 error_writes")
+
+    def fail_all(self):
+        self.switch(f"0 {self.sectors} error")
+
+    def heal(self):
+        self.switch(self.well())
+
+
+@pytest.fixture
+def fragile(dm, bdev):
+    return Fragile(dm, bdev(64 * MIB), 64 * MIB)
+
+
+def try_all(disk, calls):
+    """Run calls that may fail, with EIO only; how many did."""
+    failed = 0
+    for call, *args in calls:
+        try:
+            call(*args)
+        except OSError as e:
+            assert e.errno in (errno.EIO, errno.ENOSPC), e
+            failed += 1
+    return failed
+
+
+@pytest.mark.core
+def test_failing_writes(dm, fragile):
+    """Data and metadata writes fail: EIO, no more than that; what was flushed before is there."""
+    image = image_create(fragile.path, 32 * MIB)
+    with Attached(dm, f"qcow2:{image}") as disk:
+        disk.write(0x11, 0, 4 * MIB)
+        disk.flush()
+        fragile.fail_writes()
+        failed = try_all(disk, [(disk.write, 0x22, 8 * MIB, 64 * KIB), (disk.write, 0x22, 0, 4096),
+                                (disk.flush,), (disk.discard, 2 * MIB, MIB), (disk.flush,)])
+        assert failed >= 2, "nobody noticed"
+        disk.expect(0x11, 64 * KIB, MIB)
+        fragile.heal()
+        try_all(disk, [(disk.write, 0x33, 16 * MIB, MIB), (disk.flush,)])
+        status = disk.status()
+        assert status["mode"] in ("rw", "ro", "failed"), status
+    image_check(image, leaks=True)
+    # whatever happened to it, a new device works
+    with Attached(dm, f"qcow2:{image}") as disk:
+        disk.expect(0x11, 64 * KIB, MIB)
+        disk.write(0x44, 24 * MIB, MIB)
+    image_check(image, leaks=True)
+    dm.remove(fragile.name)
+
+
+@pytest.mark.core
+def test_failed_commit_is_sticky(dm, fragile):
+    """A flush that failed for metadata is not forgotten by the next one."""
+    image = image_create(fragile.path, 32 * MIB)
+    with Attached(dm, f"qcow2:{image}") as disk:
+        disk.write(0x11, 0, MIB)
+        fragile.fail_writes()
+        assert try_all(disk, [(disk.flush,)]) == 1
+        fragile.heal()
+        assert try_all(disk, [(disk.flush,)]) == 1, "the second flush pretends that all is durable"
+        status = disk.status()
+        assert status["mode"] in ("failed", "ro"), status
+        assert try_all(disk, [(disk.write, 0x22, 8 * MIB, MIB)]) == 1
+    image_check(image, leaks=True)
+    dm.remove(fragile.name)
+
+
+def test_storage_disappears(dm, fragile):
+    """All I/O fails, for good: errors, no hang, and the device can be removed."""
+    image = image_create(fragile.path, 32 * MIB)
+    with Attached(dm, f"qcow2:{image}", "l2_cache_kib 128") as disk:
+        disk.write(0x11, 0, 4 * MIB)
+        disk.flush()
+        disk.message("drop_cache")
+        fragile.fail_all()
+        # (a flush without anything to commit: DM's error target drops it)
+        assert try_all(disk, [(disk.expect, 0x11, 0, MIB), (disk.write, 0x22, 8 * MIB, MIB)]) == 2
+    fragile.heal()
+    image_check(image, leaks=True)
+    qemu_io(image, "read -P 0x11 0 4M")
+    dm.remove(fragile.name)
+
+
+def test_failing_table_reads(dm, fragile):
+    """A table that cannot be read is an error now, and read again when the storage is well."""
+    image = image_create(fragile.path, 4 * GIB, cluster_size="4k")
+    qemu_io(image, "write -P 0x11 0 1M", "write -P 0x22 2G 1M")
+    with Attached(dm, f"qcow2:{image}") as disk:
+        disk.expect(0x11, 0, MIB)
+        fragile.fail_all()
+        assert disk.eio(2 * GIB)
+        fragile.heal()
+        disk.expect(0x22, 2 * GIB, MIB)
+        disk.expect(0x11, 0, MIB)
+        assert disk.status()["mode"] == "rw"
+        disk.write(0x33, 3 * GIB, MIB)
+    image_check(image)
+    dm.remove(fragile.name)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_errors_now_and_then(dm, fragile, seed):
+    """Storage that fails some of the time while four writers work: the image is never corrupt."""
+    image = image_create(fragile.path, 48 * MIB)
+    rng = random.Random(seed)
+    stop = threading.Event()
+    with Attached(dm, f"qcow2:{image}") as disk:
+        def worker(number):
+            own_rng = random.Random(seed * 100 + number)
+            with Disk(disk.path) as own:
+                while not stop.is_set():
+                    at = own_rng.randrange(48 * MIB // SECTOR - 512) * SECTOR
+                    length = own_rng.randrange(1, 512) * SECTOR
+                    try_all(own, [own_rng.choice(((own.write, 0x11, at, length), (own.flush,),
+                                                  (own.discard, at, length),
+                                                  (own.zeroout, at, length),
+                                                  (own.read, at, length)))])
+        threads = [threading.Thread(target=worker, args=(n,), daemon=True) for n in range(4)]
+        for t in threads:
+            t.start()
+        for _ in range(4):
+            time.sleep(0.3 + rng.random() * 0.3)
+            rng.choice((fragile.fail_writes, fragile.fail_all))()
+            time.sleep(0.1)
+            fragile.heal()
+        stop.set()
+        for t in threads:
+            t.join(60)
+            assert not t.is_alive(), "a writer hangs"
+    image_check(image, leaks=True)
+    assert not re.search("corrupt", run("qemu-img", "info", "-f", "qcow2", image).stdout
+                         .replace("corrupt: false", ""))
+    dm.remove(fragile.name)
