@@ -12,6 +12,7 @@ help:
 	@echo 'make demo         show it all in a guest: an image, a VM on it, and the proof'
 	@echo 'make check        static checks, unit tests, and the suite in guests'
 	@echo 'make check-full   everything on every kernel (hours)'
+	@echo 'make bench-first  a first figure against qemu-storage-daemon, by the wall clock'
 	@echo 'make shell        a shell in a guest with the modules loaded (KERNEL=stable|backports|um)'
 	@echo 'make lab-build    build for the guest kernel KERNEL into build/KERNEL/'
 	@echo 'make clean        remove build/'
@@ -30,10 +31,14 @@ check:
 check-full:
 	@$(LAB) check --full $(ONLY)
 
+bench-first: lab-build
+	@$(LAB) run --kernel $(KERNEL) --mem 4G --timeout 900 -- \
+		tests/bench/first_figure.py --json /out/first-figure.json
+
 demo:
 	@tests/demo/demo
 
 clean:
 	rm -rf build
 
-.PHONY: all help lab-build shell check check-full demo clean
+.PHONY: all help lab-build shell check check-full bench-first demo clean
