@@ -50,7 +50,7 @@ def test_ranges_without_discard(disk):
 
 
 def test_block_size_4096(cleanup, tmp_path):
-    """On loop: null_blk with such blocks overruns its pages when segments are not aligned to them."""
+    """On loop: null_blk with such blocks overruns its pages when segments are smaller."""
     run("modprobe", "loop")
     path = tmp_path / "disk"
     with open(path, "wb") as f:

@@ -9,7 +9,7 @@
  *	range.c		DISCARD and WRITE_ZEROES: bios that carry no guest memory
  *	bounce.c	reads and writes whose memory the block layer cannot use as it lies
  *	complete.c	finished bios -> status, dirty log, used ring, one signal
- *	layout.c	refuses to load on a vhost.ko whose structures differ from those built against
+ *	layout.c	refuses to load on a vhost.ko that has other structures
  *
  * Locks: vhost_dev.mutex (all ioctls) is taken before vhost_virtqueue.mutex (one ring, held by
  * whoever reads the ring or writes used entries). Drains wait under the former, never under the
@@ -61,8 +61,8 @@ struct vhost_blk_part {
  * struct vhost_blk_steps - the requests that need several rounds of bios
  * @next: called in the worker's or the fallback's context, with the ring's mutex held, when all
  *	bios of the last round have ended; req->error tells how. Returns -EIOCBQUEUED when it has
- *	submitted another round, 0 when the request is finished, another error when memory could not
- *	be had or accessed: then nothing has happened and it may be called again.
+ *	submitted another round, 0 when the request is finished, another error when memory could
+ *	not be had or accessed: then nothing has happened and it may be called again.
  * @release: frees req->priv
  */
 struct vhost_blk_steps {
@@ -81,7 +81,7 @@ struct vhost_blk_req {
 	struct vhost_blk_queue *queue;
 	atomic_t pending;		/* bios that have not ended */
 	blk_status_t error;		/* an error of any bio of this round */
-	u8 status;			/* VIRTIO_BLK_S_*: what the guest gets unless a bio failed */
+	u8 status;			/* VIRTIO_BLK_S_*: the answer unless a bio failed */
 	bool busy;			/* read from the ring, no used entry yet */
 	bool dirties;			/* the bios write guest memory */
 	u16 head;
@@ -96,8 +96,8 @@ struct vhost_blk_req {
 	struct vhost_log *data_log;	/* guest-physical addresses of the data */
 	unsigned int nr_data_log;
 
-	struct vhost_blk_part part;	/* the first part, if it is small enough, ... */
-	struct bio_vec inline_vecs[VHOST_BLK_INLINE_VECS];	/* ... has these vectors */
+	struct bio_vec inline_vecs[VHOST_BLK_INLINE_VECS];	/* of part */
+	struct vhost_blk_part part;	/* the first part if it is small; last: see struct bio */
 };
 
 /*
@@ -109,7 +109,7 @@ struct vhost_blk_queue {
 	unsigned int index;
 
 	/* Under the ring's mutex. */
-	struct vhost_blk_req *reqs;	/* one per descriptor, by head; changes only while stopped */
+	struct vhost_blk_req *reqs;	/* one per descriptor, by head; set while stopped */
 	unsigned int nr_reqs;
 	struct vring_used_elem *used;	/* entries to publish; as many as reqs */
 	unsigned int nr_used;
@@ -143,7 +143,7 @@ struct vhost_blk {
 	struct file *file;
 	struct block_device *bdev;
 	bool writable;			/* the file was opened for writing */
-	struct cgroup_subsys_state *css;	/* owner's io cgroup, for workers that are kthreads */
+	struct cgroup_subsys_state *css;	/* owner's io cgroup, for kthread workers */
 
 	/* Changed under dev.mutex at any time, read once per request. */
 	bool writeback;

@@ -39,7 +39,7 @@ static inline bool vhost_blk_has_feature(struct vhost_virtqueue *vq, int bit)
 	return vq->acked_features & BIT_ULL(bit);
 }
 
-/* A device that did not negotiate VIRTIO_F_VERSION_1 has the guest's byte order, here the host's. */
+/* Without VIRTIO_F_VERSION_1 the byte order is the guest's, which is the host's here. */
 static inline bool vhost_blk_is_le(struct vhost_virtqueue *vq)
 {
 	return virtio_legacy_is_little_endian() || vq->is_le;

@@ -133,12 +133,13 @@ static int vhost_blk_finish(struct vhost_blk_req *req)
 	if (req->status == VIRTIO_BLK_S_OK)
 		written = req->data_len;
 	if (likely(req->status_addr)) {
-		if (likely(!put_user(req->status, req->status_addr)))
+		if (likely(!put_user(req->status, req->status_addr))) {
 			written++;
-		else if (fatal_signal_pending(current))
-			return -EINTR;
-		else
+		} else {
+			if (fatal_signal_pending(current))
+				return -EINTR;
 			vhost_blk_ring_break(q, "a status byte cannot be written");
+		}
 		if (unlikely(req->status_log.len))
 			vhost_blk_log(req);
 	}
@@ -160,7 +161,7 @@ static bool vhost_blk_publish(struct vhost_blk_queue *q)
 		return true;
 	if (unlikely(vhost_blk_add_used(vq, q->used, q->nr_used))) {
 		if (fatal_signal_pending(current)) {
-			/* The core counts the entries it wrote, without showing them by the index. */
+			/* The core counts entries that it wrote but does not show yet. */
 			nr = (u16)(vq->last_used_idx - old);
 			q->nr_hidden += nr;
 			q->nr_used -= nr;

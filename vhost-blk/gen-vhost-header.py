@@ -214,8 +214,8 @@ def checks(name, text):
     size = re.search(r"/\* size: (\d+),", text).group(1)
     out = ["static_assert(sizeof(struct %s) == %s);" % (name, size)]
     for line in text.splitlines():
-        m = re.match(r"\t{1,2}[^/\n]*?(?:\(\*(\w+)\)\(.*\)|(\w+)(?:\[\d+\])*);\s*/\*\s*(\d+)\s+\d+ \*/",
-                     line)
+        m = re.match(r"\t{1,2}[^/\n]*?(?:\(\*(\w+)\)\(.*\)|(\w+)(?:\[\d+\])*);"
+                     r"\s*/\*\s*(\d+)\s+\d+ \*/", line)
         if m:
             out.append("static_assert(offsetof(struct %s, %s) == %s);" %
                        (name, m.group(1) or m.group(2), m.group(3)))

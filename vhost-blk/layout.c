@@ -21,7 +21,7 @@ struct vhost_blk_specimen {
 	u8 dev_guard[VHOST_BLK_GUARD];
 	struct vhost_virtqueue vq;
 	u8 vq_guard[VHOST_BLK_GUARD];
-	struct vhost_virtqueue *vqs[1];
+	struct vhost_virtqueue *vqs;	/* the array of one that is handed over */
 };
 
 static void vhost_blk_specimen_kick(struct vhost_work *work)
@@ -42,7 +42,7 @@ static bool vhost_blk_dev_fits(struct vhost_blk_specimen *s)
 {
 	struct vhost_dev *dev = &s->dev;
 
-	return dev->vqs == s->vqs && dev->nvqs == 1 && !dev->mm && !dev->log_ctx && !dev->umem &&
+	return dev->vqs == &s->vqs && dev->nvqs == 1 && !dev->mm && !dev->log_ctx && !dev->umem &&
 	       !dev->iotlb && dev->iov_limit == 11 && dev->weight == 22 &&
 	       dev->byte_weight == 33 && dev->use_worker &&
 	       dev->msg_handler == vhost_blk_specimen_message && !mutex_is_locked(&dev->mutex) &&
@@ -82,9 +82,9 @@ int vhost_blk_check_layout(void)
 	if (!s)
 		return -ENOMEM;
 	memset(s, VHOST_BLK_PATTERN, sizeof(*s));
-	s->vqs[0] = &s->vq;
+	s->vqs = &s->vq;
 	s->vq.handle_kick = vhost_blk_specimen_kick;
-	vhost_dev_init(&s->dev, s->vqs, 1, 11, 22, 33, true, vhost_blk_specimen_message);
+	vhost_dev_init(&s->dev, &s->vqs, 1, 11, 22, 33, true, vhost_blk_specimen_message);
 
 	if (!vhost_blk_dev_fits(s) || !vhost_blk_vq_fits(s)) {
 		pr_err("built for another vhost.ko: struct %s differs; build it for this kernel\n",

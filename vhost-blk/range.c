@@ -50,7 +50,7 @@ static const struct vhost_blk_steps vhost_blk_range_steps = {
 	.release = vhost_blk_range_release,
 };
 
-/* End rounds where the device's discard granularity does, or what lies across would not be freed. */
+/* End rounds where the discard granularity does, or what lies across would not be freed. */
 static u32 vhost_blk_discard_round(struct block_device *bdev, struct vhost_blk_extent *e)
 {
 	u32 granularity = bdev_discard_granularity(bdev) >> SECTOR_SHIFT;

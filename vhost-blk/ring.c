@@ -138,8 +138,8 @@ static void vhost_blk_handle_kick(struct vhost_work *work)
 			break;
 		vhost_disable_notify(dev, vq);
 	}
-	/* From here on the ends of bios wake the worker; see those that came before. */
 	WRITE_ONCE(q->gathering, false);
+	/* Pairs with llist_add() in vhost_blk_end_io(): it sees the flag or we the request. */
 	smp_mb();
 	if (!llist_empty(&q->done))
 		vhost_blk_reap(q);

@@ -52,6 +52,21 @@
 #define HEADER_AREA	(64ul << 10)
 #define DATA_OFFSET	(QUEUES_MAX * (RING_AREA + INDIRECT_AREA + HEADER_AREA))
 
+enum {
+	T_IN = VIRTIO_BLK_T_IN,
+	T_OUT = VIRTIO_BLK_T_OUT,
+	T_FLUSH = VIRTIO_BLK_T_FLUSH,
+	T_GET_ID = VIRTIO_BLK_T_GET_ID,
+	T_DISCARD = VIRTIO_BLK_T_DISCARD,
+	T_WRITE_ZEROES = VIRTIO_BLK_T_WRITE_ZEROES,
+};
+
+enum {
+	S_OK = VIRTIO_BLK_S_OK,
+	S_IOERR = VIRTIO_BLK_S_IOERR,
+	S_UNSUPP = VIRTIO_BLK_S_UNSUPP,
+};
+
 #define NO_STATUS	0xee		/* what a status byte holds before it is written */
 
 struct seg {
@@ -144,7 +159,7 @@ static inline uint64_t rnd(uint64_t *seed)
 }
 
 /* Guest memory by guest-physical address. */
-static inline void *at(struct guest *g, uint64_t gpa)
+static inline void *memory_at(struct guest *g, uint64_t gpa)
 {
 	if (gpa >= LOW_GPA && gpa < LOW_GPA + LOW_SIZE)
 		return g->low + (gpa - LOW_GPA);
@@ -203,8 +218,11 @@ static inline void guest_connect(struct guest *g, uint64_t features)
 	must(ioctl(g->fd, VHOST_GET_FEATURES, &offered));
 	check((features & ~offered) == 0);
 	/* Workers that are kernel threads instead of threads of ours. */
-	if (getenv("RING_KTHREAD"))
-		must(ioctl(g->fd, VHOST_SET_FORK_FROM_OWNER, &(uint8_t){ VHOST_FORK_OWNER_KTHREAD }));
+	if (getenv("RING_KTHREAD")) {
+		uint8_t mode = VHOST_FORK_OWNER_KTHREAD;
+
+		must(ioctl(g->fd, VHOST_SET_FORK_FROM_OWNER, &mode));
+	}
 	must(ioctl(g->fd, VHOST_SET_OWNER));
 	must(ioctl(g->fd, VHOST_SET_FEATURES, &features));
 	guest_set_memory(g);
@@ -242,9 +260,9 @@ static inline void queue_init(struct guest *g, unsigned int i, unsigned int num)
 	q->ring_gpa = LOW_GPA + base;
 	q->indirect_gpa = q->ring_gpa + RING_AREA;
 	q->headers_gpa = q->indirect_gpa + INDIRECT_AREA;
-	q->ring_mem = at(g, q->ring_gpa);
-	q->indirect = at(g, q->indirect_gpa);
-	q->headers = at(g, q->headers_gpa);
+	q->ring_mem = memory_at(g, q->ring_gpa);
+	q->indirect = memory_at(g, q->indirect_gpa);
+	q->headers = memory_at(g, q->headers_gpa);
 	memset(q->ring_mem, 0, RING_AREA);
 	vring_init(&q->ring, num, q->ring_mem, 4096);
 	check(vring_size(num, 4096) <= RING_AREA);
@@ -468,7 +486,7 @@ static inline uint8_t *status_of(struct queue *q, unsigned int slot)
 static inline uint16_t add_request(struct queue *q, unsigned int slot, uint32_t type,
 				   uint64_t sector, uint64_t gpa, uint32_t len)
 {
-	bool write = type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
+	bool write = type == T_IN || type == T_GET_ID;
 	struct seg seg[3] = { { header(q, slot, type, sector), 16, false } };
 	unsigned int nr = 1;
 

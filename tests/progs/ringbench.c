@@ -45,7 +45,7 @@ static void *client(void *arg)
 			uint16_t head = q->ring.used->ring[q->used_seen % q->num].id;
 			struct virtio_blk_outhdr *h = (void *)(q->headers + slot_of[head] * 32);
 
-			if (*status_of(q, slot_of[head]) != VIRTIO_BLK_S_OK)
+			if (*status_of(q, slot_of[head]) != S_OK)
 				fail("status %u", *status_of(q, slot_of[head]));
 			h->sector = rnd(&seed) % blocks * (bytes / SECTOR);
 			q->ring.avail->ring[q->avail_idx++ % q->num] = head;
@@ -74,7 +74,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	test_name = "ringbench";
-	type = !strcmp(argv[2], "write") ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN;
+	type = !strcmp(argv[2], "write") ? T_OUT : T_IN;
 	depth = atoi(argv[3]);
 	if (argc > 7)
 		bytes = atoi(argv[7]);

@@ -55,19 +55,19 @@ static void case_log(void)
 	used = q->ring_gpa + ((uint8_t *)q->ring.used - q->ring_mem);
 	st = status_gpa(q, 0);
 
-	check_eq(request(q, VIRTIO_BLK_T_IN, 0, d, 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_IN, 0, d, 4096, NULL), S_OK);
 	expect_log(log, "logging is off", (uint64_t[]){ 0 });
 
 	/* A log that is not in user space. */
 	must(ioctl(g.fd, VHOST_SET_LOG_BASE, &(uint64_t){ 0xffff888000000000 }));
 	g.features |= 1ull << VHOST_F_LOG_ALL;
 	must_fail(ioctl(g.fd, VHOST_SET_FEATURES, &g.features), EFAULT);
-	check_eq(request(q, VIRTIO_BLK_T_IN, 0, d, 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_IN, 0, d, 4096, NULL), S_OK);
 
 	must(ioctl(g.fd, VHOST_SET_LOG_BASE, &base));
 	g.features |= 1ull << VHOST_F_LOG_ALL;
 	must(ioctl(g.fd, VHOST_SET_FEATURES, &g.features));
-	check_eq(request(q, VIRTIO_BLK_T_IN, 0, d, 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_IN, 0, d, 4096, NULL), S_OK);
 	expect_log(log, "IN", (uint64_t[]){ d, st, 0 });
 
 	addr.desc_user_addr = (uintptr_t)q->ring.desc;
@@ -77,27 +77,27 @@ static void case_log(void)
 	must(ioctl(g.fd, VHOST_SET_VRING_ADDR, &addr));
 	memset(log, 0, LOG_BYTES);
 
-	check_eq(request(q, VIRTIO_BLK_T_IN, 0, d, 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_IN, 0, d, 4096, NULL), S_OK);
 	expect_log(log, "IN of a page", (uint64_t[]){ d, st, used, 0 });
-	check_eq(request(q, VIRTIO_BLK_T_IN, 0, d + 3584, 1024, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_IN, 0, d + 3584, 1024, NULL), S_OK);
 	expect_log(log, "IN across pages", (uint64_t[]){ d, d + 4096, st, used, 0 });
-	check_eq(request(q, VIRTIO_BLK_T_IN, 0, d + 4097, 512, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_IN, 0, d + 4097, 512, NULL), S_OK);
 	expect_log(log, "IN, bounced", (uint64_t[]){ d + 4096, st, used, 0 });
-	check_eq(request(q, VIRTIO_BLK_T_OUT, 0, d, 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_OUT, 0, d, 4096, NULL), S_OK);
 	expect_log(log, "OUT", (uint64_t[]){ st, used, 0 });
-	check_eq(request(q, VIRTIO_BLK_T_FLUSH, 0, 0, 0, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_FLUSH, 0, 0, 0, NULL), S_OK);
 	expect_log(log, "FLUSH", (uint64_t[]){ st, used, 0 });
-	check_eq(request(q, VIRTIO_BLK_T_GET_ID, 0, d + 4090, 20, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_GET_ID, 0, d + 4090, 20, NULL), S_OK);
 	expect_log(log, "GET_ID across pages", (uint64_t[]){ d, d + 4096, st, used, 0 });
-	check_eq(request(q, VIRTIO_BLK_T_GET_ID, 0, d + 4070, 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_GET_ID, 0, d + 4070, 4096, NULL), S_OK);
 	expect_log(log, "GET_ID in a large buffer", (uint64_t[]){ d, st, used, 0 });
-	check_eq(request(q, VIRTIO_BLK_T_IN, bytes / SECTOR, d, 4096, NULL), VIRTIO_BLK_S_IOERR);
+	check_eq(request(q, T_IN, bytes / SECTOR, d, 4096, NULL), S_IOERR);
 	expect_log(log, "IN that is refused", (uint64_t[]){ st, used, 0 });
-	check_eq(request(q, 99, 0, d, 4096, NULL), VIRTIO_BLK_S_UNSUPP);
+	check_eq(request(q, 99, 0, d, 4096, NULL), S_UNSUPP);
 	expect_log(log, "unknown", (uint64_t[]){ st, used, 0 });
 
 	/* Both regions of memory, the status at the end of the data. */
-	seg[0] = (struct seg){ header(q, 0, VIRTIO_BLK_T_IN, 0), 16, false };
+	seg[0] = (struct seg){ header(q, 0, T_IN, 0), 16, false };
 	seg[1] = (struct seg){ HIGH_GPA + HIGH_SIZE - 8192, 8192, true };
 	seg[2] = (struct seg){ LOW_GPA + LOW_SIZE - 8192 - 1, 8192 + 1, true };
 	add_direct(q, seg, 3);
@@ -117,7 +117,7 @@ static void case_log(void)
 
 	g.features &= ~(1ull << VHOST_F_LOG_ALL);
 	must(ioctl(g.fd, VHOST_SET_FEATURES, &g.features));
-	check_eq(request(q, VIRTIO_BLK_T_IN, 0, d, 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_IN, 0, d, 4096, NULL), S_OK);
 	expect_log(log, "logging is off again", (uint64_t[]){ used, 0 });
 	guest_stop(&g);
 }
@@ -133,8 +133,8 @@ static void case_busyloop(void)
 
 	guest_start(&g, device, O_RDWR, 1, 64, DEFAULT_FEATURES);
 	/* Off by default: a request without a kick waits for one. */
-	check_eq(request(q, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
-	add_request(q, 0, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096);
+	check_eq(request(q, T_IN, 0, data_gpa(0), 4096, NULL), S_OK);
+	add_request(q, 0, T_IN, 0, data_gpa(0), 4096);
 	usleep(50000);
 	check_quiet(q, 1);
 	kick(q);
@@ -148,8 +148,8 @@ static void case_busyloop(void)
 	check_eq(s.num, 200000);
 	/* The scheduler may end the polling early when the machine is busy, but not every time. */
 	for (i = 0; i < 50; i++) {
-		request(q, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096, NULL);
-		add_request(q, 0, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096);
+		request(q, T_IN, 0, data_gpa(0), 4096, NULL);
+		add_request(q, 0, T_IN, 0, data_gpa(0), 4096);
 		if (wait_used_idx(q, q->used_seen + 1, 20))
 			served++;
 		kick(q);
@@ -159,7 +159,7 @@ static void case_busyloop(void)
 	/* With one processor the client cannot run while the worker polls. */
 	check(served > 0 || sysconf(_SC_NPROCESSORS_ONLN) == 1);
 	/* Stopping does not wait for the polling. */
-	request(q, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096, NULL);
+	request(q, T_IN, 0, data_gpa(0), 4096, NULL);
 	t = now();
 	must(set_backend_fd(&g, -1));
 	check(now() - t < 0.15);
@@ -221,7 +221,7 @@ static void case_ioctls(void)
 	fd = must(open(device, O_RDWR));
 	must_fail(set_backend_fd(&g, fd), EFAULT);
 	must_fail(set_ring(&g, 0, 1), ENODEV);
-	add_request(&g.q[0], 0, VIRTIO_BLK_T_IN, 0, data_gpa(0), 512);
+	add_request(&g.q[0], 0, T_IN, 0, data_gpa(0), 512);
 	kick(&g.q[0]);
 	check_quiet(&g.q[0], 30);
 	/* A place in user space where nothing is. */
@@ -251,7 +251,7 @@ static void case_ioctls(void)
 	/* Giving up the ownership stops everything; it can be taken again. */
 	must(ioctl(g.fd, VHOST_RESET_OWNER));
 	must_fail(ioctl(g.fd, VHOST_SET_FEATURES, &features), EPERM);
-	add_request(&g.q[0], 0, VIRTIO_BLK_T_IN, 0, data_gpa(0), 512);
+	add_request(&g.q[0], 0, T_IN, 0, data_gpa(0), 512);
 	kick(&g.q[0]);
 	check_quiet(&g.q[0], 30);
 	must(ioctl(g.fd, VHOST_SET_OWNER));
@@ -271,19 +271,19 @@ static void case_writethrough(void)
 	struct queue *q = &g.q[0];
 
 	guest_start(&g, device, O_RDWR, 1, 64, DEFAULT_FEATURES);
-	check_eq(request(q, VIRTIO_BLK_T_OUT, 0, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_OUT, 0, data_gpa(0), 4096, NULL), S_OK);
 	must(ioctl(g.fd, VHOST_BLK_SET_WRITEBACK, &off));
-	check_eq(request(q, VIRTIO_BLK_T_OUT, 8, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
-	check_eq(request(q, VIRTIO_BLK_T_OUT, 16, data_gpa(1), 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_OUT, 8, data_gpa(0), 4096, NULL), S_OK);
+	check_eq(request(q, T_OUT, 16, data_gpa(1), 4096, NULL), S_OK);
 	must(ioctl(g.fd, VHOST_BLK_SET_WRITEBACK, &(uint32_t){ 1 }));
-	check_eq(request(q, VIRTIO_BLK_T_OUT, 24, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_OUT, 24, data_gpa(0), 4096, NULL), S_OK);
 	guest_stop(&g);
 
 	guest_start(&g, device, O_RDWR, 1, 64, DEFAULT_FEATURES & ~(1ull << VIRTIO_BLK_F_FLUSH));
-	check_eq(request(q, VIRTIO_BLK_T_OUT, 32, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
-	memcpy(at(&g, data_gpa(0)), (uint64_t[]){ 40, 8 }, 16);
-	check_eq(request(q, VIRTIO_BLK_T_DISCARD, 0, data_gpa(0), 16, NULL), VIRTIO_BLK_S_OK);
-	check_eq(request(q, VIRTIO_BLK_T_FLUSH, 0, 0, 0, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_OUT, 32, data_gpa(0), 4096, NULL), S_OK);
+	memcpy(memory_at(&g, data_gpa(0)), (uint64_t[]){ 40, 8 }, 16);
+	check_eq(request(q, T_DISCARD, 0, data_gpa(0), 16, NULL), S_OK);
+	check_eq(request(q, T_FLUSH, 0, 0, 0, NULL), S_OK);
 	guest_stop(&g);
 }
 

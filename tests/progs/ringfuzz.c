@@ -135,7 +135,7 @@ static void random_contents(uint64_t *seed, struct queue *q)
 	for (i = 0; i < 64; i++) {
 		uint64_t r[2] = { rnd(seed) % 32768, rnd(seed) % 64 | (rnd(seed) % 2) << 32 };
 
-		memcpy(at(&g, data_gpa(i * 512)), r, 16);
+		memcpy(memory_at(&g, data_gpa(i * 512)), r, 16);
 	}
 }
 
@@ -162,7 +162,7 @@ static void *scribble(void *arg)
 
 static void check_fence(void)
 {
-	const uint8_t *p = at(&g, data_gpa(FENCE_OFFSET));
+	const uint8_t *p = memory_at(&g, data_gpa(FENCE_OFFSET));
 
 	if (p[0] != 0xfe || memcmp(p, p + 1, FENCE_SIZE - 1))
 		fail("memory was written that was not offered for it");
@@ -245,8 +245,8 @@ static void one_round(uint64_t seed, bool scribbles)
 	queue_init(&g, 0, 64);
 	queue_attach(&g, 0);
 	must(set_ring(&g, 0, 1));
-	check_eq(request(q, VIRTIO_BLK_T_OUT, 0, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
-	check_eq(request(q, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(q, T_OUT, 0, data_gpa(0), 4096, NULL), S_OK);
+	check_eq(request(q, T_IN, 0, data_gpa(0), 4096, NULL), S_OK);
 	close(q->kick);
 	close(q->call);
 	close(q->err);
@@ -271,9 +271,10 @@ int main(int argc, char **argv)
 	seed = argc > 3 ? strtoull(argv[3], NULL, 0) : (uint64_t)(now() * 1e9);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	guest_memory(&g);
-	memset(at(&g, data_gpa(FENCE_OFFSET)), 0xfe, FENCE_SIZE);
+	memset(memory_at(&g, data_gpa(FENCE_OFFSET)), 0xfe, FENCE_SIZE);
 	do {
-		printf("\nseed %#llx%s:", (unsigned long long)seed, rounds & 1 ? " scribbling" : "");
+		printf("\nseed %#llx%s:", (unsigned long long)seed,
+		       rounds & 1 ? " scribbling" : "");
 		alarm(60);
 		one_round(seed, rounds & 1);
 		seed += 0x1234567;

@@ -49,7 +49,7 @@ static void break_index(struct guest *g, struct queue *q)
 
 static void break_next(struct guest *g, struct queue *q)
 {
-	add_request(q, 0, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096);
+	add_request(q, 0, T_IN, 0, data_gpa(0), 4096);
 	q->ring.desc[(q->next_desc - 2) & (q->num - 1)].next = q->num + 5;
 	(void)g;
 }
@@ -66,19 +66,19 @@ static void break_order(struct guest *g, struct queue *q)
 static void break_address(struct guest *g, struct queue *q)
 {
 	(void)g;
-	add_request(q, 0, VIRTIO_BLK_T_IN, 0, 0x1000, 4096);
+	add_request(q, 0, T_IN, 0, 0x1000, 4096);
 }
 
 static void break_wrap(struct guest *g, struct queue *q)
 {
 	(void)g;
-	add_request(q, 0, VIRTIO_BLK_T_IN, 0, ~0ull - 100, 4096);
+	add_request(q, 0, T_IN, 0, ~0ull - 100, 4096);
 }
 
 static void break_end(struct guest *g, struct queue *q)
 {
 	(void)g;
-	add_request(q, 0, VIRTIO_BLK_T_IN, 0, LOW_GPA + LOW_SIZE - 512, 4096);
+	add_request(q, 0, T_IN, 0, LOW_GPA + LOW_SIZE - 512, 4096);
 }
 
 static void offer_indirect(struct queue *q, uint64_t gpa, uint32_t len)
@@ -142,7 +142,7 @@ static void break_indirect_loop(struct guest *g, struct queue *q)
 
 static void break_segments(struct guest *g, struct queue *q)
 {
-	struct vring_desc *d = at(g, data_gpa(8 << 20));
+	struct vring_desc *d = memory_at(g, data_gpa(8 << 20));
 	unsigned int i;
 
 	for (i = 0; i < 1100; i++)
@@ -182,22 +182,22 @@ static void case_broken(void)
 	guest_start(&g, device, O_RDWR, 2, 64, DEFAULT_FEATURES);
 	for (i = 0; i < sizeof(breaks) / sizeof(*breaks); i++) {
 		test_name = breaks[i].name;
-		/* With good requests before it, which are answered, where an index can be believed. */
+		/* With good requests before it, which are answered; a bad index hides them. */
 		for (good = 0; breaks[i].run != break_index && good < i % 3; good++)
-			add_request(q, good, VIRTIO_BLK_T_IN, 0, data_gpa(4 << 20), 4096);
+			add_request(q, good, T_IN, 0, data_gpa(4 << 20), 4096);
 		breaks[i].run(&g, q);
 		kick(q);
 		if (!event_wait(q->err, 10000))
 			fail("no error was reported");
 		while (good--) {
 			next_used(q);
-			check_eq(*status_of(q, good), VIRTIO_BLK_S_OK);
+			check_eq(*status_of(q, good), S_OK);
 		}
 		kick(q);
 		check_quiet(q, 20);
-		check_eq(request(&g.q[1], VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
+		check_eq(request(&g.q[1], T_IN, 0, data_gpa(0), 4096, NULL), S_OK);
 
-		/* Starting without repair finds the same again; stopping and starting over works. */
+		/* Started without repair, it breaks again; repaired, it works. */
 		must(set_ring(&g, 0, 1));
 		if (!event_wait(q->err, 10000))
 			fail("no error was reported after a restart");
@@ -205,7 +205,7 @@ static void case_broken(void)
 		forget_offers(q);
 		q->next_desc = 0;
 		must(set_ring(&g, 0, 1));
-		check_eq(request(q, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
+		check_eq(request(q, T_IN, 0, data_gpa(0), 4096, NULL), S_OK);
 		while (event_taken(q->err))
 			;
 	}
@@ -223,7 +223,7 @@ static void case_unwritable(void)
 	guest_start(&g, device, O_RDWR, 1, 64, DEFAULT_FEATURES);
 	used_page = (uint8_t *)((uintptr_t)q->ring.used & ~4095ul);
 	for (i = 0; i < 2; i++) {
-		add_request(q, 0, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096);
+		add_request(q, 0, T_IN, 0, data_gpa(0), 4096);
 		must(mprotect(i ? used_page : q->headers, 4096, PROT_READ));
 		kick(q);
 		if (!event_wait(q->err, 10000))
@@ -232,7 +232,7 @@ static void case_unwritable(void)
 		must(mprotect(i ? used_page : q->headers, 4096, PROT_READ | PROT_WRITE));
 		forget_offers(q);
 		must(set_ring(&g, 0, 1));
-		check_eq(request(q, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
+		check_eq(request(q, T_IN, 0, data_gpa(0), 4096, NULL), S_OK);
 		q->next_desc = 0;
 		while (event_taken(q->err))
 			;
@@ -250,14 +250,14 @@ static void case_resume(void)
 
 	guest_start(&g, device, O_RDWR, 2, 64, DEFAULT_FEATURES);
 	for (i = 0; i < 100; i++)
-		check_eq(request(q, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
+		check_eq(request(q, T_IN, 0, data_gpa(0), 4096, NULL), S_OK);
 	must(set_ring(&g, 0, 0));
 	check_eq(vring_base(&g, 0), 100);
 	for (i = 0; i < 5; i++)
-		add_request(q, i, VIRTIO_BLK_T_IN, 0, data_gpa(i * 4096), 4096);
+		add_request(q, i, T_IN, 0, data_gpa(i * 4096), 4096);
 	kick(q);
 	check_quiet(q, 50);
-	check_eq(request(&g.q[1], VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(&g.q[1], T_IN, 0, data_gpa(0), 4096, NULL), S_OK);
 	/* What the owner thinks of the place does not matter, and no kick is needed. */
 	must(ioctl(g.fd, VHOST_SET_VRING_BASE, &base));
 	while (event_taken(q->kick))
@@ -271,7 +271,7 @@ static void case_resume(void)
 	/* A new owner on the same rings, with requests that nobody kicks for. */
 	close(g.fd);
 	for (i = 0; i < 5; i++)
-		add_request(q, i, VIRTIO_BLK_T_IN, 0, data_gpa(i * 4096), 4096);
+		add_request(q, i, T_IN, 0, data_gpa(i * 4096), 4096);
 	guest_connect(&g, DEFAULT_FEATURES);
 	queue_attach(&g, 0);
 	set_backend(&g, device, O_RDWR);
@@ -281,7 +281,7 @@ static void case_resume(void)
 	must_fail(set_ring(&g, 1, 1), EINVAL);
 	queue_attach(&g, 1);
 	must(set_ring(&g, 1, 1));
-	check_eq(request(&g.q[1], VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
+	check_eq(request(&g.q[1], T_IN, 0, data_gpa(0), 4096, NULL), S_OK);
 
 	/* A ring of another size. */
 	must_fail(ioctl(g.fd, VHOST_SET_VRING_NUM, &(struct vhost_vring_state){ 0, 128 }), EBUSY);
@@ -293,7 +293,7 @@ static void case_resume(void)
 	queue_attach(&g, 0);
 	must(set_ring(&g, 0, 1));
 	for (i = 0; i < 300; i++)
-		check_eq(request(q, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096, NULL), VIRTIO_BLK_S_OK);
+		check_eq(request(q, T_IN, 0, data_gpa(0), 4096, NULL), S_OK);
 	guest_stop(&g);
 }
 
@@ -309,7 +309,7 @@ static void case_drain(void)
 	guest_start(&g, device, O_RDWR, 2, 64, DEFAULT_FEATURES);
 	for (how = 0; how < 5; how++) {
 		for (i = 0; i < DEPTH; i++)
-			add_request(q, i, VIRTIO_BLK_T_OUT, i * 8, data_gpa(i * 4096), 4096);
+			add_request(q, i, T_OUT, i * 8, data_gpa(i * 4096), 4096);
 		kick(q);
 		usleep(30000);
 		check_eq(used_idx(q), q->used_seen);
@@ -338,11 +338,11 @@ static void case_drain(void)
 		check(now() - t < 10);
 		for (i = 0; i < DEPTH; i++) {
 			next_used(q);
-			check_eq(*status_of(q, i), VIRTIO_BLK_S_OK);
+			check_eq(*status_of(q, i), S_OK);
 		}
 		if (how < 2) {
 			check_eq(vring_base(&g, 0), q->used_seen);
-			add_request(q, 0, VIRTIO_BLK_T_IN, 0, data_gpa(0), 4096);
+			add_request(q, 0, T_IN, 0, data_gpa(0), 4096);
 			kick(q);
 			check_quiet(q, 50);
 			if (how == 0)
@@ -364,14 +364,14 @@ static void case_twice(void)
 	uint16_t head;
 
 	guest_start(&g, device, O_RDWR, 1, 64, DEFAULT_FEATURES);
-	head = add_request(q, 0, VIRTIO_BLK_T_OUT, 0, data_gpa(0), 4096);
+	head = add_request(q, 0, T_OUT, 0, data_gpa(0), 4096);
 	kick(q);
 	usleep(20000);
 	offer(q, head);
 	kick(q);
 	check(event_wait(q->err, 10000));
 	check_eq(next_used(q).id, head);
-	check_eq(*status_of(q, 0), VIRTIO_BLK_S_OK);
+	check_eq(*status_of(q, 0), S_OK);
 	check_quiet(q, 50);
 	/* Started again, it is just another request. */
 	must(set_ring(&g, 0, 1));
@@ -410,7 +410,7 @@ static uint64_t load_offset(struct load *l, unsigned int slot)
 
 static uint32_t *load_memory(struct load *l, unsigned int slot)
 {
-	return at(l->g, data_gpa(load_offset(l, slot)));
+	return memory_at(l->g, data_gpa(load_offset(l, slot)));
 }
 
 static void load_submit(struct load *l)
@@ -427,7 +427,7 @@ static void load_submit(struct load *l)
 		l->write[slot] = rnd(&l->seed) % 2;
 		for (i = 0; i < SLOT_BYTES / 4; i++)
 			mem[i] = l->write[slot] ? l->tag[slot] : ~0u;
-		head = add_request(l->q, slot, l->write[slot] ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN,
+		head = add_request(l->q, slot, l->write[slot] ? T_OUT : T_IN,
 				   load_offset(l, slot) / SECTOR, data_gpa(load_offset(l, slot)),
 				   SLOT_BYTES);
 		check_eq(l->slot_of[head], -1);
@@ -446,8 +446,8 @@ static void load_reap(struct load *l)
 		uint32_t i, *mem;
 
 		if (slot < 0)
-			fail("queue %u: head %u answered, which is not in flight", l->q->index, e.id);
-		check_eq(*status_of(l->q, slot), VIRTIO_BLK_S_OK);
+			fail("queue %u: head %u answered, not in flight", l->q->index, e.id);
+		check_eq(*status_of(l->q, slot), S_OK);
 		check_eq(e.len, l->write[slot] ? 1 : SLOT_BYTES + 1);
 		if (l->write[slot]) {
 			l->model[slot] = l->tag[slot];
@@ -623,7 +623,7 @@ static void case_busy(void)
 	queue_init(&g, 0, 64);
 	pid = start_owner(&g, 1, true, false);
 	for (i = 0; i < 16; i++)
-		add_request(q, i, VIRTIO_BLK_T_OUT, i * 8, data_gpa(i * 4096), 4096);
+		add_request(q, i, T_OUT, i * 8, data_gpa(i * 4096), 4096);
 	kick(q);
 	usleep(30000);
 	must(kill(pid, SIGKILL));
@@ -635,7 +635,7 @@ static void case_busy(void)
 	check(busy > 0);
 	check_eq(used_idx(q), 16);
 	for (i = 0; i < 16; i++)
-		check_eq(*status_of(q, i), VIRTIO_BLK_S_OK);
+		check_eq(*status_of(q, i), S_OK);
 	close(fd);
 	must(waitpid(pid, NULL, 0));
 }
