@@ -17,9 +17,19 @@ pytestmark = pytest.mark.core
 DEVICES = ["brd", "null"]
 
 
-def ring(prog, case, dev, *args, timeout=180, **kw):
-    done = run(prog, case, dev, *args, timeout=timeout, **kw)
+def pinned():
+    """Pages of user memory that are pinned for I/O, as the kernel counts them."""
+    with open("/proc/vmstat") as f:
+        counts = dict(line.split() for line in f)
+    return int(counts["nr_foll_pin_acquired"]) - int(counts["nr_foll_pin_released"])
+
+
+def ring(prog, *args, timeout=180, **kw):
+    """Run a case; afterwards as many pages are pinned as before."""
+    before = pinned()
+    done = run(prog, *args, timeout=timeout, **kw)
     print(done.stdout, end="")
+    assert pinned() == before
     return done.stdout
 
 
@@ -177,4 +187,4 @@ def test_kthread_workers(disk, case):
 def test_fuzz(disk, kind):
     """Random rings. Give a printed seed as the third argument of ringfuzz to see a round again."""
     seconds = int(os.environ.get("RING_FUZZ_SECONDS", 10))
-    print(run("ringfuzz", disk(kind), seconds, timeout=seconds + 120).stdout)
+    ring("ringfuzz", disk(kind), seconds, timeout=seconds + 120)
