@@ -180,7 +180,8 @@ static int map_read(struct qcow2_io *io, struct bio *bio)
 		missed(io);
 		return DM_MAPIO_SUBMITTED;
 	case EXTENT_COMPRESSED:
-		cut(bio, ext.len);
+		/* The worker looks up again, and may find a layer above changed in between. */
+		cut(bio, min(ext.len, unsplittable(dev, goff)));
 		decompress_io(io, &ext);
 		return DM_MAPIO_SUBMITTED;
 	default:
