@@ -11,67 +11,14 @@ import subprocess
 
 import pytest
 
+import bootsector
+from bootsector import QEMU
 from helpers import MIB, image_check, image_create, qemu_io, run, wait_for
-
-# Reads sector 2 (by its BIOS number), writes it to sector 3, says so on the serial port, and then
-# does what sector 2 begins with: 'E' ends the machine with a code, anything else halts it.
-BOOT_SECTOR = r"""
-        .code16
-        .org 0
-start:  cli
-        xor %ax, %ax
-        mov %ax, %ds
-        mov %ax, %es
-        mov %ax, %ss
-        mov $0x7c00, %sp
-        sti
-        mov $0x0201, %ax            # read one sector ...
-        mov $0x7e00, %bx
-        mov $0x0002, %cx            # ... cylinder 0, sector 2 ...
-        mov $0x0080, %dx            # ... head 0 of the first disk
-        int $0x13
-        jc bad
-        mov $0x0301, %ax            # and write it to sector 3
-        mov $0x0003, %cx
-        int $0x13
-        jc bad
-        mov $good - start + 0x7c00, %si
-        call say
-        cmpb $'E', 0x7e00
-        jne halt
-        mov $0x10, %al              # isa-debug-exit: 2 * 0x10 + 1
-        outb %al, $0xf4
-halt:   hlt
-        jmp halt
-bad:    mov $wrong - start + 0x7c00, %si
-        call say
-        jmp halt
-say:    mov $0x3f8, %dx
-1:      lodsb
-        test %al, %al
-        jz 2f
-        outb %al, %dx
-        jmp 1b
-2:      ret
-good:   .asciz "DISK-OK\n"
-wrong:  .asciz "DISK-BAD\n"
-        .org 510
-        .word 0xaa55
-"""
-QEMU = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64M", "-nodefaults", "-nographic",
-        "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
 
 
 @pytest.fixture(scope="module")
 def boot_code(tmp_path_factory):
-    at = tmp_path_factory.mktemp("boot")
-    (at / "boot.s").write_text(BOOT_SECTOR)
-    run("as", "--32", "-o", at / "boot.o", at / "boot.s")
-    run("ld", "-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-e", "start",
-        "-o", at / "boot.bin", at / "boot.o")
-    code = (at / "boot.bin").read_bytes()
-    assert len(code) == 512
-    return code
+    return bootsector.assemble(bootsector.COPY, tmp_path_factory.mktemp("boot"))
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ static int open_with(const char *image, const char *allowed)
 	CHECK(!ret);
 	if (allowed)
 		CHECK(!policy_allow(&policy, allowed), "%s", cause_text());
-	ret = chain_open(&chain, image, FORMAT_QCOW2, false, &policy);
+	ret = chain_open(&chain, image, false, &policy);
 	policy_free(&policy);
 	return ret;
 }

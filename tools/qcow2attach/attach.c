@@ -160,7 +160,7 @@ char *attach_image(const char *image, const struct attach_options *o)
 	if (!ret)
 		ret = policy_set_home(&policy, image);
 	if (!ret)
-		ret = chain_open(&chain, image, o->format, o->read_only, &policy);
+		ret = chain_open(&chain, image, o->read_only, &policy);
 	if (!ret)
 		ret = attach_chain(&chain, name, o);
 	chain_close(&chain);
@@ -184,12 +184,11 @@ int attach_option(struct attach_options *o, int opt, const char *value)
 		return 0;
 	case OPT_FORMAT:
 		if (!strcmp(value, "qcow2"))
-			o->format = FORMAT_QCOW2;
-		else if (!strcmp(value, "raw"))
-			o->format = FORMAT_RAW;
-		else
-			return cause("unknown format '%s': use qcow2 or raw", value);
-		return 0;
+			return 0;
+		if (!strcmp(value, "raw"))
+			return cause("a raw image is a disk already: 'losetup --direct-io=on' "
+				     "makes a block device of it, which can be served");
+		return cause("unknown format '%s', only qcow2 is", value);
 	case OPT_CACHE:
 		if (parse_size(value, 1, &bytes))
 			return -1;
@@ -225,7 +224,7 @@ static int attach_main(int argc, char **argv)
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
-	struct attach_options o = { .format = FORMAT_QCOW2 };
+	struct attach_options o = { 0 };
 	int opt, code = EXIT_OK;
 	char *name;
 

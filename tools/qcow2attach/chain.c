@@ -8,13 +8,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "probe.h"
@@ -157,22 +154,10 @@ static int open_backing(struct chain *chain, const struct policy *policy)
 	return ret;
 }
 
-static int storage_size(const struct layer *l, uint64_t *size)
+int chain_open(struct chain *chain, const char *image, bool read_only, const struct policy *policy)
 {
-	if (S_ISREG(l->st.st_mode))
-		*size = l->st.st_size;
-	else if (ioctl(l->fd, BLKGETSIZE64, size))
-		return cause_errno("its size cannot be read");
-	return 0;
-}
-
-int chain_open(struct chain *chain, const char *image, enum image_format format, bool read_only,
-	       const struct policy *policy)
-{
-	const struct layer *top = &chain->layer[0];
-
 	chain->n = 0;
-	if (open_layer(chain, image, format, read_only, policy, NULL))
+	if (open_layer(chain, image, FORMAT_QCOW2, read_only, policy, NULL))
 		return -1;
 	while (chain->layer[chain->n - 1].format == FORMAT_QCOW2 &&
 	       chain->layer[chain->n - 1].header.has_backing) {
@@ -181,11 +166,7 @@ int chain_open(struct chain *chain, const char *image, enum image_format format,
 		if (open_backing(chain, policy))
 			return cause_prefix("backing file '%s'", name);
 	}
-	if (format == FORMAT_QCOW2)
-		chain->size = top->header.size;
-	else if (storage_size(top, &chain->size))
-		return -1;
-	chain->size &= ~511ull;
+	chain->size = chain->layer[0].header.size & ~511ull;
 	if (!chain->size) {
 		cause("the disk is smaller than one sector of 512 bytes");
 		return cause_code(EXIT_REFUSED);

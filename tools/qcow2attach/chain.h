@@ -50,15 +50,13 @@ struct chain {
 /**
  * chain_open() - open an image and all it stands on.
  * @chain: filled; chain_close() it, also after a failure.
- * @image: the top image's name.
- * @format: its format.
+ * @image: the top image's name; it is qcow2.
  * @read_only: open the top image for reading only.
  * @policy: which backing files are followed.
  *
  * Return: 0, or -1 with a cause.
  */
-int chain_open(struct chain *chain, const char *image, enum image_format format, bool read_only,
-	       const struct policy *policy);
+int chain_open(struct chain *chain, const char *image, bool read_only, const struct policy *policy);
 
 /**
  * chain_table() - the layers as the kernel's table line takes them.

@@ -39,7 +39,6 @@ void print_help(const struct verb *verb);
  * struct attach_options - how an image is attached.
  * @name: the device's name, or NULL for the image's.
  * @read_only: attach it read-only.
- * @format: the image's format.
  * @cache_kib: limit of the table cache, or 0 for the kernel's.
  * @discard_no_unref: discarded clusters keep their place in the image.
  * @no_discard_passdown: what is freed is not discarded on the storage below.
@@ -49,7 +48,6 @@ void print_help(const struct verb *verb);
 struct attach_options {
 	const char *name;
 	bool read_only;
-	enum image_format format;
 	unsigned int cache_kib;
 	bool discard_no_unref;
 	bool no_discard_passdown;
@@ -83,7 +81,7 @@ enum {
 #define ATTACH_HELP \
 	"      --name NAME            name of the device (default: the image's name)\n" \
 	"      --read-only            attach without writing to the image\n" \
-	"      --format FORMAT        format of IMAGE: qcow2 (default) or raw\n" \
+	"      --format FORMAT        format of IMAGE: qcow2, which it must be\n" \
 	"      --cache SIZE           most memory for the image's tables, e.g. 4M\n" \
 	"      --allow-dir DIR        also take backing files from DIR (repeatable)\n" \
 	"      --discard-no-unref     keep discarded clusters for this image to use again\n" \

@@ -45,6 +45,17 @@ static void PRINTF_LIKE(5, 6) keep_error(int level, const char *file, int line,
 	va_end(ap);
 }
 
+/* A request could not even be sent: say what that means. Returns -1. */
+static int unusable(void)
+{
+	if (geteuid())
+		return cause("device-mapper cannot be used: this needs root");
+	if (access("/dev/mapper/control", R_OK | W_OK))
+		return cause("this kernel's device-mapper cannot be reached: load the module dm-mod "
+			     "(modprobe dm-mod)");
+	return cause("device-mapper: %s", library_error[0] ? library_error : "no request possible");
+}
+
 static struct dm_task *new_task(int type, const char *name)
 {
 	struct dm_task *task;
@@ -53,8 +64,7 @@ static struct dm_task *new_task(int type, const char *name)
 	dm_log_with_errno_init(keep_error);
 	task = dm_task_create(type);
 	if (!task) {
-		cause("device-mapper: %s",
-		      library_error[0] ? library_error : "cannot make a request");
+		unusable();
 		return NULL;
 	}
 	if (name && !dm_task_set_name(task, name)) {
@@ -74,15 +84,10 @@ static int run_task(struct dm_task *task)
 	if (dm_task_run(task))
 		return 0;
 	err = dm_task_get_errno(task);
-	if (err == EPERM || err == EACCES)
-		cause("device-mapper: %s (this needs root)", strerror(err));
-	else if (!err && geteuid())
-		cause("device-mapper cannot be used: this needs root");
-	else if (!err && access("/dev/mapper/control", R_OK | W_OK))
-		cause("this kernel's device-mapper cannot be reached: load the module dm-mod "
-		      "(modprobe dm-mod)");
+	if (err)
+		cause("device-mapper: %s", strerror(err));
 	else
-		cause("device-mapper: %s", err ? strerror(err) : library_error);
+		unusable();
 	errno = err;
 	return -1;
 }

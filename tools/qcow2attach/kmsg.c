@@ -47,6 +47,15 @@ const char *kmsg_line_reason(const char *line, const char *dev)
 	return after(text, "qcow2: ");
 }
 
+/* Take the number of the error, which device-mapper adds, off the end of a line. */
+static void strip_errno(char *text)
+{
+	char *at = strrchr(text, '(');
+
+	if (at && at > text && at[-1] == ' ' && !strncmp(at, "(-E", 3) && text[strlen(text) - 1] == ')')
+		at[-1] = '\0';
+}
+
 void kmsg_reasons(struct kmsg *log, unsigned int major, unsigned int minor, char *buf, size_t len)
 {
 	char record[8192];
@@ -68,6 +77,7 @@ void kmsg_reasons(struct kmsg *log, unsigned int major, unsigned int minor, char
 		if (!text)
 			continue;
 		text[strcspn(text, "\n")] = '\0';
+		strip_errno(text);
 		reason = kmsg_line_reason(text + 1, dev);
 		if (!reason || strstr(buf, reason))
 			continue;

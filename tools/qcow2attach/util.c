@@ -48,7 +48,8 @@ int cause_errno(const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	return cause("%s: %s", text, strerror(err));
+	return cause("%s: %s%s", text, strerror(err),
+		     (err == EPERM || err == EACCES) && geteuid() ? " (this needs root)" : "");
 }
 
 int cause_prefix(const char *fmt, ...)
