@@ -82,7 +82,8 @@ def survey(device):
 
 
 def survey_scribbled(device):
-    """The same after scribble(), of which any write may have failed: old or new, nothing else."""
+    """Where clusters may be mixtures, after scribble() say, of which any write may have failed: old,
+    new or zero, nothing else."""
     with Clusters(device) as disk:
         for c in range(GUEST_CLUSTERS):
             if not disk.eio(c * CLUSTER, CLUSTER):
@@ -156,7 +157,7 @@ MUST_REFUSE = {
     "nb_snapshots": [1, 65537, 0xffffffff],
     "refcount_order": [7, 8, 31, 32, 64, 0xffffffff],
     "header_length": [0, 72, 103, 105, CLUSTER + 8, 0xfffffff8, 0xffffffff],
-    "incompatible": [1 << b for b in range(1, 64)],
+    "incompatible": [1 << b for b in (1, 2, 3, 4, 5, 31, 32, 63)],
     "backing_offset": [8, CLUSTER, HUGE, (1 << 64) - 1],
 }
 
@@ -305,7 +306,8 @@ def test_copied_bits(dm, template, tmp_path):
     assert survive(dm, image, metadata, ()), "a missing COPIED bit is no reason to refuse"
 
 
-@pytest.mark.parametrize("value", [0, 2, 3, 0xffff])
+@pytest.mark.parametrize("value", [0, 2, *(pytest.param(v, marks=pytest.mark.full)
+                                           for v in (3, 0xffff))])
 @pytest.mark.parametrize("what", ["data", "header", "L1 table", "refcount table", "refcount block",
                                   "L2 table", "all"])
 def test_refcounts(dm, image, what, value):
@@ -340,21 +342,22 @@ def test_overlapping_tables(dm, template, tmp_path):
         survive(dm, image, metadata)
 
 
-@pytest.mark.parametrize("length", [0, 1, 511, 512, 104, 4096, CLUSTER, 3 * CLUSTER, 3 * CLUSTER + 8,
-                                    5 * CLUSTER + 512, 7 * CLUSTER + 1])
-def test_truncated(dm, image, length):
+def test_truncated(dm, template, tmp_path):
     """The file ends early, at load."""
-    metadata = {name: at for name, at in image.metadata().items() if at + CLUSTER <= length}
-    os.truncate(image.path, length)
-    device = attach(dm, image)
-    if length <= 3 * CLUSTER:
-        assert device is None
-    if device:
-        found = survey(device)
-        expect_right(found, [c for c, byte in enumerate(found) if byte is None])
-        scribble(device)
-        dm.remove("q")
-        no_guest_data_in(image, metadata)
+    for length in (0, 1, 511, 104, 4096, CLUSTER, 3 * CLUSTER, 3 * CLUSTER + 8, 5 * CLUSTER + 512,
+                   7 * CLUSTER + 1):
+        image = template.copy(tmp_path / "image")
+        metadata = {name: at for name, at in image.metadata().items() if at + CLUSTER <= length}
+        os.truncate(image.path, length)
+        device = attach(dm, image)
+        if length <= 3 * CLUSTER:
+            assert device is None
+        if device:
+            # what is cut off of a cluster reads as zeroes
+            survey_scribbled(device)
+            scribble(device)
+            dm.remove("q")
+            no_guest_data_in(image, metadata)
 
 
 @pytest.mark.core

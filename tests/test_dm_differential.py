@@ -27,7 +27,7 @@ PAIRWISE_MAX = 16
 FIRST = (("bdev", "none", 64, 3, "large"), ("ext4", "qcow2", 64, 3, "small"),
          ("xfs", "raw", 4, 3, "large"), ("bdev", "deep", 64, 2, "small"))
 SMALL_CACHE_KIB = 128
-OPS = int(os.environ.get("DIFFERENTIAL_OPS", "1000"))
+OPS = int(os.environ.get("DIFFERENTIAL_OPS", "600"))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
 
 
@@ -65,7 +65,7 @@ def test_differential(dm, bdev, filesystem, tmp_path, storage, backing, cluster,
                       number):
     seed = SEED * 1000 + number
     # an odd number of sectors past the last whole cluster
-    size = 48 * MIB + 5 * SECTOR if cluster < 32 else 160 * MIB + 7 * SECTOR
+    size = 32 * MIB + 5 * SECTOR if cluster < 32 else 128 * MIB + 7 * SECTOR
     chain = Chain(Place(storage, bdev, filesystem), tmp_path, backing, size, version,
                   cluster * KIB, seed)
     features = [f"l2_cache_kib {SMALL_CACHE_KIB}"] if cache == "small" else []

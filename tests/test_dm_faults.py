@@ -278,7 +278,8 @@ def test_failing_table_reads(dm, fragile):
     dm.remove(fragile.name)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.full)
+                                      for n in range(1, 10))])
 def test_errors_now_and_then(dm, fragile, seed):
     """Storage that fails some of the time while four writers work: the image is never corrupt."""
     image = image_create(fragile.path, 48 * MIB)

@@ -47,8 +47,9 @@ def qemu_writes(image, version3=True):
     qemu_io(image, *commands)
 
 
-@pytest.mark.parametrize("name", QEMU_IMAGES)
-@pytest.mark.parametrize("storage", ["bdev", "xfs"])
+@pytest.mark.parametrize("storage, name", [
+    pytest.param(storage, name, marks=[] if i % 2 == j else pytest.mark.full)
+    for i, name in enumerate(QEMU_IMAGES) for j, storage in enumerate(("bdev", "xfs"))])
 def test_written_by_qemu(dm, bdev, filesystem, tmp_path, storage, name):
     """QEMU writes, we read; then we write and QEMU reads."""
     options = QEMU_IMAGES[name]
@@ -190,8 +191,8 @@ def patch(path, field, value):
 
 
 def reason(text):
-    """What the target said, without the log's other lines."""
-    return "\n".join(line for line in text.splitlines() if "qcow2" in line)
+    """What the target said, without the log's other lines, in lower case."""
+    return "\n".join(line for line in text.splitlines() if "qcow2" in line).lower()
 
 
 @pytest.mark.parametrize("options, word", [
@@ -211,10 +212,11 @@ def test_refused_data_file(dm, tmp_path):
 
 
 def test_refused_encryption(dm, tmp_path):
-    image = tmp_path / "image"
-    run("qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x",
-        "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", image, MIB)
-    assert "encrypt" in reason(refused(dm, [f"qcow2:{image}"]))
+    """By its mark in the header: to make a real one takes QEMU very long where time is emulated."""
+    for method in (1, 2):
+        image = image_create(tmp_path / f"image{method}", MIB)
+        patch(image, "crypt_method", method)
+        assert "encrypt" in reason(refused(dm, [f"qcow2:{image}"]))
 
 
 def test_refused_internal_snapshots(dm, tmp_path):
@@ -260,23 +262,26 @@ def test_zstd(dm, tmp_path):
     assert re.search("zstd|compress", reason(refused(dm, [f"qcow2:{image}"])))
 
 
-def test_compressed_clusters(dm, tmp_path):
-    """Refused at load or answered with EIO and a line in the log; never wrong data."""
-    raw = tagged(tmp_path / "raw", 8 * MIB, 3)
-    run("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", raw, tmp_path / "image")
-    layers = [f"qcow2:{tmp_path / 'image'}"]
-    done = dm.create("q", dm.qcow2_table(layers), check=False)
-    if done.returncode:
-        assert "compress" in reason(refused(dm, layers, sectors=8 * MIB // SECTOR))
-        return
-    bad = run("differential", "--verify-only", "--model", raw, "/dev/mapper/q", check=False)
-    assert bad.returncode == 2 and "Input/output error" in bad.stderr, bad.stderr
-    dm.remove("q")
+@pytest.mark.parametrize("cluster", ["4k", "64k", "2M"])
+def test_compressed_clusters(dm, bdev, tmp_path, cluster):
+    """Read, and written over: a cluster shared by several compressed ones is freed with the last."""
+    raw = tagged(tmp_path / "raw", 16 * MIB, 3)
+    image = bdev(64 * MIB)
+    run("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", f"cluster_size={cluster}", raw,
+        image)
+    assert any(e.get("compressed") for e in image_map(image)), "QEMU compressed nothing"
+    with Attached(dm, f"qcow2:{image}") as disk:
+        verify_device(disk.path, raw)
+        run("differential", "--seed", 4, "--ops", 200, "--threads", 3, "--max-io", 256 * KIB,
+            "--cluster", {"4k": 4 * KIB, "64k": 64 * KIB, "2M": 2 * MIB}[cluster], "--model", raw,
+            disk.path)
+    image_check(image)
+    image_compare(image, raw)
 
 
 @pytest.mark.parametrize("damage, word", [
-    ("magic", "magic|not a qcow2|qcow2 header"), ("version", "version"), ("empty", "."),
-    ("truncated", "trunc|short|size|outside|end"), ("missing", "No such|open|-2|ENOENT"),
+    ("magic", "magic|not a qcow2"), ("version", "version"), ("empty", "."),
+    ("truncated", "trunc|short|size|outside|end"), ("missing", "no such|open|-2|enoent"),
     ("directory", "."),
 ])
 def test_not_an_image(dm, tmp_path, damage, word):

@@ -14,7 +14,7 @@ QEMU_SAYS = re.compile(r"lock|Is another process using the image")
 WE_SAY = re.compile(r"in use|lock|busy|another|attached", re.I)
 
 
-@pytest.fixture(params=["bdev", "ext4", "xfs"])
+@pytest.fixture(params=["bdev", pytest.param("ext4", marks=pytest.mark.full), "xfs"])
 def place(request, bdev, filesystem):
     return Place(request.param, bdev, filesystem, size=256 * MIB)
 
