@@ -37,7 +37,7 @@ struct qcow2_dev {
 };
 
 enum extent_type {
-	EXTENT_MISS,		/* the slice that tells is not in memory: of @img, for this offset */
+	EXTENT_MISS,		/* the slice of @img that tells is not in memory */
 	EXTENT_UNALLOCATED,	/* look further down the chain (lookup of one image only) */
 	EXTENT_ZERO,
 	EXTENT_DATA,		/* at @host of @img */
@@ -48,7 +48,7 @@ enum extent_type {
 /**
  * struct extent - what a range of guest bytes is
  * @img:	The image that decides (not for a zero past the end of all layers).
- * @host:	Byte position in @img's storage; for EXTENT_ZERO, that of a preallocated cluster or 0.
+ * @host:	Byte position in @img's storage; for EXTENT_ZERO, of a preallocated cluster, or 0.
  * @entry:	The L2 entry of the first cluster, 0 if there is no table.
  * @len:	How many bytes, from the offset that was asked for.
  * @own:	The clusters belong to the active table alone: they can be written in place.

@@ -73,8 +73,9 @@ static int lock_image(struct dm_target *ti, struct qcow2_image *img, bool write)
 
 	if (r) {
 		DMERR("%s: image is locked by another process", img->name);
-		ti->error = r == -EAGAIN ? "Image is in use by another process (QEMU or its tools)" :
-					   "Cannot lock the image";
+		ti->error = r == -EAGAIN ?
+			    "Image is in use by another process (QEMU or its tools)" :
+			    "Cannot lock the image";
 		return r == -EAGAIN ? -EBUSY : r;
 	}
 	img->locked = true;
@@ -260,6 +261,12 @@ static struct block_device *get_bdev(struct dm_target *ti, struct qcow2_layer *l
 		ti->error = "Cannot open a block device";
 		return ERR_PTR(r);
 	}
+	if (write && bdev_read_only(layer->dev->bdev)) {
+		ti->error = "Block device is read-only";
+		dm_put_device(ti, layer->dev);
+		layer->dev = NULL;
+		return ERR_PTR(-EROFS);
+	}
 	if (bdev_is_zoned(layer->dev->bdev)) {
 		ti->error = "Zoned block devices are not supported";
 		dm_put_device(ti, layer->dev);
@@ -379,9 +386,15 @@ int image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 		DMERR("%s: lost write access to the image", img->name);
 		r = -EBUSY;
 	} else if (write) {
-		r = header_prepare_write(img);
+		if (!img->reserved)
+			r = tables_reserve(img);
 		if (r)
-			DMERR("%s: cannot write the header: error %d", img->name, r);
+			DMERR("%s: no room on the host for the tables: error %d", img->name, r);
+		else
+			r = header_prepare_write(img);
+		img->reserved = !r;
+		if (r)
+			DMERR("%s: cannot make the image writable: error %d", img->name, r);
 	} else if (img->owner == md) {
 		image_lock_downgrade(img->st.file);
 		img->locked_rw = false;

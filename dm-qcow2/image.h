@@ -53,6 +53,7 @@ struct qcow2_image {
 	struct mapped_device *owner;	/* the device that may write it, or NULL */
 	bool locked;			/* the byte-range locks of a reader are held */
 	bool locked_rw;			/* and those of a writer */
+	bool reserved;			/* the tables have their room on the host */
 
 	/* Constant after open. */
 	bool raw;
@@ -141,6 +142,7 @@ void header_free(struct qcow2_image *img);
 
 /* tables.c */
 int tables_load(struct dm_target *ti, struct qcow2_image *img);
+int tables_reserve(struct qcow2_image *img);
 bool l2_entry_valid(struct qcow2_image *img, u64 entry);
 int slice_position(struct qcow2_image *img, enum slice_kind kind, u64 index, u64 *pos);
 void slice_check(struct qcow2_image *img, struct slice *s);

@@ -97,6 +97,11 @@ static int bdev_prepare(struct qcow2_storage *st, u64 pos, u64 len, bool *zeroed
 	return 0;
 }
 
+static int bdev_reserve(struct qcow2_storage *st, u64 pos, u64 len)
+{
+	return 0;
+}
+
 static u64 bdev_size(struct qcow2_storage *st)
 {
 	return bdev_nr_bytes(st->bdev);
@@ -121,6 +126,7 @@ static const struct storage_ops bdev_ops = {
 	.flush = bdev_flush,
 	.discard = bdev_discard,
 	.prepare = bdev_prepare,
+	.reserve = bdev_reserve,
 	.size = bdev_size,
 	.limit = bdev_size,
 	.used = bdev_used,

@@ -200,6 +200,13 @@ static int file_prepare(struct qcow2_storage *st, u64 pos, u64 len, bool *zeroed
 	return storage_zero_sync(st, pos + len - st->block_size, st->block_size);
 }
 
+static int file_reserve(struct qcow2_storage *st, u64 pos, u64 len)
+{
+	int r = file_fallocate(st, FALLOC_FL_KEEP_SIZE, pos, len);
+
+	return r == -EOPNOTSUPP ? 0 : r;
+}
+
 static u64 file_size(struct qcow2_storage *st)
 {
 	return i_size_read(file_inode(st->file));
@@ -233,6 +240,7 @@ static const struct storage_ops file_ops = {
 	.flush = file_flush,
 	.discard = file_discard,
 	.prepare = file_prepare,
+	.reserve = file_reserve,
 	.size = file_size,
 	.limit = file_limit,
 	.used = file_used,

@@ -54,6 +54,8 @@ struct storage_io {
  *		Sleeps.  -EOPNOTSUPP is an ordinary answer.
  * @prepare:	Make [pos, pos + len) writable, growing the storage as needed, and say in @zeroed
  *		whether it now reads as zeroes.  Sleeps.  -ENOSPC when the host has no room.
+ * @reserve:	Make sure that writing to [pos, pos + len), which exists, needs no more room on the
+ *		host.  Keeps the content.  Sleeps.  -ENOSPC when the host has no room.
  * @size:	Bytes that can be read now.
  * @limit:	Bytes that the storage can grow to.
  * @used:	Bytes that the storage takes on the host; @end is the end of what the image uses.
@@ -64,6 +66,7 @@ struct storage_ops {
 	int (*flush)(struct qcow2_storage *st);
 	int (*discard)(struct qcow2_storage *st, u64 pos, u64 len);
 	int (*prepare)(struct qcow2_storage *st, u64 pos, u64 len, bool *zeroed);
+	int (*reserve)(struct qcow2_storage *st, u64 pos, u64 len);
 	u64 (*size)(struct qcow2_storage *st);
 	u64 (*limit)(struct qcow2_storage *st);
 	u64 (*used)(struct qcow2_storage *st, u64 end);

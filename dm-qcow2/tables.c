@@ -200,3 +200,53 @@ int tables_load(struct dm_target *ti, struct qcow2_image *img)
 		return r;
 	return check_top(ti, img, &img->reftable, QCOW2_REFTABLE_RESERVED, "refcount table");
 }
+
+static int reserve_top(struct qcow2_image *img, const struct flat_table *t)
+{
+	u64 start = 0, end = 0;
+	u32 i;
+	int r = 0;
+
+	/* Tables mostly lie one behind the other: reserve whole stretches. */
+	for (i = 0; i < t->nr_entries && !r; i++) {
+		u64 pos = flat_entry(t, i) & QCOW2_OFFSET_MASK;
+
+		if (!pos)
+			continue;
+		if (pos != end) {
+			if (end)
+				r = img->st.ops->reserve(&img->st, start, end - start);
+			start = pos;
+		}
+		end = pos + img->cluster_size;
+		cond_resched();
+	}
+	if (end && !r)
+		r = img->st.ops->reserve(&img->st, start, end - start);
+	return r;
+}
+
+/**
+ * tables_reserve - give every table its room on the host before the first write
+ * @img: a writable image
+ *
+ * Images are made with tables that are holes in the file.  A commit must not be the one who finds
+ * that the host is full: all that it writes has its room since it was allocated, or since here.
+ *
+ * Return: 0 or -errno.
+ */
+int tables_reserve(struct qcow2_image *img)
+{
+	int r;
+
+	r = img->st.ops->reserve(&img->st, 0, img->cluster_size);
+	if (!r && img->l1.nr_entries)
+		r = img->st.ops->reserve(&img->st, img->l1.pos,
+					 (u64)img->l1.nr_slices * SLICE_SIZE);
+	if (!r)
+		r = img->st.ops->reserve(&img->st, img->reftable.pos,
+					 (u64)img->reftable.nr_slices * SLICE_SIZE);
+	if (!r)
+		r = reserve_top(img, &img->l1);
+	return r ?: reserve_top(img, &img->reftable);
+}

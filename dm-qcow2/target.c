@@ -5,9 +5,9 @@
  * Takes no locks; DM serialises the constructor, suspend, resume and the destructor of a device.
  *
  * Table line:	<nr_layers> <layer>... [<#features> <feature>...]
- * layer:	qcow2:<path> | raw:<path> | qcow2:fd:<n> | raw:fd:<n>, top first; a path may be followed
- *		by @<major>:<minor>:<inode>, and then must be that file; \ooo in a path is the
- *		character with that octal number
+ * layer:	qcow2:<path> | raw:<path> | qcow2:fd:<n> | raw:fd:<n>, top first; a path may be
+ *		followed by @<major>:<minor>:<inode>, and then must be that file; \ooo in a path is
+ *		the character with that octal number
  * features:	read_only, l2_cache_kib <n>, discard_no_unref, no_discard_passdown,
  *		error_if_no_space
  */
