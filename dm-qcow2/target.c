@@ -527,6 +527,8 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 	limits->physical_block_size = max(limits->physical_block_size, limits->logical_block_size);
 	limits->io_min = max(limits->io_min, limits->physical_block_size);
 	limits->io_opt = max(limits->io_opt, top->cluster_size);
+	/* A bio that we hold back is on no queue that could be polled. */
+	limits->features &= ~BLK_FEAT_POLL;
 	if (dev->writable) {
 		limits->discard_granularity = top->cluster_size;
 		limits->max_hw_discard_sectors = UINT_MAX >> SECTOR_SHIFT;
