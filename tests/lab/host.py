@@ -5,11 +5,12 @@ As root everything runs in a private mount namespace. Without root the same runs
 whose root is us and whose other ids are our subordinate ones.
 """
 import os
+import pwd
 import re
 import shutil
 import subprocess
 
-from common import LabError, run, say
+from common import LabError, read, run, say
 
 # command that shows the package is there -> package
 NEEDED = {"mmdebstrap": "mmdebstrap", "unshare": "util-linux", "tar": "tar"}
@@ -29,6 +30,8 @@ def require_packages():
     missing = [pkg for cmd, pkg in needed.items() if not shutil.which(cmd, path=path)]
     if not os.path.exists(KEYRING):
         missing.append("debian-archive-keyring")
+    if not is_root() and "uidmap" not in missing:
+        require_subordinate_ids()
     if not missing:
         return
     if not is_root():
@@ -38,6 +41,17 @@ def require_packages():
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run(APT + ["update"], env=env)
     run(APT + ["install"] + missing, env=env)
+
+
+def require_subordinate_ids():
+    """The ids besides our own in the user namespace that stands in for being root."""
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    for path in ("/etc/subuid", "/etc/subgid"):
+        lines = read(path).splitlines() if os.path.exists(path) else []
+        if not any(line.split(":")[0] in (name, str(os.geteuid())) for line in lines):
+            raise LabError(f"{path} gives no ids to {name}, which running this without root takes; "
+                           f"as root:\n    usermod --add-subuids 100000-165535 "
+                           f"--add-subgids 100000-165535 {name}")
 
 
 def mirror():

@@ -8,6 +8,7 @@ import sys
 import build
 import check
 import guest
+import host
 import kernel
 import qemu
 import rootfs
@@ -60,6 +61,9 @@ def setup(name):
 
 def main(argv):
     args = parse(argv)
+    if args.verb == "host-build":
+        return build.host_build()
+    host.require_packages()
     if args.verb == "setup":
         setup(args.kernel)
         return 0
@@ -70,8 +74,6 @@ def main(argv):
         os.makedirs(guest.OUT, exist_ok=True)
         return subprocess.run(rootfs.enter(["sh", "-c", 'cd /repo && exec "$@"', "sh"] + args.cmd,
                                            [(guest.OUT, "/out")])).returncode
-    if args.verb == "host-build":
-        return build.host_build()
     if args.verb == "static":
         import source
         os.makedirs(os.path.join(guest.OUT, "check"), exist_ok=True)

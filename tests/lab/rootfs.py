@@ -57,7 +57,6 @@ def sources():
 
 
 def make(tmp):
-    host.require_packages()
     uri, lines = sources()
     argv = ["mmdebstrap"] + RECIPE
     argv += ["--aptopt=" + option for option in host.apt_options()]
