@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Storage that fails or fills up below the image, and file systems on top of it."""
+"""Storage that fails or fills up below the image, file systems on top of it, and what is left when
+all is gone."""
 import errno
 import hashlib
 import os
@@ -312,3 +313,46 @@ def test_errors_now_and_then(dm, fragile, seed):
     assert not re.search("corrupt", run("qemu-img", "info", "-f", "qcow2", image).stdout
                          .replace("corrupt: false", ""))
     dm.remove(fragile.name)
+
+
+# ---- life ----
+
+def module_users():
+    with open("/sys/module/dm_qcow2/refcnt") as f:
+        return int(f.read())
+
+
+@pytest.mark.core
+def test_unloading_finds_nothing_left(dm, bdev, filesystem):
+    """Devices come and go under I/O, some tables are refused; then the module can go, and the
+    kernel complains about no object left in its caches."""
+    places = [bdev(64 * MIB), os.path.join(filesystem("xfs"), "image")]
+    for path in places:
+        image_create(path, 32 * MIB)
+        for round in range(5):
+            with Attached(dm, f"qcow2:{path}") as disk:
+                stop = threading.Event()
+
+                def worker():
+                    rng = random.Random(round)
+                    with Disk(disk.path) as own:
+                        while not stop.is_set():
+                            at = rng.randrange(31 * MIB // SECTOR) * SECTOR
+                            length = rng.randrange(1, 200) * SECTOR
+                            if rng.randrange(3):
+                                own.write(0x11, at, length)
+                            else:
+                                own.discard(at, length)
+                thread = threading.Thread(target=worker, daemon=True)
+                thread.start()
+                dm.suspend("q")
+                dm.resume("q")
+                dm.reload("q", disk.table())
+                stop.set()
+                thread.join(30)
+                assert not thread.is_alive()
+            run("dmsetup", "create", "q", "--table", f"0 8 qcow2 1 qcow2:{path}", check=False)
+        image_check(path)
+    assert module_users() == 0
+    run("rmmod", "dm_qcow2")
+    run("insmod", "/build/dm-qcow2.ko")

@@ -81,18 +81,28 @@ static void save_state(const char *path)
 		bad(path, strerror(errno));
 }
 
-/* Find out once what the storage holds before the log. */
+/*
+ * Find out once what the storage holds before the log.  By reading the file: to touch
+ * every page of the mapping takes more of them than User Mode Linux can have.
+ */
 static void find_used(void)
 {
 	static const uint8_t zeroes[PAGE];
+	int fd = open(options.base, O_RDONLY);
+	uint8_t page[PAGE];
 	uint64_t at;
+	ssize_t got;
 
 	world.used = calloc(world.size / PAGE + 1, 1);
-	if (!world.used)
-		bad(options.base, "no memory");
-	for (at = 0; at < world.size; at += PAGE)
-		world.used[at / PAGE] = !!memcmp(world.data + at, zeroes, world.size - at < PAGE ?
-						 world.size - at : PAGE);
+	if (!world.used || fd < 0)
+		bad(options.base, "cannot be read");
+	for (at = 0; at < world.size; at += PAGE) {
+		got = pread(fd, page, PAGE, at);
+		if (got <= 0)
+			bad(options.base, "cannot be read");
+		world.used[at / PAGE] = !!memcmp(page, zeroes, got);
+	}
+	close(fd);
 }
 
 /* Ask qemu-img; its judgement must be ours. */
