@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from helpers import MIB, run, sysfs, wait_for
+from helpers import MIB, image_check, image_compare, image_create, qemu_io, run, sysfs, wait_for
 
 DRIVER = "virtio-blk-vhost-user"
 DEVICES = ["null", "brd"]
@@ -79,6 +79,32 @@ def test_verified_io(serve, bdev, tmp_path, kind, queues):
     assert server.stop() == 0
     assert not os.path.exists(server.socket)
     same(device, tmp_path / "expected")
+
+
+@pytest.mark.parametrize("storage, queues", [
+    pytest.param("bdev", 2, marks=pytest.mark.core), pytest.param("ext4", 1, marks=pytest.mark.core),
+    ("xfs", 2), pytest.param("bdev", 1, marks=pytest.mark.full),
+    pytest.param("ext4", 2, marks=pytest.mark.full), pytest.param("xfs", 1, marks=pytest.mark.full)])
+def test_verified_io_on_images(serve, bdev, filesystem, tmp_path, dm, storage, queues):
+    """The whole way: a client's requests on an overlay, against its own model and QEMU's reading."""
+    if storage == "bdev":
+        base, image = bdev(128 * MIB), bdev(160 * MIB)
+    else:
+        directory = filesystem(storage, 512 * MIB)
+        base, image = f"{directory}/base.qcow2", f"{directory}/vm.qcow2"
+    image_create(base, 64 * MIB)
+    qemu_io(base, "write -P 0x77 0 8M")
+    image_create(image, backing=base)
+    run("qcow2attach", "attach", image, "--name", "verified", "--allow-dir", "/dev")
+    dm.names.append("verified")         # to be removed should this fail
+    server = serve("verified", "--queues", queues)
+    seed = random.getrandbits(32)
+    print(verify(server, queues, 2000, seed, tmp_path / "expected").stdout)
+    assert server.stop() == 0
+    run("qcow2attach", "detach", "verified")
+    dm.names.remove("verified")
+    image_check(image)
+    image_compare(image, tmp_path / "expected")
 
 
 def test_worker_per_queue(serve, bdev):
