@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests of one sector, for tests of what is around a guest: they boot from the disk in a moment, use it
-through the firmware's own virtio driver, and speak on the serial port.
+"""Guests of one sector, for tests of what is around a guest: they boot from the disk in a moment, use
+it through the firmware's own virtio driver, and speak on the serial port.
 """
 from helpers import run
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`qcow2attach serve` over plain block devices: what a client reads and writes is right, and the disk
-survives clients and servers that go away at any moment.
+"""`qcow2attach serve`: what a client reads and writes is right, on block devices and on images, and
+the disk survives clients and servers that go away at any moment.
 """
 import json
 import os
@@ -82,11 +82,14 @@ def test_verified_io(serve, bdev, tmp_path, kind, queues):
 
 
 @pytest.mark.parametrize("storage, queues", [
-    pytest.param("bdev", 2, marks=pytest.mark.core), pytest.param("ext4", 1, marks=pytest.mark.core),
-    ("xfs", 2), pytest.param("bdev", 1, marks=pytest.mark.full),
-    pytest.param("ext4", 2, marks=pytest.mark.full), pytest.param("xfs", 1, marks=pytest.mark.full)])
+    pytest.param("bdev", 2, marks=pytest.mark.core),
+    pytest.param("ext4", 1, marks=pytest.mark.core),
+    ("xfs", 2),
+    pytest.param("bdev", 1, marks=pytest.mark.full),
+    pytest.param("ext4", 2, marks=pytest.mark.full),
+    pytest.param("xfs", 1, marks=pytest.mark.full)])
 def test_verified_io_on_images(serve, bdev, filesystem, tmp_path, dm, storage, queues):
-    """The whole way: a client's requests on an overlay, against its own model and QEMU's reading."""
+    """A client's requests on an overlay, against its own model and QEMU's reading."""
     if storage == "bdev":
         base, image = bdev(128 * MIB), bdev(160 * MIB)
     else:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`qcow2attach serve` against front ends made by hand: what a polite one is told about the disk, and
-how one that breaks the rules loses its connection and nothing else.
+"""`qcow2attach serve` against front ends made by hand: what a polite one is told about the disk,
+and how one that breaks the rules loses its connection and nothing else.
 """
 import array
 import os

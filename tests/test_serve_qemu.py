@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`qcow2attach serve` and QEMU's own vhost-user-blk front end: a guest that is using its disk does not
-notice that the server was killed and came back.
+"""`qcow2attach serve` and QEMU's own vhost-user-blk front end: a guest that is using its disk does
+not notice that the server was killed and came back.
 """
 import os
 import random

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`qcow2attach run`: a guest that is one sector long boots from the disk, writes to it and ends, and
-nothing is left behind however anybody ends.
+"""`qcow2attach run`: a guest that is one sector long boots from the disk, writes to it and ends,
+and nothing is left behind however anybody ends.
 """
 import os
 import random
@@ -41,7 +41,8 @@ def left_behind():
     processes = run("pgrep", "-a", "-x", "qcow2attach|qemu-system-x86", check=False).stdout
     sockets = os.listdir("/run/qcow2attach") if os.path.isdir("/run/qcow2attach") else []
     return [*processes.splitlines(), *sockets,
-            *(line for line in run("dmsetup", "ls").stdout.splitlines() if "No devices" not in line)]
+            *(line for line in run("dmsetup", "ls").stdout.splitlines()
+              if "No devices" not in line)]
 
 
 def nothing_left():
@@ -135,7 +136,8 @@ def test_we_are_killed(disk, start):
     proc = start(image, booted=True)
     proc.kill()
     proc.wait()
-    wait_for(lambda: not run("pgrep", "-x", "qemu-system-x86", check=False).stdout, what="QEMU's end")
+    wait_for(lambda: not run("pgrep", "-x", "qemu-system-x86", check=False).stdout,
+             what="QEMU's end")
     wait_for(lambda: not run("pgrep", "-x", "qcow2attach", check=False).stdout,
              what="the server's end")
     wait_for(lambda: "vm" not in run("dmsetup", "ls").stdout, what="the device's end")
