@@ -156,12 +156,18 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 		r = PTR_ERR(s);
 		goto shrink;
 	}
-	slice_prepare(s);
-	for (i = 0; i < img->reftable.nr_slices; i++)
-		slice_prepare(img->reftable.slices[i]);
-	r = add_metadata(img, pos, (u64)(clusters + 1) << img->cluster_bits);
-	if (r)
-		goto put;
+	if (!slice_try_prepare(s))
+		r = -ENOMEM;
+	for (i = 0; !r && i < img->reftable.nr_slices; i++)
+		if (!slice_try_prepare(img->reftable.slices[i]))
+			r = -ENOMEM;
+	if (!r)
+		r = add_metadata(img, pos, (u64)(clusters + 1) << img->cluster_bits);
+	if (r) {
+		slice_discard(s);
+		r = r == -EEXIST ? -EIO : r;
+		goto shrink;
+	}
 
 	old_pos = img->reftable.pos;
 	remove_metadata(img, old_pos);
@@ -180,7 +186,6 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 		freed_add(img, &freed, (old_pos >> img->cluster_bits) + i);
 	mutex_unlock(&img->meta_lock);
 	account(a, si, base, clusters + 1);
-put:
 	slice_put(s);
 shrink:
 	/* The longer table has no place on disk unless all went well. */
@@ -223,8 +228,11 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 		return PTR_ERR(s);
 	}
 	top = flat_slice(&img->reftable, rb);
-	slice_prepare(s);
-	slice_prepare(top);
+	if (!slice_try_prepare(s) || !slice_try_prepare(top)) {
+		slice_discard(s);
+		remove_metadata(img, pos);
+		return -ENOMEM;
+	}
 
 	/* One section, so that one generation has both: the block counts itself. */
 	mutex_lock(&img->meta_lock);
@@ -278,10 +286,11 @@ static int take_run(struct qcow2_image *img, struct slice *s, u64 first, u32 nr)
 				   (u64)at << img->cluster_bits);
 		return -EIO;
 	}
+	if (!slice_try_prepare(s))
+		return -ENOMEM;
 	r = prepare_run(img, first, &nr, &zeroed);
 	if (r)
 		return r;
-	slice_prepare(s);
 	mutex_lock(&img->meta_lock);
 	slice_dirty(s);
 	for (i = 0; i < nr; i++)
@@ -400,8 +409,8 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 			img->st.discard_unsupported = true;
 	}
 
-	mutex_lock(&img->alloc_lock);
 	slice_prepare(s);
+	mutex_lock(&img->alloc_lock);
 	mutex_lock(&img->meta_lock);
 	slice_dirty(s);
 	for (i = 0; i < nr; i++) {

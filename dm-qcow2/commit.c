@@ -294,8 +294,7 @@ static void commit_timer(struct work_struct *work)
 
 	if (commit_is_clean(c->img))
 		return;
-	commit_now(c->img);
-	if (!commit_is_clean(c->img))
+	if (!commit_now(c->img) && !commit_is_clean(c->img))
 		commit_start_timer(c->img);
 }
 
@@ -406,6 +405,19 @@ bool commit_pressure(struct qcow2_image *img)
 {
 	return atomic_read(&img->cache.nr_dirty) >= READ_ONCE(img->cache.max) / 2 ||
 	       atomic_read(&img->commit->nr_freed) >= MAX_FREED;
+}
+
+/**
+ * commit_relieve - start a commit if that is what takes the pressure off
+ * @img: a writable image
+ *
+ * It is not when the clusters that writers wait for are being reclaimed already.
+ */
+void commit_relieve(struct qcow2_image *img)
+{
+	if (atomic_read(&img->cache.nr_dirty) >= READ_ONCE(img->cache.max) / 2 ||
+	    !list_empty_careful(&img->commit->freed))
+		commit_kick(img);
 }
 
 /**

@@ -32,6 +32,7 @@ void commit_reftable_moved(struct qcow2_image *img);
 int commit_now(struct qcow2_image *img);
 int commit_everything(struct qcow2_image *img);
 bool commit_pressure(struct qcow2_image *img);
+void commit_relieve(struct qcow2_image *img);
 
 struct freed_extent *freed_alloc(struct qcow2_image *img);
 void freed_add(struct qcow2_image *img, struct freed_extent **ext, u64 cluster);

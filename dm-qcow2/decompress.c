@@ -20,11 +20,12 @@
 
 #define SLOT_BITS	2
 #define NR_SLOTS	(1U << SLOT_BITS)
+#define IN_SIZE		(64U << 10)
 
 struct inflate_slot {
 	struct mutex lock;
 	u64 entry;		/* whose data @out holds, or 0; @lock like all below */
-	void *in;		/* what was read, up to a cluster and two sectors */
+	void *in;		/* IN_SIZE, of what is being read */
 	void *out;		/* a cluster */
 	void *workspace;	/* zlib's */
 };
@@ -49,12 +50,6 @@ void compressed_range(const struct qcow2_image *img, u64 entry, u64 *pos, u32 *l
 
 	*pos = entry & ((1ULL << x) - 1);
 	*len = (sectors + 1) * SECTOR_SIZE - (*pos & (SECTOR_SIZE - 1));
-}
-
-/* Bytes of inflate_slot.in: nobody stores more than the cluster itself; and both ends aligned. */
-static u32 in_size(const struct qcow2_image *img)
-{
-	return img->cluster_size + SECTOR_SIZE + 2 * img->st.block_size;
 }
 
 static void free_slots(struct decompressor *d)
@@ -89,11 +84,11 @@ static struct decompressor *get_decompressor(struct qcow2_image *img)
 	return d;
 }
 
-/* The buffers are linear for the storage's sake, and come with the first use of a slot. */
+/* The buffers come with the first use of a slot; @in is linear for the storage's sake. */
 static int fill_slot(struct qcow2_image *img, struct inflate_slot *slot)
 {
 	if (!slot->in)
-		slot->in = kmalloc(in_size(img), GFP_NOIO);
+		slot->in = kmalloc(IN_SIZE, GFP_NOIO);
 	if (!slot->out)
 		slot->out = kvmalloc(img->cluster_size, GFP_NOIO);
 	if (!slot->workspace)
@@ -105,22 +100,14 @@ static int inflate_entry(struct qcow2_image *img, struct inflate_slot *slot, u64
 {
 	u64 pos, from, size = img->st.ops->size(&img->st);
 	struct z_stream_s strm = { };
-	u32 len, skip;
+	u32 len, skip, n;
 	int r;
 
 	compressed_range(img, entry, &pos, &len);
 	from = round_down(pos, img->st.block_size);
 	skip = pos - from;
 	len = min_t(u64, len, round_up(size, SECTOR_SIZE) - pos);
-	if (skip + len > in_size(img))
-		return -EIO;
-	r = storage_rw_sync(&img->st, REQ_OP_READ, from, slot->in,
-			    round_up(skip + len, img->st.block_size));
-	if (r)
-		return r;
 	strm.workspace = slot->workspace;
-	strm.next_in = slot->in + skip;
-	strm.avail_in = len;
 	strm.next_out = slot->out;
 	strm.avail_out = img->cluster_size;
 	if (zlib_inflateInit2(&strm, -MAX_WBITS) != Z_OK)
@@ -129,7 +116,19 @@ static int inflate_entry(struct qcow2_image *img, struct inflate_slot *slot, u64
 	 * The stream may be followed by anything up to the end of its sector, so what counts is
 	 * that it filled the cluster.
 	 */
-	zlib_inflate(&strm, Z_FINISH);
+	for (; len && strm.avail_out; len -= n) {
+		n = min(len, IN_SIZE - skip);
+		r = storage_rw_sync(&img->st, REQ_OP_READ, from, slot->in,
+				    round_up(skip + n, img->st.block_size));
+		if (r)
+			return r;
+		strm.next_in = slot->in + skip;
+		strm.avail_in = n;
+		if (zlib_inflate(&strm, Z_SYNC_FLUSH) != Z_OK)
+			break;		/* the end of the stream, or nonsense */
+		from += IN_SIZE;
+		skip = 0;
+	}
 	zlib_inflateEnd(&strm);
 	if (strm.avail_out) {
 		DMERR_LIMIT("%s: compressed cluster at %llu cannot be inflated", img->name, pos);

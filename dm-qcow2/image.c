@@ -23,21 +23,28 @@
 static DEFINE_MUTEX(registry_lock);
 static LIST_HEAD(registry);		/* registry_lock */
 
-static struct qcow2_image *find_image(dev_t dev, u64 ino)
+/*
+ * A file is its inode in memory: numbers do not tell, since on btrfs they repeat in each subvolume.
+ * A block device has many nodes and is its number.
+ */
+static struct qcow2_image *find_image(const struct inode *inode)
 {
 	struct qcow2_image *img;
 
-	list_for_each_entry(img, &registry, node)
-		if (img->key_dev == dev && img->key_ino == ino)
+	list_for_each_entry(img, &registry, node) {
+		if (img->st.bdev ? S_ISBLK(inode->i_mode) && img->key_dev == inode->i_rdev :
+				   file_inode(img->st.file) == inode)
 			return img;
+	}
 	return NULL;
 }
 
 static void free_image(struct qcow2_image *img)
 {
-	cancel_work_sync(&img->event_work);
-	writer_exit(img);
+	/* Commits wake the writer, and both raise events. */
 	commit_exit(img);
+	writer_exit(img);
+	cancel_work_sync(&img->event_work);
 	alloc_exit(img);
 	if (img->can_write)
 		epoch_exit(&img->epoch);
@@ -319,10 +326,10 @@ int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct lay
 	}
 
 	mutex_lock(&registry_lock);
-	img = find_image(dev, ino);
+	img = find_image(inode);
 	if (img) {
-		fput(file);
 		r = may_share(ti, img, spec, write);
+		fput(file);
 	} else {
 		img = open_image(ti, spec, file, bdev, write, cache_kib);
 		r = PTR_ERR_OR_ZERO(img);
@@ -339,8 +346,11 @@ int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct lay
 		layer->img = img;
 		layer->size = img->size;
 		/* For allocation, and for the status to say what is in use. */
-		if (top && !img->raw && !img->alloc)
+		if (top && !img->raw && !img->alloc) {
 			r = alloc_init(ti, img);
+			if (r)
+				alloc_exit(img);
+		}
 	}
 	mutex_unlock(&registry_lock);
 	if (!layer->img && layer->dev) {

@@ -58,8 +58,8 @@ struct qcow2_image {
 	/* Constant after open. */
 	bool raw;
 	bool can_write;			/* the file was opened for writing */
-	dev_t key_dev;			/* identity: device number, or that of the filesystem */
-	u64 key_ino;			/* 0 for a block device */
+	dev_t key_dev;			/* device number, or that of the filesystem */
+	u64 key_ino;			/* inode number; 0 for a block device */
 	char *name;			/* for messages: escaped path */
 	struct qcow2_storage st;
 	u64 size;			/* virtual size, bytes */

@@ -8,7 +8,7 @@
 #include <linux/device-mapper.h>
 #include <linux/sched/mm.h>
 
-#include "image.h"
+#include "write.h"
 
 static const char * const mode_names[] = {
 	[MODE_RW] = "read-write",
@@ -42,6 +42,9 @@ void image_set_mode(struct qcow2_image *img, enum image_mode mode, const char *w
 	else
 		DMERR("%s: now %s: %s", img->name, mode_names[mode], why);
 	schedule_work(&img->event_work);
+	/* Nobody else would wake bios that wait for space that will not come. */
+	if (mode >= MODE_READ_ONLY && img->writer)
+		writer_retry(img);
 }
 
 /**

@@ -341,25 +341,16 @@ void slice_put(struct slice *s)
 		mempool_free(shadow, &cache->buffers);
 }
 
-/**
- * slice_prepare - make sure that a pinned slice can be changed
- * @s: the slice
- *
- * Call it before taking meta_lock.  May wait for a commit to return memory, so the caller must not
- * hold meta_lock.
- */
-void slice_prepare(struct slice *s)
+static bool prepare(struct slice *s, gfp_t gfp)
 {
 	struct table_cache *cache = &s->img->cache;
 	void *shadow;
 
 	if (READ_ONCE(s->shadow))
-		return;
-	shadow = mempool_alloc(&cache->buffers, GFP_NOWAIT | __GFP_NOWARN);
-	if (!shadow) {
-		commit_kick(s->img);
-		shadow = mempool_alloc(&cache->buffers, GFP_NOIO);
-	}
+		return true;
+	shadow = mempool_alloc(&cache->buffers, gfp);
+	if (!shadow)
+		return false;
 	spin_lock(&cache->lock);
 	if (!s->shadow) {
 		s->shadow = shadow;
@@ -368,6 +359,50 @@ void slice_prepare(struct slice *s)
 	spin_unlock(&cache->lock);
 	if (shadow)
 		mempool_free(shadow, &cache->buffers);
+	return true;
+}
+
+/**
+ * slice_try_prepare - make sure that a pinned slice can be changed, if memory allows
+ * @s: the slice
+ *
+ * For the writer and for who holds alloc_lock: they cannot wait, since the memory may be with
+ * operations that only the writer can finish.
+ *
+ * Return: whether it can be changed; if not, trying again after a commit or an operation may work.
+ */
+bool slice_try_prepare(struct slice *s)
+{
+	return prepare(s, GFP_NOWAIT | __GFP_NOWARN);
+}
+
+/**
+ * slice_prepare - make sure that a pinned slice can be changed
+ * @s: the slice
+ *
+ * May wait for operations and commits to return memory, so the caller must hold no lock that they
+ * need, and must not be the writer.
+ */
+void slice_prepare(struct slice *s)
+{
+	if (slice_try_prepare(s))
+		return;
+	commit_kick(s->img);
+	prepare(s, GFP_NOIO);
+}
+
+/**
+ * slice_discard - drop the only pin of a clean slice, and the slice with it
+ * @s: from cache_add_zeroed(), and not wanted after all
+ */
+void slice_discard(struct slice *s)
+{
+	struct table_cache *cache = &s->img->cache;
+
+	spin_lock(&cache->lock);
+	s->pins--;
+	evict(cache, s);
+	spin_unlock(&cache->lock);
 }
 
 /**
@@ -561,7 +596,7 @@ int cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int 
 	cache->wq = alloc_workqueue("qcow2_table", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
 	if (!cache->wq)
 		return -ENOMEM;
-	cache->shrinker = shrinker_alloc(0, "dm-qcow2:%s", img->name);
+	cache->shrinker = shrinker_alloc(0, "dm-qcow2:%s", kbasename(img->name));
 	if (!cache->shrinker)
 		return -ENOMEM;
 	cache->shrinker->count_objects = cache_count;

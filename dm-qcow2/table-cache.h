@@ -116,6 +116,8 @@ struct slice *cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, 
 void slice_pin(struct slice *s);
 void slice_put(struct slice *s);
 void slice_prepare(struct slice *s);
+bool slice_try_prepare(struct slice *s);
+void slice_discard(struct slice *s);
 void slice_dirty(struct slice *s);
 
 int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind, u64 pos,

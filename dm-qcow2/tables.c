@@ -9,7 +9,7 @@
 #include <linux/device-mapper.h>
 #include <linux/sched.h>
 
-#include "image.h"
+#include "device.h"
 
 /**
  * add_metadata - note that a host range holds metadata
@@ -64,9 +64,13 @@ bool l2_entry_valid(struct qcow2_image *img, u64 entry)
 	u64 host = entry & QCOW2_OFFSET_MASK;
 
 	if (entry & QCOW2_L2_COMPRESSED) {
-		host = entry & ((1ULL << (62 - (img->cluster_bits - 8))) - 1);
-		return !(entry & QCOW2_ENTRY_COPIED) && inside(img, host) &&
-		       !is_metadata(img, host);
+		u32 len;
+
+		/* It may begin in one host cluster and end in the next. */
+		compressed_range(img, entry, &host, &len);
+		return !(entry & QCOW2_ENTRY_COPIED) && len <= img->cluster_size + SECTOR_SIZE &&
+		       inside(img, host) && !is_metadata(img, host) &&
+		       !is_metadata(img, host + len - 1);
 	}
 	if (entry & QCOW2_L2_RESERVED)
 		return false;

@@ -323,6 +323,14 @@ static void qcow2_presuspend(struct dm_target *ti)
 		writer_release_waiting(dev->layers[0].img, dm_noflush_suspending(ti));
 }
 
+static void qcow2_presuspend_undo(struct dm_target *ti)
+{
+	struct qcow2_dev *dev = ti->private;
+
+	if (dev->writable)
+		writer_resume(dev->layers[0].img);
+}
+
 static void qcow2_postsuspend(struct dm_target *ti)
 {
 	struct qcow2_dev *dev = ti->private;
@@ -338,7 +346,7 @@ static int qcow2_preresume(struct dm_target *ti)
 {
 	struct qcow2_dev *dev = ti->private;
 	struct qcow2_image *img = dev->layers[0].img;
-	unsigned int noio = memalloc_noio_save();
+	unsigned int noio = memalloc_noio_save(), i;
 	int r;
 
 	if (dev->writable) {
@@ -349,6 +357,9 @@ static int qcow2_preresume(struct dm_target *ti)
 	if (dev->features.has_cache_kib)
 		cache_resize(&img->cache, dev->features.cache_kib);
 	r = image_claim(img, ti, dev->writable);
+	/* What was the top before an external snapshot is written no more. */
+	for (i = 1; i < dev->nr_layers && !r; i++)
+		r = image_claim(dev->layers[i].img, ti, false);
 	memalloc_noio_restore(noio);
 	return r;
 }
@@ -549,6 +560,7 @@ static struct target_type qcow2_target = {
 	.map = qcow2_map,
 	.end_io = qcow2_end_io,
 	.presuspend = qcow2_presuspend,
+	.presuspend_undo = qcow2_presuspend_undo,
 	.postsuspend = qcow2_postsuspend,
 	.preresume = qcow2_preresume,
 	.status = qcow2_status,

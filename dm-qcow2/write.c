@@ -28,11 +28,11 @@
 
 static struct kmem_cache *op_slab;
 
-/* Try again when an operation or a commit has ended. */
+/* Try again when an operation, a commit or a reclaim has ended. */
 void stall_io(struct qcow2_writer *w, struct qcow2_io *io)
 {
 	list_add_tail(&io->node, &w->stalled);
-	commit_kick(w->img);
+	commit_relieve(w->img);
 }
 
 struct cow_op *find_busy(struct qcow2_writer *w, u64 cluster)
@@ -48,10 +48,16 @@ struct cow_op *find_busy(struct qcow2_writer *w, u64 cluster)
 /* A bio is done as far as the writer is concerned. */
 void finish_io(struct qcow2_writer *w, struct qcow2_io *io)
 {
-	if (io_bio(io)->bi_opf & REQ_FUA && !commit_is_clean(w->img))
+	if (io_bio(io)->bi_opf & REQ_FUA)
 		commit_add_io(w->img, io);
 	else
 		end_io(io, BLK_STS_OK);
+}
+
+/* While a suspend that must not flush is waiting, DM keeps the bio. */
+static blk_status_t no_space_status(const struct qcow2_writer *w)
+{
+	return READ_ONCE(w->release) && w->noflush ? BLK_STS_DM_REQUEUE : BLK_STS_NOSPC;
 }
 
 /* There was no cluster for @io. */
@@ -61,6 +67,7 @@ void failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 
 	if (error == -ENOMEM) {
 		stall_io(w, io);
+		commit_kick(img);
 		return;
 	}
 	if (error != -ENOSPC) {
@@ -80,7 +87,7 @@ void failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 		image_set_mode(img, MODE_OUT_OF_SPACE, "no free cluster and no room to grow");
 	}
 	if (w->error_if_no_space || READ_ONCE(w->release) || w->expired) {
-		end_io(io, BLK_STS_NOSPC);
+		end_io(io, no_space_status(w));
 		return;
 	}
 	list_add_tail(&io->node, &w->no_space);
@@ -91,25 +98,34 @@ void failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 static int add_l2_table(struct qcow2_image *img, u32 i)
 {
 	struct slice *l1 = flat_slice(&img->l1, i);
+	struct freed_extent *freed;
 	bool zeroed;
 	u64 pos;
 	int r;
 
+	freed = freed_alloc(img);
+	if (!freed || !slice_try_prepare(l1)) {
+		r = -ENOMEM;
+		goto out;
+	}
 	r = alloc_cluster(img, &pos, &zeroed);
 	if (r)
-		return r;
+		goto out;
 	if (!zeroed)
 		r = storage_zero_sync(&img->st, pos, img->cluster_size);
 	if (!r)
 		r = add_metadata(img, pos, img->cluster_size);
-	if (r)
-		return r == -EEXIST ? -EIO : r;
-	slice_prepare(l1);
 	mutex_lock(&img->meta_lock);
-	slice_dirty(l1);
-	slice_set_entry(l1, i, pos | QCOW2_ENTRY_COPIED);
+	if (!r) {
+		slice_dirty(l1);
+		slice_set_entry(l1, i, pos | QCOW2_ENTRY_COPIED);
+	} else {
+		freed_add(img, &freed, pos >> img->cluster_bits);
+	}
 	mutex_unlock(&img->meta_lock);
-	return 0;
+out:
+	freed_drop(img, freed);
+	return r == -EEXIST ? -EIO : r;
 }
 
 /* The L2 slice for @goff, pinned and ready to be changed. */
@@ -125,8 +141,10 @@ struct slice *get_l2(struct qcow2_image *img, u64 goff)
 			return ERR_PTR(r);
 	}
 	s = slice_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
-	if (!IS_ERR(s))
-		slice_prepare(s);
+	if (!IS_ERR(s) && !slice_try_prepare(s)) {
+		slice_put(s);
+		return ERR_PTR(-ENOMEM);
+	}
 	return s;
 }
 
@@ -412,7 +430,7 @@ static void give_up(struct qcow2_writer *w, struct list_head *ios)
 	struct qcow2_io *io, *next;
 
 	list_for_each_entry_safe(io, next, ios, node)
-		end_io(io, w->release && w->noflush ? BLK_STS_DM_REQUEUE : BLK_STS_NOSPC);
+		end_io(io, no_space_status(w));
 }
 
 static void writer_work(struct work_struct *work)
@@ -471,6 +489,18 @@ void writer_wake(struct qcow2_image *img)
 }
 
 /**
+ * writer_retry - look again at everything that waits
+ * @img: a writable image
+ *
+ * Any context.
+ */
+void writer_retry(struct qcow2_image *img)
+{
+	WRITE_ONCE(img->writer->space, true);
+	writer_wake(img);
+}
+
+/**
  * writer_space_freed - there may be free clusters again
  * @img: a writable image
  */
@@ -478,8 +508,7 @@ void writer_space_freed(struct qcow2_image *img)
 {
 	if (image_mode(img) == MODE_OUT_OF_SPACE)
 		image_set_mode(img, MODE_RW, "clusters were freed or the storage grew");
-	WRITE_ONCE(img->writer->space, true);
-	writer_wake(img);
+	writer_retry(img);
 }
 
 static void space_poll(struct work_struct *work)
@@ -491,10 +520,8 @@ static void space_poll(struct work_struct *work)
 	if (image_mode(img) != MODE_OUT_OF_SPACE)
 		return;
 	/* A file has no size that tells: its filesystem is simply asked again. */
-	if (!img->st.bdev || img->st.ops->limit(&img->st) > w->last_limit) {
-		WRITE_ONCE(w->space, true);
-		writer_wake(img);
-	}
+	if (!img->st.bdev || img->st.ops->limit(&img->st) > w->last_limit)
+		writer_retry(img);
 	if (time_after(jiffies, w->no_space_since + SPACE_TIMEOUT) && !w->expired) {
 		DMERR("%s: no space for %u seconds: failing writes", img->name,
 		      SPACE_TIMEOUT / HZ);

@@ -112,6 +112,7 @@ int writer_init(struct qcow2_image *img);
 void writer_exit(struct qcow2_image *img);
 void writer_add(struct qcow2_image *img, struct qcow2_io *io);
 void writer_wake(struct qcow2_image *img);
+void writer_retry(struct qcow2_image *img);
 void writer_space_freed(struct qcow2_image *img);
 void writer_release_waiting(struct qcow2_image *img, bool noflush);
 void writer_flush(struct qcow2_image *img);
