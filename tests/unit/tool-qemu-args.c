@@ -86,6 +86,7 @@ static void test_memory(void)
 	expect_refused("qemu -numa node,mem=1G", "-numa node,mem=");
 	expect_refused("qemu -mem-path /dev/hugepages", "-mem-path");
 	expect_refused("qemu -m banana", "not a size");
+	expect_refused("qemu -daemonize", "use attach and serve");
 }
 
 static void test_boot(void)

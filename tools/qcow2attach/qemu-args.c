@@ -39,6 +39,7 @@ struct memory_backend {
  * @numa_memdevs: names of memory objects that NUMA nodes use.
  * @numa_legacy: a NUMA node has memory without an object.
  * @mem_path: -mem-path is given.
+ * @daemonize: -daemonize is given.
  * @boots: what the guest boots from is said otherwise.
  * @cpus: its processors.
  */
@@ -50,6 +51,7 @@ struct qemu_view {
 	struct strv numa_memdevs;
 	bool numa_legacy;
 	bool mem_path;
+	bool daemonize;
 	bool boots;
 	unsigned int cpus;
 };
@@ -214,6 +216,7 @@ static int see_all(struct qemu_view *v, char *const *argv)
 		const char *arg = argv[i], *next = argv[i + 1];
 
 		v->mem_path = v->mem_path || is_option(arg, "mem-path");
+		v->daemonize = v->daemonize || is_option(arg, "daemonize");
 		v->boots = v->boots || is_option(arg, "kernel") || is_option(arg, "boot") ||
 			   is_option(arg, "cdrom") || strstr(arg, "bootindex=") ||
 			   strstr(arg, "\"bootindex\"");
@@ -339,6 +342,9 @@ int qemu_args_build(char *const *argv, const struct qemu_disk *disk, struct strv
 	bool add_memory = false;
 	int ret = see_all(&v, argv);
 
+	if (!ret && v.daemonize)
+		ret = cause("-daemonize would leave the guest without its disk: use attach and "
+			    "serve for a guest in the background");
 	if (!ret)
 		ret = check_memory(&v, &add_memory);
 	if (!ret) {

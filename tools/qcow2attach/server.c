@@ -52,16 +52,16 @@ static int end_session(struct vu_session *s, struct vu_inbox *box, bool *connect
 	return session_end(s);
 }
 
-/* Handle what the front end sent; a connection that cannot go on is closed. */
-static int serve_messages(struct vu_session *s, struct vu_inbox *box, bool *connected)
+/*
+ * Handle a message of the front end, no more than one, since it could go on for
+ * ever and signals must be heard. A connection that cannot go on is closed.
+ */
+static int serve_message(struct vu_session *s, struct vu_inbox *box, bool *connected)
 {
-	int ret;
+	int ret = vu_receive(s->sock, box);
 
-	while ((ret = vu_receive(s->sock, box)) == 1) {
-		if (session_handle(s, &box->message)) {
-			ret = -1;
-			break;
-		}
+	if (ret == 1) {
+		ret = session_handle(s, &box->message);
 		vu_inbox_clear(box);
 	}
 	if (!ret)
@@ -133,7 +133,7 @@ static int serve(struct server *srv)
 			break;
 		/* Before a new connection: the old one may just have ended. */
 		if (p[POLL_SESSION].revents)
-			ret = serve_messages(&session, &box, &connected);
+			ret = serve_message(&session, &box, &connected);
 		if (!ret && p[POLL_LISTEN].revents)
 			accept_front_end(srv, &session, &connected);
 		if (p[POLL_UEVENT].revents && uevent_about(srv->uevents, srv->disk.dev) &&

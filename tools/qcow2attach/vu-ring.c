@@ -166,14 +166,20 @@ bool rings_any_running(const struct vu_session *s)
 	return false;
 }
 
+static void drop_file(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
 int ring_set_file(struct vu_session *s, unsigned int index, uint32_t request, int fd)
 {
 	struct vu_ring *r = &s->ring[index];
 	int *slot = request == VU_SET_VRING_KICK ? &r->kick
 		  : request == VU_SET_VRING_CALL ? &r->call : &r->err;
 
-	if (*slot >= 0)
-		close(*slot);
+	drop_file(slot);
 	*slot = fd;
 	if (!r->running || request == VU_SET_VRING_KICK) {
 		/* A new kick is a new start, also of a ring that had one. */
@@ -204,20 +210,22 @@ int ring_set_addr(struct vu_session *s, const struct vu_vring_addr *addr)
 	return 0;
 }
 
-void ring_forget(struct vu_session *s, unsigned int index)
+void ring_reset(struct vu_session *s, unsigned int index)
 {
 	struct vu_ring *r = &s->ring[index];
-	int *fds[] = { &r->kick, &r->call, &r->err };
 
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
-		if (*fds[i] >= 0)
-			close(*fds[i]);
-		*fds[i] = -1;
-	}
+	drop_file(&r->kick);
 	r->has_addr = false;
 	r->enabled = false;
 	r->num = 0;
 	r->base = 0;
+}
+
+void ring_forget(struct vu_session *s, unsigned int index)
+{
+	ring_reset(s, index);
+	drop_file(&s->ring[index].call);
+	drop_file(&s->ring[index].err);
 	/* The kernel holds references of its own to the eventfds; failing here frees nothing. */
 	if (APPLY_FILE(s, index, VHOST_SET_VRING_KICK, -1) ||
 	    APPLY_FILE(s, index, VHOST_SET_VRING_CALL, -1) ||

@@ -48,7 +48,14 @@ int ring_set_file(struct vu_session *s, unsigned int index, uint32_t request, in
  */
 int ring_set_addr(struct vu_session *s, const struct vu_vring_addr *addr);
 
-/** ring_forget() - forget addresses and notifications of a stopped ring. */
+/**
+ * ring_reset() - forget where a stopped ring is and that it was to run.
+ *
+ * Whom to interrupt is kept: front ends tell that once, when they connect.
+ */
+void ring_reset(struct vu_session *s, unsigned int index);
+
+/** ring_forget() - forget everything about a stopped ring. */
 void ring_forget(struct vu_session *s, unsigned int index);
 
 /**

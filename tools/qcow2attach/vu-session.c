@@ -102,7 +102,7 @@ static int reset_device(struct vu_session *s, struct vu_message *m)
 	if (rings_stop(s))
 		return -1;
 	for (unsigned int i = 0; i < s->vhost->queues; i++)
-		ring_forget(s, i);
+		ring_reset(s, i);
 	s->status = 0;
 	s->config->wce = writeback;
 	return VHOST_CALL(s->vhost, VHOST_BLK_SET_WRITEBACK, &writeback);
@@ -516,6 +516,10 @@ void session_config_changed(struct vu_session *s)
 void session_begin(struct vu_session *s, int sock, struct vhost_dev *vhost,
 		   struct virtio_blk_config *config, uint64_t features)
 {
+	/*
+	 * The cache mode stays as it is until a reset: a guest that chose to write
+	 * through must not lose that when its connection is made anew.
+	 */
 	memset(s, 0, sizeof(*s));
 	s->sock = sock;
 	s->vhost = vhost;
