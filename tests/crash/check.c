@@ -12,12 +12,12 @@ int main(int argc, char **argv)
 	struct judge judge = { };
 	uint64_t bytes;
 	char line[256];
-	uint8_t *data;
+	const uint8_t *data;
 	FILE *marks;
 
 	if (argc != 4 && argc != 6)
 		bad("usage", "crash_check IMAGE JOURNAL MARKS [INITIAL BACKING]");
-	data = map_file(argv[1], &bytes, MAP_SHARED);
+	data = map_file(argv[1], &bytes);
 	judge_init(&judge, data, bytes, argv[2], argc == 6 ? argv[4] : NULL,
 		   argc == 6 ? argv[5] : NULL);
 	marks = fopen(argv[3], "r");

@@ -19,8 +19,8 @@ static inline void __attribute__((noreturn)) bad(const char *path, const char *w
 	exit(2);
 }
 
-/* Map a whole file, MAP_SHARED to read it or MAP_PRIVATE to change what is in memory. */
-static inline uint8_t *map_file(const char *path, uint64_t *bytes, int flags)
+/* Map a whole file to read it. */
+static inline const uint8_t *map_file(const char *path, uint64_t *bytes)
 {
 	int fd = open(path, O_RDONLY);
 	struct stat st;
@@ -29,8 +29,7 @@ static inline uint8_t *map_file(const char *path, uint64_t *bytes, int flags)
 	if (fd < 0 || fstat(fd, &st))
 		bad(path, strerror(errno));
 	*bytes = st.st_size;
-	map = mmap(NULL, st.st_size, PROT_READ | (flags == MAP_PRIVATE ? PROT_WRITE : 0), flags, fd,
-		   0);
+	map = mmap(NULL, st.st_size, PROT_READ, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
 		bad(path, strerror(errno));
 	close(fd);

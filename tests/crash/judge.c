@@ -18,11 +18,11 @@ void judge_init(struct judge *judge, const void *data, uint64_t size, const char
 	judge->cluster_bits = judge->image.cluster_bits;
 	journal_load(&judge->journal, journal, judge->image.disk_size / SECTOR_SIZE);
 	if (initial) {
-		judge->journal.initial = map_file(initial, &bytes, MAP_SHARED);
+		judge->journal.initial = map_file(initial, &bytes);
 		judge->journal.initial_sectors = bytes / SECTOR_SIZE;
 	}
 	if (backing) {
-		judge->backing = map_file(backing, &bytes, MAP_SHARED);
+		judge->backing = map_file(backing, &bytes);
 		judge->backing_sectors = bytes / SECTOR_SIZE;
 	} else if (judge->image.backing) {
 		bad("the first image", "has a backing file; give its content with --backing");

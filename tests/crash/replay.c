@@ -82,25 +82,34 @@ static void save_state(const char *path)
 }
 
 /*
- * Find out once what the storage holds before the log.  By reading the file: to touch
- * every page of the mapping takes more of them than User Mode Linux can have.
+ * Read the storage as it was before the log.  Only what is not zero takes memory: a
+ * mapping of the whole file takes more pages than User Mode Linux can have.
  */
-static void find_used(void)
+static void load_base(void)
 {
 	static const uint8_t zeroes[PAGE];
 	int fd = open(options.base, O_RDONLY);
+	off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
 	uint8_t page[PAGE];
 	uint64_t at;
 	ssize_t got;
 
-	world.used = calloc(world.size / PAGE + 1, 1);
-	if (!world.used || fd < 0)
+	if (size <= 0)
 		bad(options.base, "cannot be read");
+	world.size = size;
+	world.data = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	world.used = calloc(size / PAGE + 1, 1);
+	if (world.data == MAP_FAILED || !world.used)
+		bad(options.base, "no memory");
 	for (at = 0; at < world.size; at += PAGE) {
 		got = pread(fd, page, PAGE, at);
 		if (got <= 0)
 			bad(options.base, "cannot be read");
-		world.used[at / PAGE] = !!memcmp(page, zeroes, got);
+		if (!memcmp(page, zeroes, got))
+			continue;
+		memcpy(world.data + at, page, got);
+		world.used[at / PAGE] = 1;
 	}
 	close(fd);
 }
@@ -431,8 +440,7 @@ int main(int argc, char **argv)
 	parse_options(argc, argv);
 	world.rng = sector_mix(options.seed);
 	world.sample = sector_mix(world.rng);
-	world.data = map_file(options.base, &world.size, MAP_PRIVATE);
-	find_used();
+	load_base();
 	if (options.command) {
 		char path[1024];
 

@@ -528,9 +528,17 @@ static void perform(struct worker *w, const struct op *op, char *buf)
 		return;
 	}
 	switch (op->type) {
+	case OP_WRITE_FUA:
+		/*
+		 * dm-log-writes logs it now, and older writes of the same sectors at the next
+		 * flush: their order would be lost.
+		 */
+		if (options.mark && fsync(world.fd))
+			die("fsync: %s", strerror(errno));
+		transfer(w, op, buf);
+		break;
 	case OP_READ:
 	case OP_WRITE:
-	case OP_WRITE_FUA:
 		transfer(w, op, buf);
 		break;
 	case OP_DISCARD:
