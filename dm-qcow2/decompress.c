@@ -66,9 +66,11 @@ static void free_slots(struct decompressor *d)
 
 static struct decompressor *get_decompressor(struct qcow2_image *img)
 {
-	struct decompressor *d = smp_load_acquire(&img->decompressor), *old;
+	struct decompressor *d, *old;
 	unsigned int i;
 
+	/* Pairs with the cmpxchg() below, which publishes it set up. */
+	d = smp_load_acquire(&img->decompressor);
 	if (d)
 		return d;
 	d = kzalloc(sizeof(*d), GFP_NOIO);

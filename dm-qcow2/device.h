@@ -28,8 +28,11 @@ struct qcow2_dev {
 	bool writable;			/* by this table; the image's mode decides at run time */
 	struct qcow2_features features;
 	u64 size;			/* bytes */
-	u64 granule;			/* bytes: no aligned range of this length, cut at the ends
-					 * of layers, spans two clusters of any layer */
+	/*
+	 * Bytes: no aligned range of this length, cut at the ends of layers, spans two clusters of
+	 * any layer.
+	 */
+	u64 granule;
 	struct llist_head missed;	/* bios that need a slice read; lock-free */
 	struct work_struct miss_work;
 	unsigned int nr_layers;

@@ -70,8 +70,7 @@ static int check_extensions(struct dm_target *ti, struct qcow2_image *img, const
 			break;
 		case QCOW2_EXT_BITMAPS:
 			if (write)
-				return fail(ti, "Persistent dirty bitmaps are not supported on a "
-						"writable image");
+				return fail(ti, "Bitmaps are not supported on a writable image");
 			break;
 		}
 		from += round_up(len, 8);

@@ -223,7 +223,7 @@ static void decide_fua(struct qcow2_io *io, struct bio *bio, struct qcow2_image 
 {
 	if (!(bio->bi_opf & REQ_FUA))
 		return;
-	smp_rmb();
+	smp_rmb();	/* the entry before nr_dirty; see above */
 	if (commit_is_clean(img))
 		return;
 	bio->bi_opf &= ~REQ_FUA;

@@ -135,6 +135,7 @@ static void slice_load(struct slice *s)
 	} else {
 		list_add(&s->lru, &cache->lru);
 		s->referenced = true;
+		/* Content first; pairs with slice_find(). */
 		smp_store_release(&s->state, SLICE_READY);
 	}
 	spin_unlock(&cache->lock);

@@ -167,6 +167,7 @@ static inline struct slice *slice_find(struct xarray *slices, u64 index)
 {
 	struct slice *s = xa_load(slices, index);
 
+	/* Pairs with the loader's release: READY comes after the content. */
 	if (!s || smp_load_acquire(&s->state) != SLICE_READY)
 		return NULL;
 	if (!READ_ONCE(s->referenced))

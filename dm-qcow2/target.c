@@ -76,6 +76,13 @@ static int parse_layer(struct dm_target *ti, const char *arg, struct layer_spec 
 	return 0;
 }
 
+static int refuse_feature(struct dm_target *ti, const char *name, char *why)
+{
+	DMERR("feature %s: refused", name);
+	ti->error = why;
+	return -EINVAL;
+}
+
 static int parse_features(struct dm_target *ti, struct dm_arg_set *as, struct qcow2_features *f)
 {
 	static const struct dm_arg args[] = {
@@ -90,7 +97,7 @@ static int parse_features(struct dm_target *ti, struct dm_arg_set *as, struct qc
 	r = dm_read_arg_group(args, as, &argc, &ti->error);
 	if (r)
 		return r;
-	while (argc) {
+	while (argc && !r) {
 		const char *name = dm_shift_arg(as);
 
 		argc--;
@@ -104,21 +111,17 @@ static int parse_features(struct dm_target *ti, struct dm_arg_set *as, struct qc
 			f->error_if_no_space = true;
 		} else if (!strcasecmp(name, "l2_cache_kib") && argc) {
 			r = dm_read_arg(args + 1, as, &f->cache_kib, &ti->error);
-			if (r)
-				return r;
 			argc--;
 			f->has_cache_kib = true;
 		} else if (!strcasecmp(name, "snapshot") || !strcasecmp(name, "view") ||
 			   !strcasecmp(name, "data")) {
-			DMERR("feature %s is not supported", name);
-			ti->error = "Feature is not supported by this version";
-			return -EINVAL;
+			r = refuse_feature(ti, name, "Feature is not supported by this version");
 		} else {
-			DMERR("unrecognised feature %s", name);
-			ti->error = "Unrecognised feature";
-			return -EINVAL;
+			r = refuse_feature(ti, name, "Unrecognised feature");
 		}
 	}
+	if (r)
+		return r;
 	if (as->argc) {
 		ti->error = "Too many arguments";
 		return -EINVAL;
