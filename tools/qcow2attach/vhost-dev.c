@@ -51,9 +51,12 @@ int vhost_dev_call(struct vhost_dev *dev, unsigned long request, const char *nam
 int vhost_dev_open(struct vhost_dev *dev)
 {
 	char text[32];
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 
 	memset(dev, 0, sizeof(*dev));
 	dev->call = real_call;
+	/* Asked here, since the sandboxed server is not told. */
+	dev->cpus = cpus < 1 ? 1 : cpus;
 	dev->fd = open(VHOST_DEV_PATH, O_RDWR | O_CLOEXEC);
 	if (dev->fd < 0) {
 		if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
@@ -108,11 +111,7 @@ int vhost_dev_own(struct vhost_dev *dev, unsigned int queues, bool workers, int 
 	if (queues > rings)
 		return cause("the kernel serves at most %u queues", rings);
 	if (!queues) {
-		long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-
-		queues = cpus < 1 ? 1 : cpus;
-		if (queues > rings)
-			queues = rings;
+		queues = dev->cpus < rings ? dev->cpus : rings;
 	}
 	dev->queues = queues;
 	if (workers && worker_per_ring(dev))

@@ -24,6 +24,7 @@ struct vhost_dev {
 	uint64_t features;
 	unsigned int max_regions;
 	unsigned int queues;
+	unsigned int cpus;
 };
 
 /**
