@@ -75,7 +75,7 @@ def test_verified_io(serve, bdev, tmp_path, kind, queues):
     device = bdev(64 * MIB, kind)
     server = serve(device, "--queues", queues)
     seed = random.getrandbits(32)
-    print(verify(server, queues, 4000, seed, tmp_path / "expected").stdout)
+    print(verify(server, queues, 3000, seed, tmp_path / "expected").stdout)
     assert server.stop() == 0
     assert not os.path.exists(server.socket)
     same(device, tmp_path / "expected")
@@ -158,7 +158,7 @@ def test_client_killed(serve, bdev, spawn, queues, tmp_path):
     """A client that dies with requests in flight costs the next one nothing."""
     device = bdev(64 * MIB)
     server = serve(device, "--queues", queues)
-    for _ in range(5):
+    for _ in range(3):
         client = spawn("blkio_bench", DRIVER, server.socket, "randwrite", 32, queues, 60)
         time.sleep(random.uniform(0.2, 0.6))
         client.kill()
