@@ -147,7 +147,8 @@ def record_file(w, dm, storage, log, fstype, target, percent):
         run(*Mount.mkfs[fstype], storage.path)
         copy_sparse(storage.path, base, FILESYSTEM)
         logged = dm.create("lw", f"0 {FILESYSTEM // SECTOR} log-writes {storage.path} {log.path}")
-        mounted = Mount(logged, fstype, mnt)
+        os.makedirs(mnt)
+        run("mount", "-t", fstype, logged, mnt)
         try:
             below, raw = base_image(w, image, tmp)
             run("sync")
@@ -155,7 +156,7 @@ def record_file(w, dm, storage, log, fstype, target, percent):
             journal, said = workload(w, dm, below, image, raw, tmp, target)
             image_check(image)
         finally:
-            mounted.remove()
+            run("umount", mnt)
         dm.remove("lw")
         print(f"recorded {w.seed} on {fstype}: {w.describe()}; {said}", flush=True)
         judge = [os.path.join(os.path.dirname(os.path.abspath(__file__)), "judge-file"), mnt, journal,
