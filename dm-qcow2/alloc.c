@@ -115,15 +115,16 @@ static void account(struct qcow2_alloc *a, u64 si, u64 first, u32 nr)
 
 /*
  * The refcount table is full: double it (at least), in a region that the new entries cover, right
- * behind the new block that describes that region.  The commit is held off while pieces of this are
- * in memory only; then everything belongs to one generation, which links the new table last.
+ * behind the new block that describes that region.  All of it enters one generation, which links the
+ * new table last.
  */
 static int move_reftable(struct qcow2_image *img, u64 rb)
 {
 	struct qcow2_alloc *a = img->alloc;
 	u32 per_cluster = img->cluster_size / sizeof(__be64);
 	u32 old_entries = img->reftable.nr_entries;
-	u64 entries = round_up(max_t(u64, rb + 1, 2ULL * old_entries), per_cluster);
+	u64 most = QCOW2_MAX_REFTABLE_BYTES / sizeof(__be64);
+	u64 entries = max(round_up(rb + 1, per_cluster), min(2ULL * old_entries, most));
 	u32 clusters = entries / per_cluster;
 	u64 base = rb << img->refblock_bits, pos = base << img->cluster_bits, old_pos;
 	u64 si = base >> img->rb_slice_bits;
@@ -133,7 +134,7 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	u32 i;
 	int r;
 
-	if (entries * sizeof(__be64) > QCOW2_MAX_REFTABLE_BYTES || clusters + 1 > per_slice(img) ||
+	if (entries > most || clusters + 1 > per_slice(img) ||
 	    base + clusters + 1 > limit_clusters(img))
 		return -ENOSPC;
 	r = grow_used(a, si);
@@ -147,10 +148,9 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	freed = freed_alloc(img);
 	if (!freed)
 		return -ENOMEM;
-	commit_hold(img);
 	r = flat_table_grow(&img->reftable, img, SLICE_REFTABLE, entries);
 	if (r)
-		goto release;
+		goto drop;
 	s = cache_add_zeroed(&img->cache, SLICE_REFBLOCK, si, pos);
 	if (IS_ERR(s)) {
 		r = PTR_ERR(s);
@@ -169,6 +169,8 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 		goto shrink;
 	}
 
+	/* A running commit may be writing the table where it is now. */
+	commit_hold(img);
 	old_pos = img->reftable.pos;
 	remove_metadata(img, old_pos);
 	mutex_lock(&img->meta_lock);
@@ -185,14 +187,14 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	for (i = 0; i < DIV_ROUND_UP(old_entries, per_cluster); i++)
 		freed_add(img, &freed, (old_pos >> img->cluster_bits) + i);
 	mutex_unlock(&img->meta_lock);
+	commit_release(img);
 	account(a, si, base, clusters + 1);
 	slice_put(s);
 shrink:
 	/* The longer table has no place on disk unless all went well. */
 	if (r)
 		img->reftable.nr_entries = old_entries;
-release:
-	commit_release(img);
+drop:
 	freed_drop(img, freed);
 	return r;
 }
@@ -387,8 +389,14 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 	struct qcow2_alloc *a = img->alloc;
 	u64 si = first >> img->rb_slice_bits;
 	u32 mask = per_slice(img) - 1, i, last = 0;
+	unsigned long at = first;
 	struct slice *s;
 
+	if (mt_find(&img->metadata, &at, first + nr - 1)) {
+		image_mark_corrupt(img, "metadata was used as data",
+				   (u64)at << img->cluster_bits);
+		return -EIO;
+	}
 	mutex_lock(&img->alloc_lock);
 	s = slice_get(&img->cache, SLICE_REFBLOCK, si);
 	if (IS_ERR(s)) {
@@ -523,7 +531,7 @@ int alloc_init(struct dm_target *ti, struct qcow2_image *img)
 	for (rb = 0; rb < img->reftable.nr_entries; rb++)
 		if (flat_entry(&img->reftable, rb))
 			nr_rb = rb + 1;
-	buf = (void *)__get_free_pages(GFP_KERNEL, order);
+	buf = (void *)__get_free_pages(GFP_KERNEL | __GFP_COMP, order);
 	if (!buf || (nr_rb && grow_used(a, ((u64)nr_rb << shift) - 1))) {
 		ti->error = "Out of memory setting up the allocator";
 		r = -ENOMEM;

@@ -268,12 +268,16 @@ int commit_now(struct qcow2_image *img)
 	}
 	if (!r)
 		finish_generation(c);
-	if (!list_empty(&freed)) {
+	if (!list_empty(&freed) && !r) {
 		spin_lock_irq(&c->io_lock);
 		list_splice_tail(&freed, &c->durable);
 		spin_unlock_irq(&c->io_lock);
-		if (!r)
-			queue_work(c->reclaim_wq, &c->reclaim);
+		queue_work(c->reclaim_wq, &c->reclaim);
+	} else if (!list_empty(&freed)) {
+		/* Still referred to on disk: they must never be reclaimed. */
+		mutex_lock(&img->meta_lock);
+		list_splice(&freed, &c->freed);
+		mutex_unlock(&img->meta_lock);
 	}
 	mutex_unlock(&c->lock);
 

@@ -232,7 +232,8 @@ int header_read(struct dm_target *ti, struct qcow2_image *img, bool write)
 
 	if (storage < QCOW2_V2_HEADER_LENGTH)
 		return fail(ti, "Image is too short to hold a header");
-	area = (u8 *)__get_free_pages(GFP_KERNEL | __GFP_ZERO, get_order(MAX_EXT_AREA));
+	area = (u8 *)__get_free_pages(GFP_KERNEL | __GFP_ZERO | __GFP_COMP,
+				     get_order(MAX_EXT_AREA));
 	if (!area) {
 		ti->error = "Out of memory reading the header";
 		return -ENOMEM;

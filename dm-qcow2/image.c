@@ -6,8 +6,8 @@
  * that use it share one object: a golden image under many overlays has one table cache, and a
  * table that is loaded to replace another one of the same device takes the image over as it is.
  *
- * Owns the registry and takes registry_lock (outermost), under which images are opened and closed
- * and change roles.
+ * Owns the registry and takes registry_lock (outermost), under which images are opened and closed,
+ * and inside it, or alone, role_lock, under which they change hands.
  */
 #include <linux/device-mapper.h>
 #include <linux/file.h>
@@ -22,6 +22,12 @@
 
 static DEFINE_MUTEX(registry_lock);
 static LIST_HEAD(registry);		/* registry_lock */
+
+/*
+ * Who may write an image.  Apart from registry_lock, which is held while images are opened: a
+ * device that resumes must not wait for the storage of another, which may lie on it.
+ */
+static DEFINE_MUTEX(role_lock);
 
 /*
  * A file is its inode in memory: numbers do not tell, since on btrfs they repeat in each subvolume.
@@ -328,8 +334,7 @@ int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct lay
 	mutex_lock(&registry_lock);
 	img = find_image(inode);
 	if (img) {
-		r = may_share(ti, img, spec, write);
-		fput(file);
+		fput(file);	/* the image holds the inode */
 	} else {
 		img = open_image(ti, spec, file, bdev, write, cache_kib);
 		r = PTR_ERR_OR_ZERO(img);
@@ -340,9 +345,14 @@ int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct lay
 		}
 	}
 	if (!r) {
-		img->users++;
-		if (write)
+		mutex_lock(&role_lock);
+		r = img->users ? may_share(ti, img, spec, write) : 0;
+		if (!r && write)
 			img->owner = dm_table_get_md(ti->table);
+		mutex_unlock(&role_lock);
+	}
+	if (!r) {
+		img->users++;
 		layer->img = img;
 		layer->size = img->size;
 		/* For allocation, and for the status to say what is in use. */
@@ -391,28 +401,30 @@ int image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 	struct mapped_device *md = dm_table_get_md(ti->table);
 	int r = 0;
 
-	mutex_lock(&registry_lock);
+	mutex_lock(&role_lock);
 	if (write && img->owner != md) {
 		DMERR("%s: lost write access to the image", img->name);
 		r = -EBUSY;
-	} else if (write) {
-		if (!img->reserved)
-			r = tables_reserve(img);
-		if (r)
-			DMERR("%s: no room on the host for the tables: error %d", img->name, r);
-		else
-			r = header_prepare_write(img);
-		img->reserved = !r;
-		if (r)
-			DMERR("%s: cannot make the image writable: error %d", img->name, r);
-	} else if (img->owner == md) {
+	} else if (!write && img->owner == md) {
 		image_lock_downgrade(img->st.file);
 		img->locked_rw = false;
 		img->owner = NULL;
 	}
-	mutex_unlock(&registry_lock);
+	mutex_unlock(&role_lock);
 	if (r || !write)
 		return r;
+
+	if (!img->reserved)
+		r = tables_reserve(img);
+	if (r)
+		DMERR("%s: no room on the host for the tables: error %d", img->name, r);
+	else
+		r = header_prepare_write(img);
+	img->reserved = !r;
+	if (r) {
+		DMERR("%s: cannot make the image writable: error %d", img->name, r);
+		return r;
+	}
 	mutex_lock(&img->event_lock);
 	img->ti = ti;
 	mutex_unlock(&img->event_lock);
@@ -431,6 +443,7 @@ void image_release(struct qcow2_image *img, struct dm_target *ti)
 {
 	writer_flush(img);
 	commit_everything(img);
+	flush_work(&img->event_work);	/* which writes the corrupt bit, while it may */
 	mutex_lock(&img->event_lock);
 	if (img->ti == ti)
 		img->ti = NULL;

@@ -6,7 +6,8 @@
  * images without tables, so that a chain is an array of images.
  *
  * Locks, outermost first:
- *   registry lock (image.c)  opening, closing, changing roles
+ *   registry lock (image.c)  opening and closing
+ *   role lock (image.c)      changing hands
  *   alloc_lock               refcounts and free space; may sleep on table reads
  *   meta_lock                the content of table slices, the open generation; held briefly
  *   table_cache.lock, free_lock, commit_lock, state_lock    innermost, spinlocks
@@ -49,11 +50,14 @@ enum image_mode {
 struct qcow2_image {
 	/* Registry lock. */
 	struct list_head node;
-	unsigned int users;		/* devices that hold it */
+	unsigned int users;		/* tables that hold it */
+
+	/* Role lock (image.c). */
 	struct mapped_device *owner;	/* the device that may write it, or NULL */
 	bool locked;			/* the byte-range locks of a reader are held */
 	bool locked_rw;			/* and those of a writer */
-	bool reserved;			/* the tables have their room on the host */
+
+	bool reserved;			/* the tables have their room on the host; the owner's */
 
 	/* Constant after open. */
 	bool raw;

@@ -168,7 +168,7 @@ static int file_fallocate(struct qcow2_storage *st, int mode, u64 pos, u64 len)
 	int r = vfs_fallocate(st->file, mode, pos, len);
 
 	memalloc_noio_restore(noio);
-	return r;
+	return r == -EDQUOT ? -ENOSPC : r;
 }
 
 static int file_discard(struct qcow2_storage *st, u64 pos, u64 len)

@@ -536,7 +536,9 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 		const struct qcow2_storage *st = &dev->layers[i].img->st;
 
 		limits->logical_block_size = max(limits->logical_block_size, st->block_size);
-		limits->dma_alignment = max(limits->dma_alignment, st->mem_align - 1);
+		/* Filesystems ask that of every segment's length, too. */
+		limits->dma_alignment = max(limits->dma_alignment,
+					    max(st->mem_align, st->bdev ? 0 : st->block_size) - 1);
 	}
 	limits->physical_block_size = max(limits->physical_block_size, limits->logical_block_size);
 	limits->io_min = max(limits->io_min, limits->physical_block_size);

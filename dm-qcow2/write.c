@@ -244,8 +244,8 @@ int start_allocating(struct qcow2_writer *w, struct qcow2_io *io, u64 goff, u32 
 	op->remap = true;
 	if (zeroes)
 		op->payload = zeroed && fill == FILL_NONE ? PAYLOAD_NONE : PAYLOAD_ZEROES;
-	if (unlikely(image_mode(img) == MODE_OUT_OF_SPACE))
-		image_set_mode(img, MODE_RW, "there is room");
+	if (unlikely(image_mode(img) == MODE_OUT_OF_SPACE) && !reuse)
+		writer_space_freed(img);
 	start_op(w, op, io, goff, len);
 	return 0;
 stall:
@@ -506,6 +506,7 @@ void writer_retry(struct qcow2_image *img)
  */
 void writer_space_freed(struct qcow2_image *img)
 {
+	WRITE_ONCE(img->writer->expired, false);
 	if (image_mode(img) == MODE_OUT_OF_SPACE)
 		image_set_mode(img, MODE_RW, "clusters were freed or the storage grew");
 	writer_retry(img);
@@ -568,6 +569,19 @@ void writer_resume(struct qcow2_image *img)
 	writer_space_freed(img);
 }
 
+/*
+ * Compound, since filesystems take references to single pages of what they are given (NFS does).
+ */
+static void *copy_alloc(gfp_t gfp, void *unused)
+{
+	return alloc_pages(gfp | __GFP_COMP, COPY_ORDER);
+}
+
+static void copy_free(void *page, void *unused)
+{
+	__free_pages(page, COPY_ORDER);
+}
+
 /**
  * writer_init - set up
  * @img: the image
@@ -592,7 +606,7 @@ int writer_init(struct qcow2_image *img)
 	INIT_DELAYED_WORK(&w->space_poll, space_poll);
 	r = mempool_init_slab_pool(&w->ops, RESERVED_OPS, op_slab);
 	if (!r)
-		r = mempool_init_page_pool(&w->buffers, RESERVED_BUFFERS, COPY_ORDER);
+		r = mempool_init(&w->buffers, RESERVED_BUFFERS, copy_alloc, copy_free, NULL);
 	if (r)
 		return r;
 	w->wq = alloc_workqueue("qcow2_writer", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
