@@ -51,8 +51,8 @@ static int unusable(void)
 	if (geteuid())
 		return cause("device-mapper cannot be used: this needs root");
 	if (access("/dev/mapper/control", R_OK | W_OK))
-		return cause("this kernel's device-mapper cannot be reached: load the module dm-mod "
-			     "(modprobe dm-mod)");
+		return cause("this kernel's device-mapper cannot be reached: load the module "
+			     "dm-mod (modprobe dm-mod)");
 	return cause("device-mapper: %s", library_error[0] ? library_error : "no request possible");
 }
 
@@ -406,7 +406,8 @@ int dmdev_find(const char *which, struct dm_device *dev)
 		if (stat(which, &st))
 			return cause_errno("there is no such device");
 		if (!S_ISBLK(st.st_mode))
-			return cause("this is not a block device; name a device as 'list' shows it");
+			return cause("this is not a block device; "
+				     "name a device as 'list' shows it");
 		ret = query(NULL, st.st_rdev, dev);
 	} else {
 		ret = query(which, 0, dev);

@@ -52,7 +52,8 @@ static void strip_errno(char *text)
 {
 	char *at = strrchr(text, '(');
 
-	if (at && at > text && at[-1] == ' ' && !strncmp(at, "(-E", 3) && text[strlen(text) - 1] == ')')
+	if (at && at > text && at[-1] == ' ' && !strncmp(at, "(-E", 3) &&
+	    text[strlen(text) - 1] == ')')
 		at[-1] = '\0';
 }
 

@@ -318,7 +318,8 @@ static void add_disk(const struct qemu_view *v, const struct qemu_disk *disk, st
 	else if (!v->boots)
 		snprintf(boot, sizeof(boot), ",bootindex=0");
 	add_pair(out, "-chardev", xasprintf("socket,id=%s,path=%s", CHARDEV_ID, path));
-	add_pair(out, "-device", xasprintf("vhost-user-blk-pci,id=%s,chardev=%s,num-queues=%u%s%s%s",
+	add_pair(out, "-device", xasprintf("vhost-user-blk-pci,id=%s,chardev=%s,"
+					   "num-queues=%u%s%s%s",
 					   DEVICE_ID, CHARDEV_ID, disk->queues, boot,
 					   disk->properties ? "," : "",
 					   disk->properties ? disk->properties : ""));

@@ -40,7 +40,8 @@ static void print_users(const struct dm_device *dev)
 	char text[512];
 
 	for (int i = 0; i < n; i++)
-		printf("  %-10s  %s\n", i ? "" : "users", user_describe(&list[i], text, sizeof(text)));
+		printf("  %-10s  %s\n", i ? "" : "users",
+		       user_describe(&list[i], text, sizeof(text)));
 	if (!n)
 		printf("  users       %s\n", dev->open_count ? "some that /proc does not show"
 							     : "none");

@@ -110,9 +110,8 @@ int vhost_dev_own(struct vhost_dev *dev, unsigned int queues, bool workers, int 
 	rings = count_rings(dev);
 	if (queues > rings)
 		return cause("the kernel serves at most %u queues", rings);
-	if (!queues) {
+	if (!queues)
 		queues = dev->cpus < rings ? dev->cpus : rings;
-	}
 	dev->queues = queues;
 	if (workers && worker_per_ring(dev))
 		return -1;
