@@ -79,7 +79,8 @@ int vu_receive(int sock, struct vu_inbox *box)
 		if (box->have >= head) {
 			if ((m->header.flags & VU_VERSION_MASK) != VU_VERSION)
 				return cause("the front end speaks version %u of vhost-user, "
-					     "not %u", m->header.flags & VU_VERSION_MASK, VU_VERSION);
+					     "not %u",
+					     m->header.flags & VU_VERSION_MASK, VU_VERSION);
 			if (m->header.size > sizeof(m->payload))
 				return cause("message %u of %u bytes is longer than any may be",
 					     m->header.request, m->header.size);
