@@ -115,8 +115,8 @@ static void account(struct qcow2_alloc *a, u64 si, u64 first, u32 nr)
 
 /*
  * The refcount table is full: double it (at least), in a region that the new entries cover, right
- * behind the new block that describes that region.  All of it enters one generation, which links the
- * new table last.
+ * behind the new block that describes that region.  All of it enters one generation, which links
+ * the new table last.
  */
 static int move_reftable(struct qcow2_image *img, u64 rb)
 {
