@@ -300,14 +300,13 @@ static long vhost_blk_set_features(struct vhost_blk *blk, void __user *argp)
 
 	for (i = 0; i < blk->nr_queues; i++) {
 		struct vhost_blk_queue *q = blk->queues[i];
-		bool restart = log_all && !vhost_blk_has_feature(&q->vq, VHOST_F_LOG_ALL) &&
-			       vhost_blk_ring_running(q);
+		bool begins = log_all && !vhost_blk_has_feature(&q->vq, VHOST_F_LOG_ALL);
+		bool restart = begins && vhost_blk_ring_running(q);
 
-		if (restart) {
-			ret = vhost_blk_ring_stop(q);
-			if (ret)
-				return ret;
-		}
+		/* A broken ring may have requests in flight, too. */
+		ret = begins ? vhost_blk_ring_stop(q) : 0;
+		if (ret)
+			return ret;
 		mutex_lock(&q->vq.mutex);
 		q->vq.acked_features = features;
 		mutex_unlock(&q->vq.mutex);
@@ -334,6 +333,7 @@ static long vhost_blk_set_owner(struct vhost_blk *blk)
 static long vhost_blk_reset_owner(struct vhost_blk *blk)
 {
 	struct vhost_iotlb *umem = vhost_dev_reset_owner_prepare();
+	unsigned int i;
 	int ret;
 
 	if (!umem)
@@ -345,6 +345,10 @@ static long vhost_blk_reset_owner(struct vhost_blk *blk)
 	}
 	vhost_blk_shut_down(blk);
 	vhost_dev_reset_owner(&blk->dev, umem);
+	/* The next owner finds what an open gives. */
+	blk->writeback = true;
+	for (i = 0; i < blk->nr_queues; i++)
+		memset(blk->queues[i]->serial, 0, VHOST_BLK_SERIAL_BYTES);
 	return 0;
 }
 
@@ -360,10 +364,31 @@ static long vhost_blk_busyloop(struct vhost_blk *blk, void __user *argp)
 }
 
 /* Everything that only the owner may do. */
+/*
+ * A stop that a signal cut short has left a ring without backend but with requests in flight.  The
+ * core checks no address of such a ring, and the requests still use it: nothing else may be done
+ * before they have drained.
+ */
+static long vhost_blk_finish_stops(struct vhost_blk *blk)
+{
+	unsigned int i;
+	long ret = 0;
+
+	for (i = 0; i < blk->nr_queues && !ret; i++) {
+		struct vhost_blk_queue *q = blk->queues[i];
+
+		if (!q->vq.private_data && READ_ONCE(q->inflight))
+			ret = vhost_blk_ring_stop(q);
+	}
+	return ret;
+}
+
 static long vhost_blk_owner_ioctl(struct vhost_blk *blk, unsigned int cmd, void __user *argp)
 {
 	long ret = vhost_dev_check_owner(&blk->dev);
 
+	if (!ret)
+		ret = vhost_blk_finish_stops(blk);
 	if (ret)
 		return ret;
 	switch (cmd) {

@@ -78,18 +78,6 @@ void vhost_blk_forget(struct vhost_blk_req *req)
 	req->busy = false;
 }
 
-static u8 vhost_blk_status(blk_status_t error)
-{
-	switch (error) {
-	case BLK_STS_OK:
-		return VIRTIO_BLK_S_OK;
-	case BLK_STS_NOTSUPP:
-		return VIRTIO_BLK_S_UNSUPP;
-	default:
-		return VIRTIO_BLK_S_IOERR;
-	}
-}
-
 /*
  * Mark the pages that the request has written, whose content is in place. After an error the device
  * may have written some of the data. Marking twice is harmless.
@@ -129,7 +117,8 @@ static int vhost_blk_finish(struct vhost_blk_req *req)
 		vhost_blk_end_steps(req);
 	}
 	if (unlikely(req->error))
-		req->status = vhost_blk_status(req->error);
+		req->status = req->error == BLK_STS_NOTSUPP ? VIRTIO_BLK_S_UNSUPP :
+							      VIRTIO_BLK_S_IOERR;
 	if (req->status == VIRTIO_BLK_S_OK)
 		written = req->data_len;
 	if (likely(req->status_addr)) {

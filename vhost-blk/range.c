@@ -165,7 +165,7 @@ int vhost_blk_range(struct vhost_blk_req *req, bool discard, struct iov_iter *da
 	unsigned int i, nr = len / sizeof(raw);
 	int ret = 0;
 
-	if (!q->blk->writable)
+	if (!q->blk->writable || bdev_read_only(q->blk->bdev))
 		return -EIO;
 	if (discard && !bdev_max_discard_sectors(q->blk->bdev))
 		return -EOPNOTSUPP;

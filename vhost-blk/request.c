@@ -232,10 +232,10 @@ static bool vhost_blk_is_aligned(struct block_device *bdev, const struct iov_ite
 		unsigned long addr = (unsigned long)iov->iov_base + skip;
 		size_t len = min(iov->iov_len - skip, left);
 
-		if ((addr & addr_mask) | (len & len_mask))
-			return false;
 		if (!len)
 			continue;
+		if ((addr & addr_mask) | (len & len_mask))
+			return false;
 		*nr_pages += DIV_ROUND_UP(offset_in_page(addr) + len, PAGE_SIZE);
 		left -= len;
 	}
@@ -256,7 +256,8 @@ static int vhost_blk_read_write(struct vhost_blk_req *req, bool write, u64 secto
 	    !vhost_blk_in_capacity(blk, sector, len >> SECTOR_SHIFT))
 		return -EIO;
 	if (write) {
-		if (!blk->writable)
+		/* The descriptor, and the device as it is now: it can turn read-only. */
+		if (!blk->writable || bdev_read_only(blk->bdev))
 			return -EIO;
 		opf = REQ_OP_WRITE | REQ_SYNC | REQ_IDLE;
 		if (vhost_blk_write_through(req->queue))
@@ -296,22 +297,41 @@ static int vhost_blk_get_id(struct vhost_blk_req *req, struct iov_iter *data)
 	return copy_to_iter(req->queue->serial, len, data) == len ? 0 : -EFAULT;
 }
 
-/* Read the header and do what it says. */
-static int vhost_blk_execute(struct vhost_blk_req *req, struct iov_iter *out, struct iov_iter *in)
+/*
+ * Read the header off the front of the segments that the device reads; what is left of them is
+ * where the data to write lies.
+ */
+static int vhost_blk_read_header(struct vhost_virtqueue *vq, struct iovec *iov, unsigned int nr,
+				 u32 *type, u64 *sector, struct iov_iter *data)
 {
-	struct vhost_virtqueue *vq = &req->queue->vq;
+	size_t len = iov_length(iov, nr);
 	struct virtio_blk_outhdr hdr;
-	u64 sector;
-	u32 type;
 
-	/* Without a status byte no answer can be given, so nothing is done either. */
-	if (!req->status_addr || iov_iter_count(out) < sizeof(hdr))
+	if (len < sizeof(hdr))
 		return -EIO;
-	if (!copy_from_iter_full(&hdr, sizeof(hdr), out))
-		return -EFAULT;
-	type = vhost_blk_to_cpu32(vq, hdr.type);
-	sector = vhost_blk_to_cpu64(vq, hdr.sector);
+	if (likely(iov->iov_len >= sizeof(hdr) &&
+		   IS_ALIGNED((unsigned long)iov->iov_base, __alignof__(hdr)))) {
+		struct virtio_blk_outhdr __user *p = iov->iov_base;
 
+		if (get_user(hdr.type, &p->type) || get_user(hdr.sector, &p->sector))
+			return -EFAULT;
+		iov->iov_base = p + 1;
+		iov->iov_len -= sizeof(hdr);
+		iov_iter_init(data, ITER_SOURCE, iov, nr, len - sizeof(hdr));
+	} else {
+		iov_iter_init(data, ITER_SOURCE, iov, nr, len);
+		if (!copy_from_iter_full(&hdr, sizeof(hdr), data))
+			return -EFAULT;
+	}
+	*type = vhost_blk_to_cpu32(vq, hdr.type);
+	*sector = vhost_blk_to_cpu64(vq, hdr.sector);
+	return 0;
+}
+
+/* Do what the header says. */
+static int vhost_blk_execute(struct vhost_blk_req *req, u32 type, u64 sector, struct iov_iter *out,
+			     struct iov_iter *in)
+{
 	/* Data that lies in the wrong direction would be skipped in silence. */
 	switch (type) {
 	case VIRTIO_BLK_T_IN:
@@ -374,6 +394,8 @@ int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, uns
 	struct iovec *iov = q->vq.iov;
 	size_t in_len = iov_length(iov + out, in);
 	struct iov_iter src, dst;
+	u64 sector;
+	u32 type;
 	int ret = 0;
 
 	if (unlikely(req->busy))
@@ -396,10 +418,14 @@ int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, uns
 		if (unlikely(nr_log))
 			ret = vhost_blk_save_log(req, nr_log);
 	}
-	if (!ret) {
-		iov_iter_init(&src, ITER_SOURCE, iov, out, iov_length(iov, out));
+	/* Without a status byte no answer can be given, so nothing is done either. */
+	if (unlikely(!req->status_addr))
+		ret = -EIO;
+	if (likely(!ret))
+		ret = vhost_blk_read_header(&q->vq, iov, out, &type, &sector, &src);
+	if (likely(!ret)) {
 		iov_iter_init(&dst, ITER_DEST, iov + out, in, in_len);
-		ret = vhost_blk_execute(req, &src, &dst);
+		ret = vhost_blk_execute(req, type, sector, &src, &dst);
 	}
 	if (likely(ret == -EIOCBQUEUED))
 		return 0;

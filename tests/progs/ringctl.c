@@ -107,6 +107,18 @@ static void case_log(void)
 		   (uint64_t[]){ HIGH_GPA + HIGH_SIZE - 8192, HIGH_GPA + HIGH_SIZE - 4096,
 				 LOW_GPA + LOW_SIZE - 8193, LOW_GPA + LOW_SIZE - 8192,
 				 LOW_GPA + LOW_SIZE - 4096, used, 0 });
+	/* The status in a page of its own, with data and without. */
+	seg[0] = (struct seg){ header(q, 0, T_IN, 0), 16, false };
+	seg[1] = (struct seg){ d, 4097, true };
+	add_direct(q, seg, 2);
+	kick(q);
+	check_eq(next_used(q).len, 4097);
+	expect_log(log, "IN, then the status", (uint64_t[]){ d, d + 4096, used, 0 });
+	header(q, 0, T_IN, bytes / SECTOR);
+	add_direct(q, seg, 2);
+	kick(q);
+	check_eq(next_used(q).len, 1);
+	expect_log(log, "the status alone", (uint64_t[]){ d + 4096, used, 0 });
 	/* The same without room for a status. */
 	seg[1].len = 512;
 	seg[1].write = false;
@@ -249,6 +261,7 @@ static void case_ioctls(void)
 	check(WIFEXITED(status) && !WEXITSTATUS(status));
 
 	/* Giving up the ownership stops everything; it can be taken again. */
+	must(ioctl(g.fd, VHOST_BLK_SET_SERIAL, "of the first owner   "));
 	must(ioctl(g.fd, VHOST_RESET_OWNER));
 	must_fail(ioctl(g.fd, VHOST_SET_FEATURES, &features), EPERM);
 	add_request(&g.q[0], 0, T_IN, 0, data_gpa(0), 512);
@@ -260,6 +273,9 @@ static void case_ioctls(void)
 	queue_attach(&g, 0);
 	set_backend(&g, device, O_RDWR);
 	next_used(&g.q[0]);
+	memset(memory_at(&g, data_gpa(0)), 0xaa, 20);
+	check_eq(request(&g.q[0], T_GET_ID, 0, data_gpa(0), 20, NULL), S_OK);
+	check_eq(*(uint8_t *)memory_at(&g, data_gpa(0)), 0);
 	guest_stop(&g);
 }
 

@@ -373,6 +373,9 @@ static void case_twice(void)
 	check_eq(next_used(q).id, head);
 	check_eq(*status_of(q, 0), S_OK);
 	check_quiet(q, 50);
+	/* The second was not taken. */
+	must(set_ring(&g, 0, 0));
+	check_eq(vring_base(&g, 0), q->used_seen);
 	/* Started again, it is just another request. */
 	must(set_ring(&g, 0, 1));
 	check_eq(next_used(q).id, head);
