@@ -256,7 +256,8 @@ static struct file *open_node(struct dm_target *ti, const struct layer_spec *spe
 		DMERR("%s: cannot be opened: error %ld", spec->path ?: "descriptor",
 		      PTR_ERR(file));
 		ti->error = PTR_ERR(file) == -EINVAL ? "Filesystem does not support direct I/O" :
-						       "Cannot open a layer";
+			    PTR_ERR(file) == -EBUSY ? "Block device is in use: mounted or claimed" :
+						      "Cannot open a layer";
 	}
 	path_put(&path);
 	return file;
@@ -271,7 +272,8 @@ static struct block_device *get_bdev(struct dm_target *ti, struct qcow2_layer *l
 	snprintf(name, sizeof(name), "%u:%u", MAJOR(dev), MINOR(dev));
 	r = dm_get_device(ti, name, BLK_OPEN_READ | (write ? BLK_OPEN_WRITE : 0), &layer->dev);
 	if (r) {
-		ti->error = "Cannot open a block device";
+		ti->error = r == -EBUSY ? "Block device is in use: mounted or claimed" :
+					  "Cannot open a block device";
 		return ERR_PTR(r);
 	}
 	if (write && bdev_read_only(layer->dev->bdev)) {
@@ -335,6 +337,7 @@ int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct lay
 	img = find_image(inode);
 	if (img) {
 		fput(file);	/* the image holds the inode */
+		r = 0;
 	} else {
 		img = open_image(ti, spec, file, bdev, write, cache_kib);
 		r = PTR_ERR_OR_ZERO(img);
