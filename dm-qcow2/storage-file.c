@@ -2,14 +2,19 @@
 /*
  * storage-file.c - an image in a file: everything is direct I/O by kiocb on the file.
  *
- * Guest bios are submitted from a per-CPU worker, since the filesystem may sleep (for an extent
- * block, for a journal) in ways that the submitter of a bio must not.  Takes no locks of its own;
- * the filesystem's are taken below everything of ours.
+ * Guest bios are submitted in their submitter's context where that is safe (may_submit_inline()
+ * says when) and works without waiting; else from a per-CPU worker, where the filesystem may sleep
+ * for an extent block or a journal as it likes.  Takes no locks of its own; the filesystem's are
+ * taken below everything of ours.
  */
+#include <linux/blk-cgroup.h>
 #include <linux/device-mapper.h>
 #include <linux/falloc.h>
 #include <linux/ioprio.h>
+#include <linux/kthread.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task_stack.h>
 #include <linux/slab.h>
 #include <linux/stat.h>
 #include <linux/uio.h>
@@ -32,9 +37,24 @@ static void zero_rest(struct storage_io *sio, unsigned int done)
 	}
 }
 
+/* Any context. */
+static void hand_to_worker(struct storage_io *sio)
+{
+	struct qcow2_storage *st = sio->st;
+	struct storage_cpu_queue *q = get_cpu_ptr(st->queues);
+
+	if (llist_add(&sio->node, &q->bios))
+		queue_work_on(smp_processor_id(), st->wq, &q->work);
+	put_cpu_ptr(st->queues);
+}
+
 static void file_io_put(struct storage_io *sio)
 {
-	if (atomic_dec_and_test(&sio->ref))
+	if (!atomic_dec_and_test(&sio->ref))
+		return;
+	if (sio->again)
+		hand_to_worker(sio);
+	else
 		sio->done(sio);
 }
 
@@ -45,7 +65,10 @@ static void file_complete(struct kiocb *iocb, long ret)
 
 	if (write)
 		kiocb_end_write(iocb);
-	if (ret < 0) {
+	if (iocb->ki_flags & IOCB_NOWAIT && ret != sio->len) {
+		/* It may just not have been able to wait: nothing is lost by doing it once more. */
+		sio->again = true;
+	} else if (ret < 0) {
 		sio->error = ret;
 	} else if (ret < sio->len) {
 		/* Short: at the end of the file when reading, an error everywhere else. */
@@ -61,38 +84,98 @@ static void file_complete(struct kiocb *iocb, long ret)
  * sio->ref is 2: one for the completion and one for us, because filesystems look at the kiocb
  * after they have completed it.
  */
-static void file_submit(struct storage_io *sio)
+static void start_kiocb(struct storage_io *sio, int flags)
 {
 	struct file *file = sio->st->file;
-	bool write = op_is_write(sio->opf);
 	struct kiocb *iocb = &sio->iocb;
 	unsigned int noio = memalloc_noio_save();
 	struct iov_iter iter;
 	ssize_t ret;
 
-	iov_iter_bvec(&iter, write ? ITER_SOURCE : ITER_DEST, sio->bv, sio->nr_bv, sio->len);
+	iov_iter_bvec(&iter, flags & IOCB_WRITE ? ITER_SOURCE : ITER_DEST, sio->bv, sio->nr_bv,
+		      sio->len);
 	iter.iov_offset = sio->bv_skip;
 
 	memset(iocb, 0, sizeof(*iocb));
 	iocb->ki_filp = file;
 	iocb->ki_pos = sio->pos;
-	iocb->ki_flags = IOCB_DIRECT;
+	iocb->ki_flags = IOCB_DIRECT | flags;
 	iocb->ki_complete = file_complete;
 	iocb->ki_ioprio = get_current_ioprio();
+	sio->again = false;
 	atomic_set(&sio->ref, 2);
-	if (write) {
-		iocb->ki_flags |= IOCB_WRITE;
-		if (sio->opf & REQ_FUA)
-			iocb->ki_flags |= IOCB_DSYNC;
-		kiocb_start_write(iocb);
-		ret = file->f_op->write_iter(iocb, &iter);
-	} else {
-		ret = file->f_op->read_iter(iocb, &iter);
-	}
+	ret = flags & IOCB_WRITE ? file->f_op->write_iter(iocb, &iter) :
+				   file->f_op->read_iter(iocb, &iter);
 	if (ret != -EIOCBQUEUED)
 		file_complete(iocb, ret);
 	file_io_put(sio);
 	memalloc_noio_restore(noio);
+}
+
+static void file_submit(struct storage_io *sio)
+{
+	struct super_block *sb = file_inode(sio->st->file)->i_sb;
+	int flags = 0;
+
+	if (op_is_write(sio->opf)) {
+		flags = IOCB_WRITE;
+		if (sio->opf & REQ_FUA)
+			flags |= IOCB_DSYNC;
+		sb_start_write(sb);
+		__sb_writers_release(sb, SB_FREEZE_WRITE);	/* another task may end it */
+	}
+	start_kiocb(sio, flags);
+}
+
+/* Half a stack is enough for a filesystem and a stack of block devices below us. */
+static bool stack_is_roomy(void)
+{
+	unsigned long room = (unsigned long)__builtin_frame_address(0) -
+			     (unsigned long)task_stack_page(current);
+
+	return room >= THREAD_SIZE / 2 && room < THREAD_SIZE;
+}
+
+/*
+ * May the filesystem be called in the context of whoever submits a bio to us?  Not when
+ *  - the submitter is in a transaction of its own: the filesystem below would take it for its own;
+ *  - bios of the submitter wait for its return: they may hold what the filesystem needs.  Nor may
+ *    the filesystem's own bios join them, since it may wait for one in spite of IOCB_NOWAIT (ext4
+ *    reads extent blocks so): submit_inline() takes the list away;
+ *  - it is reclaiming memory: the filesystem would allocate from the last reserves;
+ *  - its file size limit would be applied to the image;
+ *  - the write must be durable: that is a flush of the filesystem, which waits.
+ */
+static bool may_submit_inline(const struct storage_io *sio)
+{
+	const struct bio_list *lists = current->bio_list;
+
+	return sio->st->nowait && !(sio->opf & REQ_FUA) && !current->journal_info &&
+	       !(current->flags & PF_MEMALLOC) &&
+	       (!lists || (bio_list_empty(&lists[0]) && bio_list_empty(&lists[1]))) &&
+	       (!op_is_write(sio->opf) || rlimit(RLIMIT_FSIZE) == RLIM_INFINITY) &&
+	       stack_is_roomy();
+}
+
+/* Returns whether the I/O was started; what could not be done without waiting goes to a worker. */
+static bool submit_inline(struct storage_io *sio)
+{
+	struct super_block *sb = file_inode(sio->st->file)->i_sb;
+	struct bio_list *lists = current->bio_list;
+	int flags = IOCB_NOWAIT;
+
+	if (!may_submit_inline(sio))
+		return false;
+	if (op_is_write(sio->opf)) {
+		if (!sb_start_write_trylock(sb))
+			return false;
+		__sb_writers_release(sb, SB_FREEZE_WRITE);
+		flags |= IOCB_WRITE;
+	}
+	current->bio_list = NULL;
+	start_kiocb(sio, flags);
+	current->bio_list = lists;
+	return true;
 }
 
 static void file_bio_done(struct storage_io *sio)
@@ -118,9 +201,15 @@ static void file_submit_bios(struct work_struct *work)
 	blk_start_plug(&plug);
 	while ((list = llist_del_all(&q->bios))) {
 		list = llist_reverse_order(list);
-		llist_for_each_entry_safe(sio, next, list, node)
+		llist_for_each_entry_safe(sio, next, list, node) {
+			struct qcow2_io *io = container_of(sio, struct qcow2_io, sio);
+
+			/* The submitter's group pays, not ours. */
+			kthread_associate_blkcg(bio_blkcg_css(io_bio(io)));
 			file_submit(sio);
+		}
 	}
+	kthread_associate_blkcg(NULL);
 	blk_finish_plug(&plug);
 	if (!throttle)
 		current->flags &= ~PF_LOCAL_THROTTLE;
@@ -131,7 +220,6 @@ static int file_map_bio(struct qcow2_storage *st, struct qcow2_io *io, struct bi
 	const struct bio_vec *bv = __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter);
 	unsigned int span = bio->bi_iter.bi_size + bio->bi_iter.bi_bvec_done;
 	struct storage_io *sio = &io->sio;
-	struct storage_cpu_queue *q;
 	unsigned int nr = 0, sum = 0;
 
 	while (sum < span)
@@ -146,10 +234,8 @@ static int file_map_bio(struct qcow2_storage *st, struct qcow2_io *io, struct bi
 	sio->error = 0;
 	sio->done = file_bio_done;
 
-	q = get_cpu_ptr(st->queues);
-	if (llist_add(&sio->node, &q->bios))
-		queue_work_on(smp_processor_id(), st->wq, &q->work);
-	put_cpu_ptr(st->queues);
+	if (!submit_inline(sio))
+		hand_to_worker(sio);
 	return DM_MAPIO_SUBMITTED;
 }
 
@@ -290,6 +376,7 @@ int storage_init_file(struct qcow2_storage *st)
 		free_percpu(st->queues);
 		return -ENOMEM;
 	}
+	st->nowait = st->file->f_mode & FMODE_NOWAIT;
 	st->ops = &file_ops;
 	return 0;
 }

@@ -39,6 +39,7 @@ struct storage_io {
 
 	/* Private to the backend while the I/O runs. */
 	atomic_t ref;
+	bool again;			/* it could not be done without waiting: a worker's turn */
 	struct kiocb iocb;
 	struct llist_node node;
 };
@@ -84,7 +85,7 @@ struct qcow2_storage {
 	struct file *file;		/* image file, or the node of @bdev (held for its locks) */
 	struct block_device *bdev;	/* NULL for a file; each table using it holds a dm_dev */
 	struct bio_set *bs;		/* bdev: bios for our own I/O */
-	bool nowait;			/* bdev: takes REQ_NOWAIT */
+	bool nowait;			/* can be told not to wait: REQ_NOWAIT, IOCB_NOWAIT */
 	struct workqueue_struct *wq;	/* file: guest bios are submitted from here */
 	struct storage_cpu_queue __percpu *queues;	/* file */
 	unsigned int block_size;	/* bytes: smallest unit of direct I/O */

@@ -228,8 +228,9 @@ class Disk:
 
     CHUNK = MIB
 
-    def __init__(self, path, writable=True):
-        self.fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_DIRECT)
+    def __init__(self, path, writable=True, direct=True):
+        self.fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) |
+                          (os.O_DIRECT if direct else 0))
         self.buf = mmap.mmap(-1, self.CHUNK)
 
     def close(self):
