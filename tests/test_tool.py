@@ -13,7 +13,7 @@ import pytest
 from helpers import (MIB, image_check, image_compare, image_create, image_info, qemu_io, run,
                      wait_for)
 
-VERBS = ["run", "attach", "serve", "list", "status", "detach"]
+VERBS = ["run", "attach", "serve", "list", "status", "detach", "check"]
 
 
 def tool(*argv, code=0):
@@ -59,7 +59,7 @@ def test_help():
         assert text.startswith(f"Usage: qcow2attach {verb}")
         assert max(map(len, text.splitlines())) <= 80
     # What is not done yet is not there.
-    for verb in ["snapshot", "backup", "resize", "check", ""]:
+    for verb in ["snapshot", "backup", "resize", ""]:
         done = run("qcow2attach", verb, check=False)
         assert done.returncode == 2 and "there is no verb" in done.stderr
     assert re.fullmatch(r"qcow2attach \d+\.\d+\n", tool("--version")[0])
@@ -408,3 +408,58 @@ def test_compare_with_qemu(images, attach):
     tool("detach", "cmp")
     assert os.path.getsize(copy) == image_info(image)["virtual-size"]
     image_compare(image, copy)
+
+
+@pytest.mark.core
+def test_check(images, attach, tmp_path):
+    """What a crash leaks is found and given back; an image in use is left alone."""
+    image = image_create(f"{images}/disk.qcow2", 64 * MIB)
+    assert tool("check", image)[0].endswith("no errors; holds 0 of the disk's 1024 clusters\n")
+    device = attach(image)
+    run("dd", "if=/dev/urandom", f"of={device}", "bs=64k", "count=3", "oflag=direct", "conv=fsync")
+    assert "attached already, as /dev/mapper/disk (read-write)" in refused("check", image, code=3)
+    assert "attached already" in refused("check", "--repair", image, code=3)
+    # The image as a power cut would leave it now.
+    crashed = str(tmp_path / "crashed.qcow2")
+    run("cp", image, crashed)
+    data = run("qemu-img", "map", "--output=json", crashed).stdout
+    found = json.loads(tool("check", "--json", crashed, code=5)[0])
+    assert [(o["image"], o["corruptions"], o["allocated_clusters"]) for o in found] == \
+        [(crashed, 0, 3)]
+    assert 0 < found[0]["leaked_bytes"] <= 8 * MIB
+    assert found[0]["leaks"] * 65536 == found[0]["leaked_bytes"]
+    assert f"{found[0]['leaks']} clusters (" in tool("check", crashed, code=5)[0]
+    assert f"gave back {found[0]['leaks']} leaked" in tool("check", "--repair", crashed)[0]
+    image_check(crashed)
+    assert run("qemu-img", "map", "--output=json", crashed).stdout == data
+    tool("detach", "disk")
+    tool("check", image)
+
+
+def test_check_refuses(images, spawn):
+    image = image_create(f"{images}/open.qcow2", MIB)
+    spawn("qemu-io", "-c", "sleep 600000", image)
+    wait_for(lambda: run("qemu-img", "info", image, check=False).returncode, what="the lock")
+    assert "has the image open" in refused("check", image, code=3)
+    # It must not be led elsewhere by what the header says.
+    outside = image_create(f"{images}/data.qcow2", MIB, data_file=f"{images}/elsewhere")
+    assert "its data in another file" in refused("check", outside, code=4)
+    backed = image_create(f"{images}/backed.qcow2", MIB, backing="/etc/passwd", backing_fmt="raw")
+    trace = run("strace", "-f", "-e", "trace=openat", "qcow2attach", "check", backed, check=False)
+    assert trace.returncode == 0 and "/etc/passwd" not in trace.stderr
+    for junk, words in ((b"", "too short"), (b"x" * 4096, "not a qcow2 image")):
+        with open(f"{images}/junk", "wb") as f:
+            f.write(junk)
+        assert words in refused("check", f"{images}/junk", code=4)
+    # An error of the tables is told, and nothing is mended: what seems leaked may be data.
+    bad = image_create(f"{images}/bad.qcow2", MIB)
+    qemu_io(bad, "write -q 0 64k")
+    with open(bad, "r+b") as f:
+        f.seek(40)
+        f.seek(int.from_bytes(f.read(8), "big"))
+        f.write((1 << 63 | 1 << 16).to_bytes(8, "big"))
+    with open(bad, "rb") as f:
+        before = f.read()
+    assert "corrupt" in tool("check", "--repair", bad, code=4)[0]
+    with open(bad, "rb") as f:
+        assert f.read() == before

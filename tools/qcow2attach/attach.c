@@ -80,34 +80,44 @@ static int check_name(const char *name)
 	return 0;
 }
 
-/* Say who has the image, when it is one of our devices. */
-static int explain_busy(const char *name, const char *uuid)
+int image_is_attached(const struct stat *st)
 {
-	char *kernel_says = xstrdup(cause_text());
+	char uuid[DM_UUID_MAX + 1];
+	const struct dm_device *holder = NULL;
 	struct dm_device *list;
-	size_t identity = strlen(uuid) - 6;
+	size_t identity;
 	int n = dmdev_list(&list);
-	const char *holder = NULL;
-	bool same_name = false;
-	bool writable = false;
+	int ret = 0;
 
+	make_uuid(st, 0, uuid, sizeof(uuid));
+	identity = strlen(uuid) - 6;
 	for (int i = 0; i < n; i++) {
-		same_name = same_name || !strcmp(list[i].name, name);
-		if (!strncmp(list[i].uuid, uuid, identity) && (!holder || !list[i].read_only)) {
-			holder = list[i].name;
-			writable = !list[i].read_only;
-		}
+		if (!strncmp(list[i].uuid, uuid, identity) && (!holder || !list[i].read_only))
+			holder = &list[i];
 	}
-	if (holder)
-		cause("it is attached already, as /dev/mapper/%s (%s)", holder,
-		      writable ? "read-write" : "read-only");
-	else if (same_name || dmdev_exists(name))
-		cause("there is a device named '%s' already: choose another with --name", name);
-	else
-		cause("%s", kernel_says);
-	free(kernel_says);
+	if (holder) {
+		cause("it is attached already, as /dev/mapper/%s (%s)", holder->name,
+		      holder->read_only ? "read-only" : "read-write");
+		ret = cause_code(EXIT_BUSY);
+	}
 	if (n >= 0)
 		dmdev_list_free(list, n);
+	return ret;
+}
+
+/* Say who is in the way, when it is one of our devices. */
+static int explain_busy(const char *name, const struct stat *st)
+{
+	char *kernel_says = xstrdup(cause_text());
+
+	if (!image_is_attached(st)) {
+		if (dmdev_exists(name))
+			cause("there is a device named '%s' already: choose another with --name",
+			      name);
+		else
+			cause("%s", kernel_says);
+	}
+	free(kernel_says);
 	return cause_code(EXIT_BUSY);
 }
 
@@ -142,7 +152,7 @@ static int attach_chain(const struct chain *chain, const char *name,
 	ret = dmdev_create(name, uuid, o->read_only, chain->size / 512, params);
 	free(params);
 	if (ret && cause_exit() == EXIT_BUSY)
-		explain_busy(name, uuid);
+		explain_busy(name, &chain->layer[0].st);
 	return ret;
 }
 

@@ -31,6 +31,7 @@ extern const struct verb verb_list;
 extern const struct verb verb_status;
 extern const struct verb verb_serve;
 extern const struct verb verb_run;
+extern const struct verb verb_check;
 
 /** print_help() - what `qcow2attach VERB --help` prints. */
 void print_help(const struct verb *verb);
@@ -109,6 +110,14 @@ void attach_options_free(struct attach_options *o);
  * Return: the device's name, allocated; or NULL with a cause.
  */
 char *attach_image(const char *image, const struct attach_options *o);
+
+/**
+ * image_is_attached() - is an image one of our devices?
+ * @st: its attributes.
+ *
+ * Return: 0 when it is not, or -1 with a cause that names the device.
+ */
+int image_is_attached(const struct stat *st);
 
 /**
  * next_option() - getopt_long() that answers --help and reports mistakes.

@@ -8,7 +8,7 @@
 #include "cli.h"
 
 static const struct verb *const verbs[] = {
-	&verb_run, &verb_attach, &verb_serve, &verb_list, &verb_status, &verb_detach,
+	&verb_run, &verb_attach, &verb_serve, &verb_list, &verb_status, &verb_detach, &verb_check,
 };
 
 static void print_usage(FILE *to)

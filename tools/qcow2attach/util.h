@@ -24,6 +24,7 @@ enum {
 	EXIT_USAGE = 2,		/* the command line was wrong */
 	EXIT_BUSY = 3,		/* the image or the device is in use */
 	EXIT_REFUSED = 4,	/* the image or its chain is not acceptable */
+	EXIT_LEAKS = 5,		/* check: clusters are leaked */
 	EXIT_RUN_FAILED = 125,	/* run: failed before QEMU was started */
 	EXIT_RUN_NOEXEC = 126,	/* run: QEMU cannot be executed */
 	EXIT_RUN_NOTFOUND = 127,	/* run: no such program */

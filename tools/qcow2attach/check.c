@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * check.c - `qcow2attach check`: is an image sound, and what of it is leaked? Owns
+ * the run of qemu-img, which knows the format independently of us and does the
+ * work.
+ *
+ * qemu-img is told the format and to open nothing but the image: it would follow
+ * the names in the header otherwise.
+ */
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <limits.h>
+#include <poll.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../../dm-qcow2/qcow2-format.h"
+#include "cli.h"
+#include "probe.h"
+#include "state.h"
+
+enum {
+	OPT_JSON = OPT_OTHERS,
+	OPT_REPAIR,
+};
+
+/* Shown on a terminal from when it has taken so long. */
+#define PROGRESS_AFTER_MS 2000
+
+/* What one of the pipes from qemu-img brought. */
+struct capture {
+	int fd;
+	size_t n;
+	char text[16384];
+};
+
+/**
+ * struct verdict - what qemu-img found.
+ * @corruptions: errors that are still there.
+ * @leaks: clusters that are counted and not used, still.
+ * @leaks_fixed: such clusters that were given back.
+ * @allocated: clusters of the disk that the image holds itself.
+ * @total: clusters of the disk.
+ */
+struct verdict {
+	int64_t corruptions, leaks, leaks_fixed, allocated, total;
+};
+
+static const char *driver_options(const char *path, bool node, struct json_object **keep)
+{
+	struct json_object *file = json_object_new_object();
+	struct json_object *top = json_object_new_object();
+
+	json_object_object_add(file, "driver",
+			       json_object_new_string(node ? "host_device" : "file"));
+	json_object_object_add(file, "filename", json_object_new_string(path));
+	json_object_object_add(top, "driver", json_object_new_string("qcow2"));
+	json_object_object_add(top, "file", file);
+	json_object_object_add(top, "backing", NULL);
+	*keep = top;
+	return json_object_to_json_string_ext(top, JSON_C_TO_STRING_PLAIN |
+						   JSON_C_TO_STRING_NOSLASHESCAPE);
+}
+
+static int start(char *const argv[], pid_t *pid, struct capture *out, struct capture *err)
+{
+	posix_spawn_file_actions_t actions;
+	int out_pipe[2], err_pipe[2], ret;
+
+	if (pipe2(out_pipe, O_CLOEXEC))
+		return cause_errno("no pipe to qemu-img");
+	if (pipe2(err_pipe, O_CLOEXEC)) {
+		cause_errno("no pipe to qemu-img");
+		close(out_pipe[0]);
+		close(out_pipe[1]);
+		return -1;
+	}
+	posix_spawn_file_actions_init(&actions);
+	posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+	posix_spawn_file_actions_adddup2(&actions, out_pipe[1], 1);
+	posix_spawn_file_actions_adddup2(&actions, err_pipe[1], 2);
+	ret = posix_spawnp(pid, argv[0], &actions, NULL, argv, environ);
+	posix_spawn_file_actions_destroy(&actions);
+	close(out_pipe[1]);
+	close(err_pipe[1]);
+	out->fd = out_pipe[0];
+	err->fd = err_pipe[0];
+	if (!ret)
+		return 0;
+	close(out->fd);
+	close(err->fd);
+	if (ret == ENOENT)
+		return cause("qemu-img is not there, which does the checking: install qemu-utils");
+	return cause("qemu-img cannot be started: %s", strerror(ret));
+}
+
+/* Returns whether there may be more. What does not fit is dropped. */
+static bool take(struct capture *c)
+{
+	char drop[4096];
+	size_t room = sizeof(c->text) - 1 - c->n;
+	ssize_t n = read(c->fd, room ? c->text + c->n : drop, room ? room : sizeof(drop));
+
+	if (n > 0 && room)
+		c->n += n;
+	return n > 0 || (n < 0 && errno == EINTR);
+}
+
+static void show_progress(const char *image, uint64_t since)
+{
+	if (isatty(STDERR_FILENO))
+		fprintf(stderr, "\r%s: checking, %u s ", image,
+			(unsigned int)((now_ms() - since) / 1000));
+}
+
+static void end_progress(bool shown)
+{
+	if (shown && isatty(STDERR_FILENO))
+		fputs("\r\033[K", stderr);
+}
+
+static void collect(const char *image, struct capture *out, struct capture *err)
+{
+	struct pollfd p[2] = { { .fd = out->fd, .events = POLLIN },
+			       { .fd = err->fd, .events = POLLIN } };
+	uint64_t since = now_ms();
+	bool shown = false;
+
+	while (p[0].fd >= 0 || p[1].fd >= 0) {
+		if (poll(p, 2, shown ? 1000 : PROGRESS_AFTER_MS) <= 0) {
+			show_progress(image, since);
+			shown = true;
+			continue;
+		}
+		if (p[0].revents && !take(out))
+			p[0].fd = -1;
+		if (p[1].revents && !take(err))
+			p[1].fd = -1;
+	}
+	end_progress(shown);
+	out->text[out->n] = '\0';
+	err->text[err->n] = '\0';
+	close(out->fd);
+	close(err->fd);
+}
+
+static int64_t number(struct json_object *o, const char *name)
+{
+	struct json_object *value;
+
+	return json_object_object_get_ex(o, name, &value) ? json_object_get_int64(value) : 0;
+}
+
+/* The first line of what qemu-img complains about, without the name it uses for the image. */
+static int say_error(char *text, int status)
+{
+	char *colon;
+
+	text[strcspn(text, "\n")] = '\0';
+	if (strstr(text, "lock")) {
+		cause("another process (QEMU or one of its tools) has the image open");
+		return cause_code(EXIT_BUSY);
+	}
+	if (WIFSIGNALED(status))
+		return cause("qemu-img was stopped by signal %d (%s)", WTERMSIG(status),
+			     strsignal(WTERMSIG(status)));
+	colon = strstr(text, "}': ");
+	if (colon)
+		return cause("%s", colon + 4);
+	return cause("%s", *text ? text : "qemu-img failed without saying why");
+}
+
+static int judge(struct capture *out, struct capture *err, int status, struct verdict *v)
+{
+	struct json_object *o = json_tokener_parse(out->text);
+
+	if (!o || !WIFEXITED(status)) {
+		json_object_put(o);
+		return say_error(err->text, status);
+	}
+	if (number(o, "check-errors")) {
+		json_object_put(o);
+		return cause("it could not be checked whole: %lld errors reading it",
+			     (long long)number(o, "check-errors"));
+	}
+	v->corruptions = number(o, "corruptions");
+	v->leaks = number(o, "leaks");
+	v->leaks_fixed = number(o, "leaks-fixed");
+	v->allocated = number(o, "allocated-clusters");
+	v->total = number(o, "total-clusters");
+	json_object_put(o);
+	return 0;
+}
+
+static int run_qemu_img(const char *image, const char *path, bool node, bool repair,
+			struct verdict *v)
+{
+	static struct capture out, err;
+	struct json_object *keep;
+	const char *options = driver_options(path, node, &keep);
+	char *name = xasprintf("json:%s", options);
+	char *argv[] = { "qemu-img", "check", "--output=json", repair ? "-r" : name,
+			 repair ? "leaks" : NULL, repair ? name : NULL, NULL };
+	pid_t pid;
+	int status, ret;
+
+	out.n = 0;
+	err.n = 0;
+	ret = start(argv, &pid, &out, &err);
+	if (!ret) {
+		collect(image, &out, &err);
+		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+			;
+		ret = judge(&out, &err, status, v);
+	}
+	free(name);
+	json_object_put(keep);
+	return ret;
+}
+
+/* qemu-img would open an external data file by the name in the header. */
+static int check_data_file(int fd)
+{
+	struct qcow2_header h = { 0 };
+
+	if (pread(fd, &h, sizeof(h), 0) < (ssize_t)QCOW2_V3_MIN_HEADER_LENGTH)
+		return 0;	/* no version 3 image; qemu-img says what it is */
+	if (be32toh(h.version) >= 3 &&
+	    be64toh(h.incompatible_features) & QCOW2_INCOMPAT_DATA_FILE) {
+		cause("it has its data in another file, which is not supported");
+		return cause_code(EXIT_REFUSED);
+	}
+	return 0;
+}
+
+static int look(const char *image, bool repair, struct verdict *v, struct image_header *header)
+{
+	char path[PATH_MAX];
+	struct stat st;
+	int fd, ret;
+
+	/* By its real name from here on, so that nothing is led elsewhere. */
+	if (!realpath(image, path))
+		return cause("%s", strerror(errno));
+	fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY);
+	if (fd < 0 || fstat(fd, &st)) {
+		cause_errno("it cannot be opened");
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+		close(fd);
+		cause("it is neither a file nor a block device");
+		return cause_code(EXIT_REFUSED);
+	}
+	ret = probe_header(fd, header);
+	if (!ret)
+		ret = check_data_file(fd);
+	close(fd);
+	if (!ret)
+		ret = image_is_attached(&st);
+	if (!ret)
+		ret = run_qemu_img(image, path, S_ISBLK(st.st_mode), false, v);
+	/* Where tables are damaged, what seems leaked may be somebody's data. */
+	if (!ret && repair && v->leaks && !v->corruptions)
+		ret = run_qemu_img(image, path, S_ISBLK(st.st_mode), true, v);
+	return ret;
+}
+
+static struct json_object *verdict_json(const char *image, const struct verdict *v,
+					const struct image_header *header)
+{
+	struct json_object *o = json_object_new_object();
+
+	json_object_object_add(o, "image", json_object_new_string(image));
+	json_object_object_add(o, "corruptions", json_object_new_int64(v->corruptions));
+	json_object_object_add(o, "leaks", json_object_new_int64(v->leaks));
+	json_object_object_add(o, "leaked_bytes",
+			       json_object_new_int64(v->leaks << header->cluster_bits));
+	json_object_object_add(o, "leaks_fixed", json_object_new_int64(v->leaks_fixed));
+	json_object_object_add(o, "allocated_clusters", json_object_new_int64(v->allocated));
+	json_object_object_add(o, "total_clusters", json_object_new_int64(v->total));
+	return o;
+}
+
+static void print_verdict(const char *image, const struct verdict *v,
+			  const struct image_header *header)
+{
+	char size[32];
+
+	if (v->leaks_fixed)
+		printf("%s: gave back %lld leaked clusters (%s)\n", image,
+		       (long long)v->leaks_fixed,
+		       format_size(v->leaks_fixed << header->cluster_bits, size, sizeof(size)));
+	if (v->corruptions)
+		printf("%s: corrupt: %lld errors; copy it before you try: qemu-img check -r all\n",
+		       image, (long long)v->corruptions);
+	if (v->leaks)
+		printf("%s: %lld clusters (%s) are taken and not used%s\n", image,
+		       (long long)v->leaks,
+		       format_size(v->leaks << header->cluster_bits, size, sizeof(size)),
+		       v->corruptions ? "" : "; --repair gives them back");
+	if (!v->corruptions && !v->leaks)
+		printf("%s: no errors; holds %lld of the disk's %lld clusters\n", image,
+		       (long long)v->allocated, (long long)v->total);
+}
+
+static int check_image(const char *image, bool repair, bool json, struct json_object *array)
+{
+	struct image_header header = { 0 };
+	struct verdict v = { 0 };
+
+	if (look(image, repair, &v, &header))
+		return report(image);
+	if (json)
+		json_object_array_add(array, verdict_json(image, &v, &header));
+	else
+		print_verdict(image, &v, &header);
+	if (v.corruptions)
+		return EXIT_REFUSED;
+	return v.leaks ? EXIT_LEAKS : EXIT_OK;
+}
+
+static int check_main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "repair", no_argument, NULL, OPT_REPAIR },
+		{ "json", no_argument, NULL, OPT_JSON },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	bool repair = false, json = false;
+	struct json_object *array;
+	int opt, code = EXIT_OK;
+
+	while ((opt = next_option(&verb_check, argc, argv, options, &code)) >= 0) {
+		repair = repair || opt == OPT_REPAIR;
+		json = json || opt == OPT_JSON;
+	}
+	if (opt == -2)
+		return code;
+	if (argc == optind)
+		return usage_error("which image?");
+	array = json_object_new_array();
+	for (; optind < argc; optind++) {
+		int ret = check_image(argv[optind], repair, json, array);
+
+		/* The worst is told: a failure, then corruption, then leaks. */
+		if (code == EXIT_OK || code == EXIT_LEAKS || ret == EXIT_FAILED)
+			code = ret == EXIT_OK ? code : ret;
+	}
+	if (json)
+		print_json(array);
+	else
+		json_object_put(array);
+	return code;
+}
+
+const struct verb verb_check = {
+	.name = "check",
+	.summary = "see whether an image is sound, and give back what a crash leaked",
+	.help = "Usage: qcow2attach check IMAGE... [--repair] [--json]\n\n"
+		"Have qemu-img look at all tables of the qcow2 image IMAGE, which must not be in\n"
+		"use. A crash or power cut leaves no errors, but up to 8 MiB of clusters that are\n"
+		"taken and not used. The exit code is 5 for that, and 4 for errors.\n\n"
+		"      --repair               give such clusters back\n"
+		"      --json                 print an array of objects instead\n",
+	.run = check_main,
+};
