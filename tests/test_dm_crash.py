@@ -56,7 +56,7 @@ def test_block_device(disks, tmp_path, seed):
 
 
 @pytest.mark.parametrize("fstype", ["ext4", "xfs"])
-@pytest.mark.parametrize("seed", [pytest.param(3, marks=pytest.mark.full), *FULL[:5]])
+@pytest.mark.parametrize("seed", [3, *FULL[:5]])
 def test_file(disks, tmp_path, fstype, seed):
     dm, storage, log = disks("file")
     w = record.Workload(seed, 120)
