@@ -514,7 +514,7 @@ static u32 count_used(const struct qcow2_image *img, struct slice *s, u32 *last)
 int alloc_init(struct dm_target *ti, struct qcow2_image *img)
 {
 	u32 shift = img->refblock_bits - img->rb_slice_bits, i, last;
-	u32 order = min(img->cluster_bits, 16U) - PAGE_SHIFT, chunk = PAGE_SIZE << order;
+	u32 chunk = min(img->cluster_size, 64U << 10), order = get_order(chunk);
 	struct slice scan = { .img = img };
 	void *buf;
 	struct qcow2_alloc *a;

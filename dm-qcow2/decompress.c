@@ -229,7 +229,7 @@ out:
 void decompress_io(struct qcow2_io *io, const struct extent *ext)
 {
 	INIT_WORK(&io->work, decompress_work);
-	queue_work(ext->img->cache.wq, &io->work);
+	queue_work(ext->img->cache.lookup_wq, &io->work);
 }
 
 /**

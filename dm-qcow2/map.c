@@ -119,7 +119,7 @@ static void missed(struct qcow2_io *io)
 
 	leave(io);
 	if (llist_add(&io->lnode, &dev->missed))
-		queue_work(dev->layers[0].img->cache.wq, &dev->miss_work);
+		queue_work(dev->layers[0].img->cache.lookup_wq, &dev->miss_work);
 }
 
 /**

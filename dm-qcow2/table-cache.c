@@ -595,7 +595,8 @@ int cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int 
 	if (r)
 		return r;
 	cache->wq = alloc_workqueue("qcow2_table", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
-	if (!cache->wq)
+	cache->lookup_wq = alloc_workqueue("qcow2_lookup", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	if (!cache->wq || !cache->lookup_wq)
 		return -ENOMEM;
 	cache->shrinker = shrinker_alloc(0, "dm-qcow2:%s", kbasename(img->name));
 	if (!cache->shrinker)
@@ -615,6 +616,8 @@ void cache_exit(struct table_cache *cache)
 {
 	if (cache->shrinker)
 		shrinker_free(cache->shrinker);
+	if (cache->lookup_wq)
+		destroy_workqueue(cache->lookup_wq);
 	if (cache->wq)
 		destroy_workqueue(cache->wq);
 	cache_drop(cache);

@@ -85,7 +85,8 @@ struct table_cache {
 	struct xarray refblocks;	/* by host cluster / what a slice covers */
 	mempool_t slices;
 	mempool_t buffers;		/* SLICE_SIZE each: data and shadows */
-	struct workqueue_struct *wq;	/* loads */
+	struct workqueue_struct *wq;	/* loads; nothing on it waits for another */
+	struct workqueue_struct *lookup_wq;	/* bios; may wait for memory that loads give back */
 	struct shrinker *shrinker;
 
 	spinlock_t lock;		/* innermost; taken in process context only */

@@ -162,7 +162,6 @@ MUST_REFUSE = {
 }
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("field", MUST_REFUSE)
 def test_header_field(dm, image, template, field):
     good = image.field(field)
@@ -237,7 +236,6 @@ def entries_to_try(image):
     return found
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("name", ["misaligned", "past the end", "far past the end",
                                   "reserved bit 56", "reserved bit 61", "all ones", "header",
                                   "L1 table", "refcount table", "refcount block", "L2 table"])
@@ -322,7 +320,6 @@ def test_refcounts(dm, image, what, value):
     survive(dm, image, metadata)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("value", [0, 512, 1 << 40, HUGE, (1 << 64) - 1, "header", "L1 table",
                                    "refcount table", "L2 table"])
 def test_refcount_table_entry(dm, image, value):

@@ -39,8 +39,7 @@ def scatter(path, directory, step=8 * KIB):
     return scattered
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("fstype", ["ext4", "xfs"])
+@pytest.mark.parametrize("fstype", [pytest.param("ext4", marks=pytest.mark.core), "xfs"])
 def test_cold_and_fragmented(dm, filesystem, fstype):
     """The file system must read its own extent blocks to answer: it waits for bios of its own, which
     must not be behind ours."""
@@ -74,7 +73,6 @@ def test_cold_and_fragmented(dm, filesystem, fstype):
     image_check(image)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("upper, lower", [("ext4", "ext4"), ("btrfs", "btrfs")])
 def test_same_file_system_above_and_below(dm, filesystem, tmp_path, upper, lower):
     """Both use the same locks' classes and the same per-task state; the upper one submits from
@@ -132,8 +130,7 @@ for at in range(0, 8 << 20, 65536):
     image_check(image)
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("fstype", ["ext4", "xfs"])
+@pytest.mark.parametrize("fstype", ["ext4", pytest.param("xfs", marks=pytest.mark.core)])
 def test_frozen_file_system(dm, filesystem, fstype):
     """Writes wait for the thaw, reads do not, and nobody else is held up."""
     directory = filesystem(fstype)

@@ -7,9 +7,8 @@ import pytest
 from helpers import (MIB, CommandError, image_check, image_compare, image_create, image_info,
                      qemu_io, run, size_of, sysfs)
 
-pytestmark = pytest.mark.core
 
-
+@pytest.mark.core
 @pytest.mark.parametrize("kind", ["null", "brd", "loop"])
 def test_bdev(bdev, kind):
     dev = bdev(64 * MIB, kind)
@@ -35,6 +34,7 @@ def test_filesystem(filesystem, fstype):
         f.write(os.urandom(MIB))
 
 
+@pytest.mark.core
 def test_dm(dm, bdev):
     dev = bdev(16 * MIB)
     top = dm.create("lab-linear", f"0 2048 linear {dev} 0")
@@ -68,6 +68,7 @@ def test_images(tmp_path):
         image_check(top)
 
 
+@pytest.mark.core
 def test_kernel_log(kernel_log):
     kernel_log.mark("lab: a line")
     assert kernel_log.grep("lab: a line")

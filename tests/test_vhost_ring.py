@@ -12,9 +12,7 @@ import pytest
 
 from helpers import MIB, run, size_of, wait_for
 
-pytestmark = pytest.mark.core
-
-DEVICES = ["brd", "null"]
+DEVICES = ["brd", pytest.param("null", marks=pytest.mark.core)]
 
 
 def pinned():
@@ -98,6 +96,7 @@ def test_life(disk, kind, case):
     ring("ringlife", case, disk(kind))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("case", ["drain", "twice", "busy", "kill", "churn"])
 def test_life_in_flight(slow, disk, case):
     ring("ringlife", case, slow(5 if case in ("kill", "churn") else 300), disk("null"))
@@ -189,6 +188,7 @@ def test_cgroup(disk, cgroup, request, worker):
     assert limited < 40 < free
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("case", ["kill", "churn"])
 def test_kthread_workers(disk, kthreads, case):
     ring("ringlife", case, disk("null"), env=kthreads)

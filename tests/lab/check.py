@@ -23,7 +23,7 @@ CORE = ["-m", "core and not nested"]
 # What is as good in User Mode Linux, where it is many times faster and KASAN watches: `make check`
 # runs these files whole there, and their core on the packaged kernels.
 ON_UM = ("test_dm_crash.py", "test_dm_damage.py", "test_dm_differential.py", "test_dm_faults.py",
-         "test_dm_file.py", "test_dm_interop.py")
+         "test_dm_file.py", "test_dm_interop.py", "test_dm_table.py")
 PYTEST = ["python3", "-m", "pytest", "-q", "--color=no"]
 
 
