@@ -35,6 +35,7 @@ static struct {
 	bool running[QUEUES];
 	uint32_t writeback;
 	unsigned int fail_one_in;	/* 0: never */
+	unsigned long fail_always;	/* the ioctl that fails; 0: none */
 } kernel;
 
 static struct vu_session session;
@@ -128,8 +129,9 @@ static int fake_call(struct vhost_dev *dev, unsigned long request, void *arg)
 
 	(void)dev;
 	/* A drain never fails but when the caller is being killed. */
-	if (kernel.fail_one_in && !random_below(kernel.fail_one_in) &&
-	    request != VHOST_BLK_SET_RING) {
+	if (request == kernel.fail_always ||
+	    (kernel.fail_one_in && !random_below(kernel.fail_one_in) &&
+	     request != VHOST_BLK_SET_RING)) {
 		errno = EIO;
 		return -1;
 	}
@@ -141,6 +143,8 @@ static int fake_call(struct vhost_dev *dev, unsigned long request, void *arg)
 	case VHOST_SET_MEM_TABLE:
 		return set_table(arg);
 	case VHOST_SET_LOG_BASE:
+		/* It would stop at the first ring that it refuses, with others changed already. */
+		CHECK(!kernel.running[0] && !kernel.running[1]);
 		kernel.log_base = *(uint64_t *)arg;
 		return 0;
 	case VHOST_SET_LOG_FD:
@@ -472,6 +476,7 @@ static void test_log(void)
 	uint64_t features = (1ull << VIRTIO_F_VERSION_1) | WITH_PROTOCOL;
 	uint64_t logged = features | (1ull << VHOST_F_LOG_ALL);
 	int fd = guest_file(4096), ret;
+	uint64_t base;
 
 	begin();
 	negotiate(features);
@@ -488,6 +493,19 @@ static void test_log(void)
 	CHECK(!ask_u64(VU_SET_FEATURES, logged) && kernel.features & (1ull << VHOST_F_LOG_ALL));
 	CHECK(kernel.running[0]);
 	CHECK(!set_addr(0, 0x7000000, 1) && kernel.running[0] && kernel.addr[0].flags == 1);
+	/* While it is written to, another log is taken only if it is long enough. */
+	base = kernel.log_base;
+	CHECK(ask_fds(VU_SET_LOG_BASE, &tiny, sizeof(tiny), &fd, 1) == -1 &&
+	      strstr(cause_text(), "too short"), "%s", cause_text());
+	CHECK(kernel.log_base == base && kernel.running[0]);
+	kernel.fail_always = VHOST_SET_LOG_BASE;
+	CHECK(ask_fds(VU_SET_LOG_BASE, &log, sizeof(log), &fd, 1) == -1 &&
+	      strstr(cause_text(), "VHOST_SET_LOG_BASE"), "%s", cause_text());
+	kernel.fail_always = 0;
+	CHECK(!ask_u64(VU_SET_FEATURES, logged) && kernel.log_base == base && kernel.running[0]);
+	CHECK(!ask_fds(VU_SET_LOG_BASE, &log, sizeof(log), &fd, 1));
+	CHECK(!answer(NULL, 0));
+	CHECK(kernel.log_base != base && !is_mapped(base, 1) && kernel.running[0]);
 	CHECK(!ask_u64(VU_SET_FEATURES, features));
 	CHECK(!set_addr(0, 0x7000000, 0) && kernel.running[0] && !kernel.addr[0].flags);
 	/* Memory above what the log has bits for. */

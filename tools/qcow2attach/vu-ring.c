@@ -37,17 +37,24 @@ static bool wants_log(const struct vu_session *s)
 	return s->acked & (1ull << VHOST_F_LOG_ALL);
 }
 
-bool log_covers(const struct vu_session *s)
+static bool ring_logs(const struct vu_ring *r)
 {
-	uint64_t room = s->log ? (s->log_len - s->log_skip) * 8 * LOG_PAGE : 0;
+	return r->has_addr && (r->addr.flags & (1u << VHOST_VRING_F_LOG));
+}
 
-	if (!s->log || memory_end(&s->memory) > room)
+bool log_would_cover(const struct vu_session *s, uint64_t bytes)
+{
+	uint64_t room;
+
+	if (__builtin_mul_overflow(bytes, 8 * LOG_PAGE, &room))
+		room = UINT64_MAX;
+	if (memory_end(&s->memory) > room)
 		return false;
 	for (unsigned int i = 0; i < s->vhost->queues; i++) {
 		const struct vu_ring *r = &s->ring[i];
 		uint64_t end;
 
-		if (!r->has_addr || !(r->addr.flags & (1u << VHOST_VRING_F_LOG)))
+		if (!ring_logs(r))
 			continue;
 		if (__builtin_add_overflow(r->addr.log, used_bytes(r->num), &end) || end > room)
 			return false;
@@ -55,12 +62,24 @@ bool log_covers(const struct vu_session *s)
 	return true;
 }
 
+bool log_covers(const struct vu_session *s)
+{
+	return s->log && log_would_cover(s, s->log_len - s->log_skip);
+}
+
+bool log_in_use(const struct vu_session *s)
+{
+	for (unsigned int i = 0; i < s->vhost->queues; i++) {
+		if (s->ring[i].running && (wants_log(s) || ring_logs(&s->ring[i])))
+			return true;
+	}
+	return false;
+}
+
 static bool runnable(const struct vu_session *s, const struct vu_ring *r)
 {
-	bool logs = wants_log(s) || (r->addr.flags & (1u << VHOST_VRING_F_LOG));
-
 	return r->enabled && r->kick >= 0 && r->has_addr && r->num && s->memory.n &&
-	       (!logs || log_covers(s));
+	       ((!wants_log(s) && !ring_logs(r)) || log_covers(s));
 }
 
 static int apply_addr(struct vu_session *s, unsigned int index)

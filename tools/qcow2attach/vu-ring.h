@@ -66,4 +66,10 @@ void ring_forget(struct vu_session *s, unsigned int index);
  */
 bool log_covers(const struct vu_session *s);
 
+/** log_would_cover() - would a log of @bytes have those bits? */
+bool log_would_cover(const struct vu_session *s, uint64_t bytes);
+
+/** log_in_use() - does any ring run whose requests, or whose used ring, are logged? */
+bool log_in_use(const struct vu_session *s);
+
 #endif

@@ -159,19 +159,13 @@ static int get_max_mem_slots(struct vu_session *s, struct vu_message *m)
 	return reply_u64(s, m, s->vhost->max_regions);
 }
 
-/* Is the log, if there must be one, long enough for the memory there is now? */
-static bool log_suffices(const struct vu_session *s)
-{
-	return !(s->acked & (1ull << VHOST_F_LOG_ALL)) || !rings_any_running(s) || log_covers(s);
-}
-
 static int add_mem_reg(struct vu_session *s, struct vu_message *m)
 {
 	struct guest_region region;
 
 	if (memory_add(&s->memory, &m->payload.mem_reg.region, m->fds[0], s->vhost->max_regions))
 		return -1;
-	if (!log_suffices(s))
+	if (log_in_use(s) && !log_covers(s))
 		cause("the log is too short for the memory that is added");
 	else if (!push_memory(s))
 		/* Rings go on: what they use stays where it is. */
@@ -199,6 +193,12 @@ static int rem_mem_reg(struct vu_session *s, struct vu_message *m)
 	return rings_update(s);
 }
 
+/*
+ * The kernel changes the log ring by ring and would stop at one that it refuses, which leaves the
+ * rings before it with a log that is about to be unmapped. A ring that does not run is never
+ * refused, so all are stopped for it. Nothing of the old log is used after that: bits are set
+ * before a request counts as answered, and a stop waits for the last answer.
+ */
 static int set_log_base(struct vu_session *s, struct vu_message *m)
 {
 	const struct vu_log *wire = &m->payload.log;
@@ -212,14 +212,20 @@ static int set_log_base(struct vu_session *s, struct vu_message *m)
 	if (!wire->size || wire->size > INT64_MAX / 2 || wire->offset > INT64_MAX / 2)
 		return cause("a log of %llu bytes at %llu cannot be",
 			     (unsigned long long)wire->size, (unsigned long long)wire->offset);
+	if (log_in_use(s) && !log_would_cover(s, wire->size))
+		return cause("a log of %llu bytes is too short for the guest's memory, which ends "
+			     "at 0x%llx", (unsigned long long)wire->size,
+			     (unsigned long long)memory_end(&s->memory));
 	map = mmap(NULL, skip + wire->size, PROT_READ | PROT_WRITE, MAP_SHARED, m->fds[0],
 		   wire->offset - skip);
 	if (map == MAP_FAILED)
 		return cause_errno("cannot map the log of %llu bytes",
 				   (unsigned long long)wire->size);
 	base = (uintptr_t)map + skip;
-	if (VHOST_CALL(s->vhost, VHOST_SET_LOG_BASE, &base)) {
+	if (rings_stop(s) || VHOST_CALL(s->vhost, VHOST_SET_LOG_BASE, &base)) {
 		munmap(map, skip + wire->size);
+		/* The kernel still has the old log, and the rings may go on with it. */
+		rings_update(s);
 		return -1;
 	}
 	s->log = map;
