@@ -8,15 +8,22 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/sockios.h>
 #include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "util.h"
+
+/* As <linux/un.h> has it, which cannot be had together with <sys/un.h>. */
+#ifndef SIOCUNIXFILE
+#define SIOCUNIXFILE SIOCPROTOPRIVATE
+#endif
 
 int parse_socket_owner(const char *text, struct socket_owner *owner)
 {
@@ -71,14 +78,37 @@ static int remove_stale(const struct sockaddr_un *addr)
 	return 0;
 }
 
-static int set_access(const char *path, const struct socket_owner *owner)
+/*
+ * The file that a socket was bound to: by the socket where the kernel lets us, else by its name.
+ * Whoever owns the directory may have put something else there; a link is never followed.
+ */
+static int open_node(int sock, const char *path, struct stat *st)
 {
+	int fd = ioctl(sock, SIOCUNIXFILE);
+
+	if (fd < 0)
+		fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return cause_errno("the socket %s is gone", path);
+	if (fstat(fd, st) || !S_ISSOCK(st->st_mode) || st->st_uid != geteuid()) {
+		close(fd);
+		return cause("%s is not the socket that was made there", path);
+	}
+	return fd;
+}
+
+static int set_access(int node, const struct socket_owner *owner)
+{
+	char link[64];
+
 	if (!owner->given)
 		return 0;
 	/* Nobody can connect before the owner is right: it was made with mode 0600. */
-	if (lchown(path, owner->uid, owner->gid))
+	if (fchownat(node, "", owner->uid, owner->gid, AT_EMPTY_PATH))
 		return cause_errno("cannot give the socket to its user");
-	if (owner->gid != (gid_t)-1 && chmod(path, 0660))
+	/* fchmod() takes no descriptor of this kind; this name of it leads to that very file. */
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", node);
+	if (owner->gid != (gid_t)-1 && chmod(link, 0660))
 		return cause_errno("cannot open the socket to its group");
 	return 0;
 }
@@ -88,7 +118,7 @@ int listener_open(struct listener *l, const char *path, const struct socket_owne
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	struct stat st;
 	mode_t mask;
-	int ret;
+	int ret, node;
 
 	if (strlen(path) >= sizeof(addr.sun_path))
 		return cause("the socket's name is longer than %zu bytes: %s",
@@ -107,15 +137,16 @@ int listener_open(struct listener *l, const char *path, const struct socket_owne
 		close(l->fd);
 		return -1;
 	}
-	l->path = xstrdup(path);
-	if (lstat(path, &st)) {
-		cause_errno("the socket %s is gone", path);
+	node = open_node(l->fd, path, &st);
+	if (node < 0) {
 		close(l->fd);
 		return -1;
 	}
+	l->path = xstrdup(path);
 	l->dev = st.st_dev;
 	l->ino = st.st_ino;
-	ret = set_access(path, owner);
+	ret = set_access(node, owner);
+	close(node);
 	if (!ret && listen(l->fd, 4))
 		ret = cause_errno("cannot listen at %s", path);
 	if (!ret)

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * tool-listen.c - who may connect to a socket, also where somebody else can write to the directory
+ * that it is in, and puts a link to another file into its place the moment it is there.
+ */
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "listen.h"
+#include "tool-test.h"
+#include "util.h"
+
+static mode_t mode_of(const char *path)
+{
+	struct stat st;
+
+	CHECK(!lstat(path, &st), "%s", path);
+	return st.st_mode;
+}
+
+static void test_access(const struct socket_owner *me)
+{
+	struct socket_owner nobody_else = { 0 };
+	struct listener l, second;
+
+	CHECK(!listener_open(&l, "sock", &nobody_else), "%s", cause_text());
+	CHECK(mode_of("sock") == (S_IFSOCK | 0600), "%o", mode_of("sock"));
+	CHECK(listener_open(&second, "sock", me) == -1 && cause_exit() == EXIT_BUSY);
+	close(l.fd);
+	/* Nobody listens there any more: it is replaced. */
+	CHECK(!listener_open(&second, "sock", me), "%s", cause_text());
+	CHECK(mode_of("sock") == (S_IFSOCK | 0660), "%o", mode_of("sock"));
+	/* Only one's own name is removed. */
+	CHECK(!rename("sock", "moved"));
+	CHECK(!symlink("moved", "sock"));
+	listener_unlink(&second);
+	CHECK(S_ISLNK(mode_of("sock")) && S_ISSOCK(mode_of("moved")));
+	close(second.fd);
+	CHECK(!unlink("sock") && !unlink("moved"));
+	free(l.path);
+	free(second.path);
+}
+
+static void __attribute__((noreturn)) replace_it_for_ever(void)
+{
+	struct stat st;
+
+	for (;;) {
+		if (!lstat("sock", &st) && S_ISSOCK(st.st_mode) && !rename("sock", "aside"))
+			(void)!symlink("victim", "sock");
+	}
+}
+
+static void test_links(const struct socket_owner *me)
+{
+	double until = clock_seconds() + random_seconds();
+	unsigned int replaced = 0, n = 0;
+	pid_t child;
+	FILE *f = fopen("victim", "w");
+
+	CHECK(f && !fclose(f) && !chmod("victim", 0400));
+	child = fork();
+	CHECK(child >= 0);
+	if (!child)
+		replace_it_for_ever();
+	while (clock_seconds() < until) {
+		struct listener l = { .fd = -1 };
+		struct stat st;
+
+		if (!listener_open(&l, "sock", me)) {
+			close(l.fd);
+			replaced += !lstat("sock", &st) && S_ISLNK(st.st_mode);
+		}
+		free(l.path);
+		CHECK(mode_of("victim") == (S_IFREG | 0400), "its mode is %o after %u sockets",
+		      mode_of("victim"), n);
+		unlink("sock");
+		n++;
+	}
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	printf("  %u sockets, %u of them replaced at once\n", n, replaced);
+	CHECK(replaced, "the other process never came in between");
+}
+
+int main(void)
+{
+	char dir[] = "/tmp/tool-listen.XXXXXX", command[64];
+	struct socket_owner me = { .given = true, .uid = geteuid(), .gid = getegid() };
+
+	CHECK(mkdtemp(dir) && !chdir(dir));
+	test_access(&me);
+	test_links(&me);
+	snprintf(command, sizeof(command), "rm -r %s", dir);
+	CHECK(!system(command));
+	return 0;
+}
