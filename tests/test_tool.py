@@ -352,6 +352,18 @@ def test_damaged_headers_are_read_in_a_cage(images):
     assert names <= {"pread64", "write", "exit_group"} and "pread64" in names, names
 
 
+def test_a_kernel_without_filters(images, bdev):
+    """Without system-call filters nothing is trusted to a process, and what is missing is named."""
+    image = image_create(f"{images}/x.qcow2", 8 * MIB)
+    # The second such call of a process is the one that asks for the filter.
+    without = ["strace", "-f", "-o", f"{images}/strace", "-e", "trace=prctl"]
+    for argv, when in (["attach", image], 2), (["serve", bdev(8 * MIB)], 3):
+        done = run(*without, "-e", f"inject=prctl:error=EINVAL:when={when}", "qcow2attach", *argv,
+                   check=False)
+        assert done.returncode and "give up its privileges: this kernel has no system-call " \
+            "filters (CONFIG_SECCOMP_FILTER)" in done.stderr, done.stderr
+
+
 def test_udev_leaves_the_guests_data_alone(images, attach, cleanup):
     """With a real udevd: no link, no scan, no partition of what is inside a guest's disk."""
     if os.path.exists("/run/udev/control"):

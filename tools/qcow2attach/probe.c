@@ -46,7 +46,7 @@ static void __attribute__((noreturn)) child(int fd, int out)
 
 	if (sandbox_header_reader(fd, out))
 		snprintf(answer.error, sizeof(answer.error),
-			 "the header reader cannot give up its privileges: %s", strerror(errno));
+			 "the header reader cannot give up its privileges: %s", cause_text());
 	else
 		answer.accepted = !header_parse(read_image, &fd, &answer.header, answer.error,
 						sizeof(answer.error));

@@ -68,10 +68,8 @@ static int install_filter(const struct allowed_call *calls, size_t n, uint32_t o
 	struct sock_fprog prog = { .filter = code };
 	size_t at = 0;
 
-	if (n > MAX_CALLS) {
-		errno = E2BIG;
-		return -1;
-	}
+	if (n > MAX_CALLS)
+		return cause("%zu system calls are more than a filter takes", n);
 #define EMIT(...) (code[at++] = (struct sock_filter)__VA_ARGS__)
 	EMIT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)));
 	EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, FILTER_ARCH, 1, 0));
@@ -94,18 +92,22 @@ static int install_filter(const struct allowed_call *calls, size_t n, uint32_t o
 	EMIT(BPF_STMT(BPF_RET | BPF_K, otherwise));
 #undef EMIT
 	prog.len = at;
-	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0);
+	if (!prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0))
+		return 0;
+	if (errno == EINVAL)
+		return cause("this kernel has no system-call filters (CONFIG_SECCOMP_FILTER)");
+	return cause_errno("no system-call filter");
 }
 
 static int become_nobody(void)
 {
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return -1;
+		return cause_errno("PR_SET_NO_NEW_PRIVS");
 	if (geteuid())
 		return 0;
 	if (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 ||
 	    setresuid(NOBODY, NOBODY, NOBODY) < 0)
-		return -1;
+		return cause_errno("cannot become user %d", NOBODY);
 	return 0;
 }
 
@@ -128,13 +130,14 @@ int sandbox_header_reader(int image_fd, int answer_fd)
 
 	close(STDIN_FILENO);
 	close(STDOUT_FILENO);
-	if (low > STDERR_FILENO + 1 && syscall(SYS_close_range, STDERR_FILENO + 1, low - 1, 0) < 0)
-		return -1;
-	if (high > low + 1 && syscall(SYS_close_range, low + 1, high - 1, 0) < 0)
-		return -1;
-	if (syscall(SYS_close_range, high + 1, ~0u, 0) < 0)
-		return -1;
-	if (limit(RLIMIT_CORE, 0) < 0 || limit(RLIMIT_CPU, 10) < 0 || become_nobody() < 0)
+	if ((low > STDERR_FILENO + 1 &&
+	     syscall(SYS_close_range, STDERR_FILENO + 1, low - 1, 0) < 0) ||
+	    (high > low + 1 && syscall(SYS_close_range, low + 1, high - 1, 0) < 0) ||
+	    syscall(SYS_close_range, high + 1, ~0u, 0) < 0)
+		return cause_errno("cannot close what it must not have");
+	if (limit(RLIMIT_CORE, 0) < 0 || limit(RLIMIT_CPU, 10) < 0)
+		return cause_errno("cannot limit itself");
+	if (become_nobody())
 		return -1;
 	return install_filter(calls, ARRAY_SIZE(calls), SECCOMP_RET_KILL_PROCESS);
 }
@@ -161,8 +164,10 @@ int sandbox_server(void)
 	};
 
 	/* After the change of identity, which would undo it. */
-	if (become_nobody() < 0 || prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0) < 0)
+	if (become_nobody())
 		return -1;
+	if (prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0) < 0)
+		return cause_errno("PR_SET_PDEATHSIG");
 	/* A call outside the list is a fault of ours, not a reason to lose a guest's disk. */
 	return install_filter(calls, ARRAY_SIZE(calls), SECCOMP_RET_ERRNO | EPERM);
 }

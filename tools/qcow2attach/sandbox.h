@@ -15,7 +15,7 @@
  * three system calls: pread64 of @image_fd, write to @answer_fd, and exit.
  * Anything else kills the process.
  *
- * Return: 0, or -1 with errno set.
+ * Return: 0, or -1 with a cause.
  */
 int sandbox_header_reader(int image_fd, int answer_fd);
 
@@ -27,7 +27,7 @@ int sandbox_header_reader(int image_fd, int answer_fd);
  * connection, map memory and drive the vhost device with what is already open.
  * It can open no file and start no program.
  *
- * Return: 0, or -1 with errno set.
+ * Return: 0, or -1 with a cause.
  */
 int sandbox_server(void);
 

@@ -151,7 +151,7 @@ static int prepare(struct server *srv)
 	const char *serial = srv->options->serial ? srv->options->serial : name;
 
 	if (sandbox_server())
-		return cause_errno("the server cannot give up its privileges");
+		return cause_prefix("the server cannot give up its privileges");
 	/* As nobody: the kernel's workers act with the identity of who asks for them. */
 	return vhost_dev_own(&srv->vhost, srv->options->queues, srv->options->worker_per_queue,
 			     srv->disk.fd, serial);
