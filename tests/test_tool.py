@@ -5,6 +5,7 @@ refuse.
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 
@@ -350,6 +351,26 @@ def test_damaged_headers_are_read_in_a_cage(images):
     assert any(line.startswith("setresuid(65534, 65534, 65534)") for line in mine)
     names = {line.split("(")[0] for line in after if "(" in line and "exited" not in line}
     assert names <= {"pread64", "write", "exit_group"} and "pread64" in names, names
+
+
+def test_careless_callers(images):
+    """With standard error closed no message goes into the image; ignored children still end."""
+    image = image_create(f"{images}/x.qcow2", 8 * MIB)
+    over = image_create(f"{images}/over.qcow2", backing=image)
+    os.unlink(image)
+    before = open(over, "rb").read()
+    for closed in ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"]:
+        done = run("sh", "-c", f"qcow2attach attach {over} {closed}", check=False)
+        assert done.returncode == 1
+        assert open(over, "rb").read() == before, closed
+    image_create(image, 8 * MIB)
+    for closed in ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"]:
+        run("sh", "-c", f"qcow2attach attach {over} {closed}")
+        tool("detach", "over")
+    image_check(over)
+    subprocess.run(["qcow2attach", "attach", over], check=True, stdin=subprocess.DEVNULL,
+                   preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+    tool("detach", "over")
 
 
 def test_a_kernel_without_filters(images, bdev):

@@ -2,8 +2,11 @@
 /*
  * main.c - finds the verb and runs it. Owns the command's own help and version.
  */
+#include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 
@@ -52,8 +55,26 @@ int next_option(const struct verb *verb, int argc, char **argv, const struct opt
 	return opt;
 }
 
+/*
+ * Undo what a careless caller may have left us. With standard error closed the image could become
+ * descriptor 2, and a message would be written into it; with SIGCHLD ignored no child's end is told.
+ */
+static void begin_sanely(void)
+{
+	int fd;
+
+	do {
+		fd = open("/dev/null", O_RDWR);
+	} while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd < 0)
+		_exit(EXIT_FAILED);
+	close(fd);
+	signal(SIGCHLD, SIG_DFL);
+}
+
 int main(int argc, char **argv)
 {
+	begin_sanely();
 	if (argc < 2) {
 		print_usage(stderr);
 		return EXIT_USAGE;
