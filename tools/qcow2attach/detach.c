@@ -65,7 +65,7 @@ static int detach(const struct dm_device *dev, bool force, bool wait)
 		return -1;
 	kmsg_begin(&log);
 	for (;;) {
-		ret = dmdev_remove(dev->name, false);
+		ret = dmdev_remove(dev, false);
 		if (!ret || cause_exit() != EXIT_BUSY)
 			break;
 		say_users(dev);
@@ -80,7 +80,7 @@ static int detach(const struct dm_device *dev, bool force, bool wait)
 		note("%s: %s; its I/O fails from now on", dev->name, cause_text());
 		ret = dmdev_replace_by_error(dev->name, dev->sectors);
 		if (!ret)
-			ret = dmdev_remove(dev->name, true);
+			ret = dmdev_remove(dev, true);
 		if (ret > 0)
 			note("%s: the image is closed; the device goes when its last user does",
 			     dev->name);

@@ -223,16 +223,41 @@ static int load_table(const char *name, dev_t dev, bool read_only, uint64_t sect
 									   : EXIT_REFUSED);
 }
 
-/* Make sure the node is there also where no udev runs, or it has lost our event. */
-static void make_node(const char *name)
+/* Make sure the node is there, or not, also where no udev runs, or it has lost our event. */
+static void settle_node(const char *name, bool wanted)
 {
 	char *path = xasprintf("%s/%s", dm_dir(), name);
 
-	if (access(path, F_OK)) {
+	if (!access(path, F_OK) != wanted) {
+		/* It looks for itself whether there is a device of that name. */
 		dm_mknodes(name);
 		dm_task_update_nodes();
 	}
 	free(path);
+}
+
+/* Remove what has this UUID: names can be given to other devices at any time. */
+static int remove_uuid(const char *uuid, bool deferred)
+{
+	struct dm_task *task = new_task(DM_DEVICE_REMOVE, NULL);
+	int ret, err;
+
+	if (!task)
+		return -1;
+	if (!dm_task_set_uuid(task, uuid)) {
+		dm_task_destroy(task);
+		return cause("device-mapper: %s", library_error);
+	}
+	/* udev may have the node open for a moment after any event. */
+	dm_task_retry_remove(task);
+	if (deferred)
+		dm_task_deferred_remove(task);
+	ret = run_task_with_udev(task);
+	err = errno;
+	dm_task_destroy(task);
+	if (ret && err == EBUSY)
+		return cause_code(EXIT_BUSY);
+	return ret && err != ENXIO ? -1 : 0;
 }
 
 int dmdev_create(const char *name, const char *uuid, bool read_only, uint64_t sectors,
@@ -260,38 +285,16 @@ int dmdev_create(const char *name, const char *uuid, bool read_only, uint64_t se
 		goto undo;
 	}
 	kmsg_reasons(&log, major(dev), minor(dev), reason, sizeof(reason));
-	make_node(name);
+	settle_node(name, true);
 	return 0;
 undo:
 	/* Removing it must not hide why it could not be made. */
 	code = cause_exit();
 	snprintf(reason, sizeof(reason), "%s", cause_text());
-	dmdev_remove(name, false);
+	remove_uuid(uuid, false);
+	settle_node(name, false);
 	cause("%s", reason);
 	return cause_code(code);
-}
-
-int dmdev_remove(const char *name, bool deferred)
-{
-	struct dm_task *task = new_task(DM_DEVICE_REMOVE, name);
-	int ret, err;
-
-	if (!task)
-		return -1;
-	/* udev may have the node open for a moment after any event. */
-	dm_task_retry_remove(task);
-	if (deferred)
-		dm_task_deferred_remove(task);
-	ret = run_task_with_udev(task);
-	err = errno;
-	dm_task_destroy(task);
-	if (ret && err == EBUSY)
-		return cause_code(EXIT_BUSY);
-	if (ret)
-		return -1;
-	if (deferred && dmdev_exists(name))
-		return 1;
-	return 0;
 }
 
 int dmdev_replace_by_error(const char *name, uint64_t sectors)
@@ -350,7 +353,19 @@ static char *target_line(int type, const char *name, struct dm_device *dev)
 	return line;
 }
 
-/* Fill @dev from a name, or from a device number when @name is NULL. */
+/* 0 where the kernel does not count its disks, or it has gone. */
+static uint64_t sequence_of(dev_t dev)
+{
+	char path[64], text[32];
+
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/diskseq", major(dev), minor(dev));
+	return read_small_file(path, text, sizeof(text)) ? 0 : strtoull(text, NULL, 10);
+}
+
+/*
+ * Fill @dev from a name, or from a device number when @name is NULL. Returns 0, or with a cause 1
+ * when there is no such device and -1 when it cannot be asked.
+ */
 static int query(const char *name, dev_t number, struct dm_device *dev)
 {
 	struct dm_task *task;
@@ -373,6 +388,7 @@ static int query(const char *name, dev_t number, struct dm_device *dev)
 			text = dm_task_get_uuid(task);
 			snprintf(dev->uuid, sizeof(dev->uuid), "%s", text ? text : "");
 			dev->dev = makedev(info.major, info.minor);
+			dev->sequence = sequence_of(dev->dev);
 			dev->open_count = info.open_count;
 			dev->suspended = info.suspended;
 			dev->read_only = info.read_only;
@@ -380,6 +396,7 @@ static int query(const char *name, dev_t number, struct dm_device *dev)
 			ret = 0;
 		} else {
 			cause("there is no such device");
+			ret = 1;
 		}
 	}
 	dm_task_destroy(task);
@@ -417,6 +434,34 @@ int dmdev_find(const char *which, struct dm_device *dev)
 	if (!is_ours(dev))
 		return cause("this device was not attached by qcow2attach");
 	fill_lines(dev);
+	return 0;
+}
+
+/* 0 when this very device is there, 1 when it has gone, -1 with a cause when that is unknown. */
+static int is_gone(const struct dm_device *dev)
+{
+	struct dm_device now;
+	int ret = query(NULL, dev->dev, &now);
+
+	if (ret)
+		return ret;
+	return strcmp(now.uuid, dev->uuid) || now.sequence != dev->sequence;
+}
+
+bool dmdev_is_there(const struct dm_device *dev)
+{
+	return !is_gone(dev);
+}
+
+int dmdev_remove(const struct dm_device *dev, bool deferred)
+{
+	int gone = is_gone(dev);
+
+	if (gone < 0 || (!gone && remove_uuid(dev->uuid, deferred)))
+		return -1;
+	if (deferred && dmdev_is_there(dev))
+		return 1;
+	settle_node(dev->name, false);
 	return 0;
 }
 

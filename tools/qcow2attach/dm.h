@@ -21,6 +21,7 @@
  * @name: its name under /dev/mapper.
  * @uuid: its UUID.
  * @dev: its device number.
+ * @sequence: a number that no other device has had since the host was started.
  * @open_count: how often it is open, by anybody.
  * @suspended: I/O is held.
  * @read_only: its table is read-only.
@@ -34,6 +35,7 @@ struct dm_device {
 	char name[DM_NAME_MAX + 1];
 	char uuid[DM_UUID_MAX + 1];
 	dev_t dev;
+	uint64_t sequence;
 	int open_count;
 	bool suspended;
 	bool read_only;
@@ -63,13 +65,19 @@ int dmdev_create(const char *name, const char *uuid, bool read_only, uint64_t se
 
 /**
  * dmdev_remove() - remove a device.
- * @name: its name.
+ * @dev: the device, as dmdev_find() found it. Another that has got its name since stays.
  * @deferred: when it is open, let it go with its last user.
  *
- * Return: 0; 1 when a deferred removal waits for a user; -1 with a cause, whose
- * code is EXIT_BUSY when the device is open.
+ * Return: 0, also when it has gone already; 1 when a deferred removal waits for a user; -1 with a
+ * cause, whose code is EXIT_BUSY when the device is open.
  */
-int dmdev_remove(const char *name, bool deferred);
+int dmdev_remove(const struct dm_device *dev, bool deferred);
+
+/**
+ * dmdev_is_there() - does this very device still exist?
+ * @dev: the device, as dmdev_find() found it.
+ */
+bool dmdev_is_there(const struct dm_device *dev);
 
 /**
  * dmdev_replace_by_error() - let all I/O of a device fail from now on.

@@ -38,6 +38,8 @@ enum { OPT_BOOTINDEX = SERVE_OPT_OTHERS, OPT_DEVICE_PROPERTIES };
  * @server: how it is served.
  * @disk: how QEMU is told.
  * @device: the device's name, or NULL while there is none.
+ * @found: the device.
+ * @leaves: it goes with its last user.
  * @server_pid: the server, 0 while there is none.
  * @qemu_pid: QEMU, 0 while there is none.
  * @signals: what is waited for.
@@ -49,6 +51,8 @@ struct run {
 	struct server_options server;
 	struct qemu_disk disk;
 	char *device;
+	struct dm_device found;
+	bool leaves;
 	pid_t server_pid;
 	pid_t qemu_pid;
 	sigset_t signals;
@@ -202,20 +206,42 @@ static void stop_server(struct run *r)
 	r->server_pid = 0;
 }
 
-/* The device goes by itself when its last user does; wait for that, and see that it did. */
+/*
+ * Once it was marked the device goes by itself when its last user does; wait for that. Its name, or
+ * its image, may be another's by then.
+ */
 static int detach_device(struct run *r)
 {
 	uint64_t until = now_ms() + DETACH_WAIT_MS;
-	int ret = 0;
 
-	while (r->device && dmdev_exists(r->device)) {
-		ret = dmdev_remove(r->device, false);
-		if (!ret || cause_exit() != EXIT_BUSY || now_ms() > until)
-			break;
+	if (!r->device)
+		return 0;
+	while (r->leaves && dmdev_is_there(&r->found) && now_ms() < until)
 		sleep_ms(50);
-	}
-	if (ret && r->device && dmdev_exists(r->device))
-		return report(r->device);
+	return dmdev_remove(&r->found, false) ? report(r->device) : 0;
+}
+
+static int attach(struct run *r)
+{
+	r->device = attach_image(r->image, &r->attach);
+	if (!r->device)
+		return -1;
+	if (!dmdev_find(r->device, &r->found))
+		return 0;
+	/* Somebody has removed it already. */
+	free(r->device);
+	r->device = NULL;
+	return -1;
+}
+
+/* From when the server holds it the device goes with its last user, whoever of us is killed. */
+static int let_it_go(struct run *r)
+{
+	if (!dmdev_is_there(&r->found))
+		return cause("the device was removed by somebody else");
+	if (dmdev_remove(&r->found, true) < 0)
+		return cause_prefix("the device cannot be marked for removal");
+	r->leaves = true;
 	return 0;
 }
 
@@ -238,10 +264,11 @@ static int begin(struct run *r, char **argv)
 	ret = qemu_args_build(argv, &r->disk, &args);
 	if (ret)
 		return -1;
-	r->device = attach_image(r->image, &r->attach);
-	ret = r->device ? start_server(r) : -1;
-	if (!ret && dmdev_remove(r->device, true) < 0)
-		ret = cause_prefix("the device cannot be marked for removal");
+	ret = attach(r);
+	if (!ret)
+		ret = start_server(r);
+	if (!ret)
+		ret = let_it_go(r);
 	if (!ret)
 		ret = start_qemu(r, args.v);
 	strv_free(&args);
@@ -279,6 +306,7 @@ static int run(struct run *r, char **argv)
 	stop_server(r);
 	if (detach_device(r) && !code)
 		code = EXIT_RUN_FAILED;
+	dmdev_release(&r->found);
 	free(r->device);
 	free(socket);
 	return code;
