@@ -196,6 +196,42 @@ def test_server_killed(serve, bdev, spawn, victim, tmp_path):
     same(device, tmp_path / "expected")
 
 
+def test_a_server_that_waits(serve, bdev, dm, spawn, tmp_path):
+    """While the kernel finishes what a killed server left, the next one waits: it hears signals, and
+    does not take another device for the one that it was called for."""
+    base, other = bdev(64 * MIB), bdev(64 * MIB)
+    device = dm.create("slow", f"0 {64 * MIB // 512} linear {base} 0")
+    server = serve(device)
+    client = spawn("blkio_bench", DRIVER, server.socket, "randwrite", 32, 1, 60,
+                   stderr=subprocess.DEVNULL)
+    time.sleep(0.5)
+    dm.suspend("slow", "--noflush", "--nolockfs")
+    time.sleep(0.5)             # for requests to be caught by that
+    for pid in (server.worker(), server.proc.pid):
+        os.kill(pid, signal.SIGKILL)
+    client.kill()
+
+    def waiting(path):
+        proc = spawn("qcow2attach", "serve", path, "--socket", tmp_path / "second.sock",
+                     stderr=subprocess.PIPE, text=True)
+        assert "waiting for the requests of an earlier server" in proc.stderr.readline()
+        return proc
+
+    for told in [signal.SIGTERM, signal.SIGINT]:
+        second = waiting(device)
+        second.send_signal(told)
+        assert second.wait(timeout=10) == 3
+        assert "told to end" in second.stderr.read()
+    (tmp_path / "link").symlink_to(device)
+    second = waiting(tmp_path / "link")
+    (tmp_path / "new").symlink_to(other)
+    os.rename(tmp_path / "new", tmp_path / "link")
+    assert second.wait(timeout=10) == 1
+    assert "it has become another device meanwhile" in second.stderr.read()
+    dm.resume("slow")
+    assert serve(device).stop() == 0
+
+
 def test_client_sees_the_disk_again_after_a_stop(serve, bdev, spawn):
     """SIGTERM with requests in flight: they are answered, then it ends."""
     device = bdev(64 * MIB)

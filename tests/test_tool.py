@@ -291,6 +291,27 @@ def test_detach_in_use(images, attach, spawn):
     image_check(image)
 
 
+def test_detach_removes_no_namesake(images, attach, dm, spawn):
+    """A name that is given to another device while --wait waits does not cost that one its life."""
+    image = image_create(f"{images}/name.qcow2", 8 * MIB)
+    path = attach(image)
+    holder = spawn("sleep", "60", stdin=open(path, "rb"))
+    waiting = spawn("qcow2attach", "detach", "name", "--wait", stderr=subprocess.PIPE, text=True)
+    assert "waiting: in use by sleep" in waiting.stderr.readline()
+    dm.setup("rename", "name", "renamed")
+    dm.names.append("renamed")
+    attach(image_create(f"{images}/namesake.qcow2", 8 * MIB), "--name", "name")
+    time.sleep(0.5)
+    assert waiting.poll() is None
+    holder.kill()
+    assert waiting.wait(timeout=20) == 0
+    assert [d["image"] for d in json.loads(tool("list", "--json")[0])] == \
+        [f"{images}/namesake.qcow2"]
+    run("dmsetup", "mknodes")
+    tool("detach", "name")
+    image_check(image)
+
+
 def test_detach_by_force(images, attach):
     image = image_create(f"{images}/forced.qcow2", 8 * MIB)
     path = attach(image)

@@ -11,6 +11,7 @@
 #include <linux/fs.h>
 #include <linux/vhost.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -60,15 +61,37 @@ static bool held_for_long(dev_t dev)
 	return held;
 }
 
-static int claim(struct disk *disk)
+/* What the kernel calls the disk behind a descriptor: never the same for two. */
+static uint64_t sequence_of(int fd)
+{
+	uint64_t sequence;
+
+	return ioctl(fd, BLKGETDISKSEQ, &sequence) ? 0 : sequence;
+}
+
+/* The name may lead to another device by now, and the number may be another device's. */
+static int check_same(const struct disk *disk)
+{
+	struct stat st;
+
+	if (fstat(disk->fd, &st))
+		return cause_errno("its attributes cannot be read");
+	if (!S_ISBLK(st.st_mode) || st.st_rdev != disk->dev ||
+	    sequence_of(disk->fd) != disk->sequence)
+		return cause("it has become another device meanwhile");
+	return 0;
+}
+
+static int claim(struct disk *disk, int stop)
 {
 	uint64_t until = now_ms() + DRAIN_WAIT_MS;
+	struct pollfd p = { .fd = stop, .events = POLLIN };
 	bool said = false;
 
 	for (;;) {
 		disk->fd = open(disk->path, O_RDWR | O_EXCL | O_CLOEXEC);
 		if (disk->fd >= 0)
-			return 0;
+			return check_same(disk);
 		if (errno != EBUSY)
 			return cause_errno("it cannot be opened for writing");
 		if (held_for_long(disk->dev))
@@ -80,11 +103,14 @@ static int claim(struct disk *disk)
 		if (!said)
 			note("%s: waiting for the requests of an earlier server", disk->path);
 		said = true;
-		sleep_ms(50);
+		if (poll(&p, 1, 50) > 0) {
+			cause("told to end while the device was held by another user");
+			return cause_code(EXIT_BUSY);
+		}
 	}
 }
 
-int disk_open(struct disk *disk, const char *which, bool read_only)
+int disk_open(struct disk *disk, const char *which, bool read_only, int stop)
 {
 	struct stat st;
 	int ro;
@@ -101,13 +127,14 @@ int disk_open(struct disk *disk, const char *which, bool read_only)
 		return cause("it is not a block device (an image is attached first: "
 			     "qcow2attach attach)");
 	disk->dev = st.st_rdev;
+	disk->sequence = sequence_of(disk->fd);
 	if (ioctl(disk->fd, BLKROGET, &ro))
 		return cause_errno("it cannot be asked whether it is read-only");
 	disk->read_only = read_only || ro;
 	if (disk->read_only)
 		return 0;
 	close(disk->fd);
-	return claim(disk);
+	return claim(disk, stop);
 }
 
 /* A limit of the device's queue, 0 when it has none of that name. */

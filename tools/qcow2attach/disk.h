@@ -14,6 +14,7 @@
  * struct disk - one block device.
  * @fd: open; for writing exclusively.
  * @dev: its number.
+ * @sequence: a number that no other device has had since the host was started.
  * @path: its name.
  * @read_only: it is served read-only.
  * @config: what the guest reads.
@@ -22,6 +23,7 @@
 struct disk {
 	int fd;
 	dev_t dev;
+	uint64_t sequence;
 	char *path;
 	bool read_only;
 	struct virtio_blk_config config;
@@ -33,13 +35,14 @@ struct disk {
  * @disk: filled.
  * @which: the name of a device of ours, or a path.
  * @read_only: for reading only.
+ * @stop: a descriptor that becomes readable when waiting must end.
  *
  * A writable device is opened exclusively. Where a server was killed the kernel
  * keeps that claim until the last request has been answered; this waits for it.
  *
  * Return: 0, or -1 with a cause.
  */
-int disk_open(struct disk *disk, const char *which, bool read_only);
+int disk_open(struct disk *disk, const char *which, bool read_only, int stop);
 
 /**
  * disk_describe() - fill in what the guest reads, from the device's limits.

@@ -8,10 +8,12 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -77,12 +79,29 @@ static void __attribute__((noreturn)) server_process(struct run *r, int ready_fd
 	exit(server_run(&r->server, tell_ready, &ready_fd) ? report(r->device) : EXIT_OK);
 }
 
+/* Wait until the server has said something, or has ended, or we are told to end. */
+static int wait_ready(struct run *r, int fd)
+{
+	struct pollfd p[2] = { { .fd = fd, .events = POLLIN }, { .events = POLLIN } };
+	sigset_t set = r->signals;
+	int ret;
+
+	sigdelset(&set, SIGCHLD);
+	p[1].fd = signalfd(-1, &set, SFD_CLOEXEC);
+	if (p[1].fd < 0)
+		return cause_errno("no signalfd");
+	do {
+		ret = poll(p, ARRAY_SIZE(p), -1);
+	} while (ret < 0 && errno == EINTR);
+	close(p[1].fd);
+	return p[1].revents ? cause("told to end before the disk could be served") : 0;
+}
+
 static int start_server(struct run *r)
 {
 	struct server_info info;
 	pid_t parent = getpid();
-	int pipe_fd[2];
-	ssize_t n;
+	int pipe_fd[2], ret;
 
 	r->server.device = r->device;
 	if (pipe2(pipe_fd, O_CLOEXEC))
@@ -98,13 +117,11 @@ static int start_server(struct run *r)
 		server_process(r, pipe_fd[1], parent);
 	}
 	close(pipe_fd[1]);
-	do {
-		n = read(pipe_fd[0], &info, sizeof(info));
-	} while (n < 0 && errno == EINTR);
+	ret = wait_ready(r, pipe_fd[0]);
+	if (!ret && read(pipe_fd[0], &info, sizeof(info)) != sizeof(info))
+		ret = cause("the disk cannot be served");
 	close(pipe_fd[0]);
-	if (n != sizeof(info))
-		return cause("the disk cannot be served");
-	return 0;
+	return ret;
 }
 
 static void __attribute__((noreturn)) qemu_process(struct run *r, char **argv, int error_fd,

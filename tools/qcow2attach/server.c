@@ -220,7 +220,8 @@ static int open_all(struct server *srv)
 	srv->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (srv->signals < 0)
 		return cause_errno("no signalfd");
-	if (disk_open(&srv->disk, o->device, o->read_only) || vhost_dev_open(&srv->vhost))
+	if (disk_open(&srv->disk, o->device, o->read_only, srv->signals) ||
+	    vhost_dev_open(&srv->vhost))
 		return -1;
 	srv->uevents = open_uevents();
 	if (o->socket) {
