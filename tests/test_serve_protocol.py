@@ -5,6 +5,7 @@ and how one that breaks the rules loses its connection and nothing else.
 import array
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -183,6 +184,17 @@ def memory(size=MIB, name="guest"):
     return fd
 
 
+def remote_memory():
+    """A file that can be mapped, but may be served by another process or machine: the guest's root
+    is an overlay on 9p."""
+    path = "/var/lib/guest-memory"
+    assert run("stat", "-f", "-c", "%T", os.path.dirname(path)).stdout.strip() == "overlayfs"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    os.unlink(path)
+    os.ftruncate(fd, MIB)
+    return fd
+
+
 def table(*regions):
     """A SET_MEM_TABLE payload of (guest address, size, front-end address, offset)."""
     return struct.pack("=II", len(regions), 0) + b"".join(struct.pack("=QQQQ", *r)
@@ -229,6 +241,10 @@ BREACHES = {
                                             table(((1 << 64) - 4096, MIB, FRONT, 0)), [memory()]),
     "memory that cannot be mapped": lambda f: f.send(SET_MEM_TABLE, table((0, MIB, FRONT, 0)),
                                                      [os.pipe()[0]]),
+    "memory on another host": lambda f: f.send(SET_MEM_TABLE, table((0, MIB, FRONT, 0)),
+                                               [remote_memory()]),
+    "memory that is a device": lambda f: f.send(SET_MEM_TABLE, table((0, MIB, FRONT, 0)),
+                                                [os.open("/dev/zero", os.O_RDWR)]),
     "no such ring": lambda f: f.send(SET_VRING_NUM, struct.pack("=II", 200, 128)),
     "a ring of 100": lambda f: f.send(SET_VRING_NUM, struct.pack("=II", 0, 100)),
     "a kick that is no eventfd": lambda f: (set_up_ring(f), f.send(
@@ -253,6 +269,9 @@ def test_breaches_cost_the_connection_only(server, bdev, tmp_path):
     log = (tmp_path / "server.log").read_text()
     assert log.count("connection closed: ") == len(BREACHES), log
     print(log)
+    assert re.search(r"SET_MEM_TABLE: guest memory is in a file on a filesystem \(type 0x794c7630\)",
+                     log)
+    assert "SET_MEM_TABLE: guest memory is not in a regular file" in log
     done = run("blkio_verify", "virtio-blk-vhost-user", path, 1, 500, random.getrandbits(32))
     print(done.stdout)
     proc.send_signal(signal.SIGTERM)

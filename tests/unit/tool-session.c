@@ -527,6 +527,29 @@ static void test_log(void)
 	close(fd);
 }
 
+/* What the kernel may have to wait for is refused, as guest memory and as a log. */
+static void test_places(void)
+{
+	struct vu_mem_reg reg = { .region = { .size = 4096, .front_addr = 0x7000000 } };
+	struct vu_log log = { .size = 4096 };
+	int proc = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+	int zero = open("/dev/zero", O_RDWR | O_CLOEXEC);
+
+	CHECK(proc >= 0 && zero >= 0);
+	begin();
+	negotiate((1ull << VIRTIO_F_VERSION_1) | WITH_PROTOCOL);
+	CHECK(ask_fds(VU_ADD_MEM_REG, &reg, sizeof(reg), &proc, 1) == -1 &&
+	      strstr(cause_text(), "filesystem (type 0x9fa0)"), "%s", cause_text());
+	CHECK(ask_fds(VU_ADD_MEM_REG, &reg, sizeof(reg), &zero, 1) == -1 &&
+	      strstr(cause_text(), "guest memory is not in a regular file"), "%s", cause_text());
+	CHECK(ask_fds(VU_SET_LOG_BASE, &log, sizeof(log), &proc, 1) == -1 &&
+	      strstr(cause_text(), "the log is in a file on a filesystem"), "%s", cause_text());
+	CHECK(!session.memory.n && !session.log);
+	end();
+	close(proc);
+	close(zero);
+}
+
 static void expect_closed(int ret, const char *words)
 {
 	CHECK(ret == -1, "accepted what is about '%s'", words);
@@ -789,6 +812,7 @@ int main(void)
 	test_polite();
 	test_hotplug();
 	test_log();
+	test_places();
 	test_hostile();
 	test_ack();
 	test_random();

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -17,14 +18,44 @@
 
 #define HUGETLBFS_MAGIC 0x958458f6
 
-/* Huge pages can only be mapped, and unmapped, in whole ones. */
-static uint64_t page_size_of(int fd)
+/*
+ * Where guest memory may be. The kernel touches it with a ring's lock held, so a page that never
+ * comes would hold up the ring, and whoever wants to stop it, for ever. That rules out what another
+ * process or host serves (FUSE, NFS and the like), and overlays, which may lead to those. Whoever
+ * speaks to us could make such a file. Local filesystems are in, for monitors that keep memory in a
+ * directory of theirs, and for persistent memory.
+ */
+static const uint32_t accepted_filesystems[] = {
+	0x01021994,	/* tmpfs: memfd, POSIX shared memory */
+	HUGETLBFS_MAGIC,
+	0xef53,		/* ext2, ext3, ext4 */
+	0x58465342,	/* XFS */
+	0x9123683e,	/* btrfs */
+	0xf2f52010,	/* F2FS */
+	0xca451a4e,	/* bcachefs */
+	0x2fc12fc1,	/* ZFS */
+};
+
+int memory_check_file(int fd, const char *what, uint64_t *page)
 {
 	struct statfs fs;
+	struct stat st;
 
-	if (!fstatfs(fd, &fs) && (uint32_t)fs.f_type == HUGETLBFS_MAGIC)
-		return fs.f_bsize;
-	return sysconf(_SC_PAGESIZE);
+	if (fstat(fd, &st) || fstatfs(fd, &fs))
+		return cause_errno("the file of %s cannot be looked at", what);
+	if (!S_ISREG(st.st_mode))
+		return cause("%s is not in a regular file", what);
+	for (size_t i = 0; i < ARRAY_SIZE(accepted_filesystems); i++) {
+		if ((uint32_t)fs.f_type != accepted_filesystems[i])
+			continue;
+		/* Huge pages can only be mapped, and unmapped, in whole ones. */
+		*page = (uint32_t)fs.f_type == HUGETLBFS_MAGIC ? (uint64_t)fs.f_bsize
+							       : (uint64_t)sysconf(_SC_PAGESIZE);
+		return 0;
+	}
+	return cause("%s is in a file on a filesystem (type 0x%x) that may keep the kernel "
+		     "waiting: use a memfd, tmpfs, hugetlbfs or a local filesystem", what,
+		     (uint32_t)fs.f_type);
 }
 
 static bool overlap(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
@@ -54,7 +85,8 @@ int memory_add(struct guest_memory *mem, const struct vu_region *wire, int fd, u
 			return cause("two memory regions overlap at guest address 0x%llx",
 				     (unsigned long long)wire->guest_addr);
 	}
-	page = page_size_of(fd);
+	if (memory_check_file(fd, "guest memory", &page))
+		return -1;
 	skip = wire->mmap_offset % page;
 	end = (skip + wire->size + page - 1) / page * page;
 	r->map = mmap(NULL, end, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,

@@ -46,6 +46,16 @@ struct guest_memory {
 };
 
 /**
+ * memory_check_file() - can the kernel rely on a file that it is to write to?
+ * @fd: the file.
+ * @what: what is in it, for the cause.
+ * @page: the size that mappings of it are multiples of.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int memory_check_file(int fd, const char *what, uint64_t *page);
+
+/**
  * memory_add() - map one more region.
  * @mem: the memory.
  * @wire: the region as the front end describes it.

@@ -64,7 +64,7 @@ bool log_would_cover(const struct vu_session *s, uint64_t bytes)
 
 bool log_covers(const struct vu_session *s)
 {
-	return s->log && log_would_cover(s, s->log_len - s->log_skip);
+	return s->log && log_would_cover(s, s->log_bytes);
 }
 
 bool log_in_use(const struct vu_session *s)

@@ -202,11 +202,9 @@ static int rem_mem_reg(struct vu_session *s, struct vu_message *m)
 static int set_log_base(struct vu_session *s, struct vu_message *m)
 {
 	const struct vu_log *wire = &m->payload.log;
-	uint64_t page = sysconf(_SC_PAGESIZE);
-	uint64_t skip = wire->offset % page;
 	char *old = s->log;
 	size_t old_len = s->log_len;
-	uint64_t base;
+	uint64_t base, page, skip, len;
 	char *map;
 
 	if (!wire->size || wire->size > INT64_MAX / 2 || wire->offset > INT64_MAX / 2)
@@ -216,21 +214,25 @@ static int set_log_base(struct vu_session *s, struct vu_message *m)
 		return cause("a log of %llu bytes is too short for the guest's memory, which ends "
 			     "at 0x%llx", (unsigned long long)wire->size,
 			     (unsigned long long)memory_end(&s->memory));
-	map = mmap(NULL, skip + wire->size, PROT_READ | PROT_WRITE, MAP_SHARED, m->fds[0],
+	if (memory_check_file(m->fds[0], "the log", &page))
+		return -1;
+	skip = wire->offset % page;
+	len = (skip + wire->size + page - 1) / page * page;
+	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, m->fds[0],
 		   wire->offset - skip);
 	if (map == MAP_FAILED)
 		return cause_errno("cannot map the log of %llu bytes",
 				   (unsigned long long)wire->size);
 	base = (uintptr_t)map + skip;
 	if (rings_stop(s) || VHOST_CALL(s->vhost, VHOST_SET_LOG_BASE, &base)) {
-		munmap(map, skip + wire->size);
+		munmap(map, len);
 		/* The kernel still has the old log, and the rings may go on with it. */
 		rings_update(s);
 		return -1;
 	}
 	s->log = map;
-	s->log_len = skip + wire->size;
-	s->log_skip = skip;
+	s->log_len = len;
+	s->log_bytes = wire->size;
 	if (old)
 		munmap(old, old_len);
 	if (push_features(s) || rings_update(s))

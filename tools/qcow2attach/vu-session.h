@@ -58,8 +58,8 @@ struct vu_ring {
  * @broken: a ring could not be stopped, so nothing may be unmapped: the process
  *	must end, which makes the kernel drain it.
  * @log: the mapped dirty log, or NULL.
- * @log_len: its bytes.
- * @log_skip: bytes from the mapping's start to the log.
+ * @log_len: bytes mapped there.
+ * @log_bytes: bytes of the log in it.
  * @memory: the guest's memory.
  * @ring: the rings; the device's first so many are used.
  */
@@ -75,7 +75,7 @@ struct vu_session {
 	bool broken;
 	char *log;
 	size_t log_len;
-	size_t log_skip;
+	uint64_t log_bytes;
 	struct guest_memory memory;
 	struct vu_ring ring[SESSION_MAX_RINGS];
 };
