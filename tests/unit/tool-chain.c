@@ -5,8 +5,12 @@
  */
 #include <endian.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "chain.h"
@@ -51,9 +55,8 @@ static void make(const char *name, const char *backing, const char *format)
 static int open_with(const char *image, const char *allowed)
 {
 	struct policy policy = { 0 };
-	int ret = policy_set_home(&policy, image);
+	int ret;
 
-	CHECK(!ret);
 	if (allowed)
 		CHECK(!policy_allow(&policy, allowed), "%s", cause_text());
 	ret = chain_open(&chain, image, false, &policy);
@@ -140,6 +143,7 @@ static void test_names(void)
 static void test_places(void)
 {
 	struct policy dev = { 0 };
+	int fd;
 
 	make("shadow", "/etc/passwd", "raw");
 	expect_refused("shadow", NULL, "/etc/passwd is not in a directory");
@@ -159,8 +163,12 @@ static void test_places(void)
 	make("magic", "/proc/self/exe", "raw");
 	expect_refused("magic", "/", "Too many levels of symbolic links");
 	/* An image in /dev does not open the rest of it. */
-	CHECK(!policy_set_home(&dev, "/dev/null"));
-	CHECK(!dev.home);
+	fd = open("/dev", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	CHECK(fd >= 0 && !policy_set_home(&dev, fd));
+	CHECK(!dev.has_home);
+	close(fd);
+	expect_refused("sub/", NULL, "a directory");
+	expect_refused("sub/..", NULL, "a directory");
 	/* A directory whose name begins like an allowed one is another. */
 	CHECK(!mkdir("su", 0755));
 	expect_refused("sub/up", "su", "not in a directory");
@@ -183,6 +191,71 @@ static void test_loops(void)
 	make("n70", NULL, NULL);
 	expect_refused("n0", NULL, "longer than 64");
 	expect_opens("n7", NULL, 64);
+}
+
+static ino_t inode_of(const char *name)
+{
+	struct stat st;
+
+	CHECK(!stat(name, &st), "%s", name);
+	return st.st_ino;
+}
+
+static void __attribute__((noreturn)) swap_for_ever(const char *a, const char *b)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (;;)
+		renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE);
+}
+
+/*
+ * Somebody swaps the directory that an image is named in with a link to another one, all the time.
+ * Whichever the image is taken from: its backing file comes from there, too, or is refused.
+ */
+static void test_swapped_directories(void)
+{
+	double until = clock_seconds() + random_seconds();
+	unsigned int alone = 0, refused = 0;
+	ino_t my_thin, my_secret, your_secret;
+	char base[PATH_MAX];
+	pid_t child;
+
+	CHECK(!mkdir("mine", 0755) && !mkdir("yours", 0755) && !symlink("yours", "swapped"));
+	make("yours/secret", NULL, NULL);
+	make("yours/vm", NULL, NULL);
+	CHECK(realpath("yours/secret", base));
+	make("mine/vm", base, "qcow2");
+	make("mine/secret", NULL, NULL);
+	make("mine/thin", "secret", "qcow2");
+	make("yours/thin", "secret", "qcow2");
+	my_thin = inode_of("mine/thin");
+	my_secret = inode_of("mine/secret");
+	your_secret = inode_of("yours/secret");
+	child = fork();
+	CHECK(child >= 0);
+	if (!child)
+		swap_for_ever("mine", "swapped");
+	while (clock_seconds() < until) {
+		int ret = open_with("mine/vm", NULL);
+
+		/* The one in the other directory has no backing file. */
+		CHECK(ret || chain.n == 1, "a file outside its directory was taken after %u tries",
+		      alone + refused);
+		CHECK(!ret || strstr(cause_text(), "not in a directory"), "%s", cause_text());
+		alone += !ret;
+		refused += !!ret;
+		chain_close(&chain);
+		ret = open_with("mine/thin", NULL);
+		CHECK(!ret || strstr(cause_text(), "not in a directory"), "%s", cause_text());
+		CHECK(ret || chain.layer[1].st.st_ino == (chain.layer[0].st.st_ino == my_thin ?
+						   my_secret : your_secret),
+		      "a backing file of the other directory was taken");
+		chain_close(&chain);
+	}
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	printf("  swapped directories: %u opened alone, %u refused\n", alone, refused);
+	CHECK(alone && refused, "the other process never came in between");
 }
 
 static void test_owner(void)
@@ -240,6 +313,7 @@ int main(void)
 	test_names();
 	test_places();
 	test_loops();
+	test_swapped_directories();
 	test_owner();
 	test_config();
 	snprintf(command, sizeof(command), "rm -r %s", top_dir);

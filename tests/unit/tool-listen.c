@@ -5,6 +5,7 @@
  */
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -49,6 +50,7 @@ static void __attribute__((noreturn)) replace_it_for_ever(void)
 {
 	struct stat st;
 
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	for (;;) {
 		if (!lstat("sock", &st) && S_ISSOCK(st.st_mode) && !rename("sock", "aside"))
 			(void)!symlink("victim", "sock");

@@ -168,8 +168,6 @@ char *attach_image(const char *image, const struct attach_options *o)
 	if (!ret)
 		ret = policy_read_config(&policy, POLICY_CONFIG);
 	if (!ret)
-		ret = policy_set_home(&policy, image);
-	if (!ret)
 		ret = chain_open(&chain, image, o->read_only, &policy);
 	if (!ret)
 		ret = attach_chain(&chain, name, o);

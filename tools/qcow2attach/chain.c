@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * chain.c - owns the walk from an image to the files it stands on. A file is
- * first opened for nothing, judged, and only then opened for reading; its header
- * is read from that same descriptor, and the kernel is given that same descriptor.
+ * chain.c - owns the walk from an image to the files it stands on. The directory
+ * that a name leads to is opened once, the file is opened in it for nothing, both
+ * are judged, and only then the file is opened for reading; its header is read from
+ * that same descriptor, and the kernel is given that same descriptor. No name is
+ * ever followed twice, since it may lead elsewhere the second time.
  */
 #include "chain.h"
 
@@ -17,14 +19,31 @@
 #include "probe.h"
 #include "util.h"
 
-static int open_path(const char *path)
+static int open_path(int dir, const char *path, int flags)
 {
 	struct open_how how = {
-		.flags = O_PATH | O_CLOEXEC,
+		.flags = O_PATH | O_CLOEXEC | flags,
 		.resolve = RESOLVE_NO_MAGICLINKS,
 	};
 
-	return syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+	return syscall(SYS_openat2, dir, path, &how, sizeof(how));
+}
+
+/* Open the directory in which @name, itself relative to @dir, names a file; *@last is the file. */
+static int open_parent(int dir, const char *name, const char **last)
+{
+	const char *slash = strrchr(name, '/');
+	char *path;
+	int fd;
+
+	*last = slash ? slash + 1 : name;
+	path = slash ? xasprintf("%.*s", (int)(slash - name + 1), name) : xstrdup(".");
+	fd = open_path(dir, path, O_DIRECTORY);
+	free(path);
+	/* A name that ends with a slash is its directory's. */
+	if (!**last)
+		*last = ".";
+	return fd;
 }
 
 /* Open what an O_PATH descriptor stands for: the same file, whatever its name leads to now. */
@@ -56,55 +75,86 @@ static bool same_file(const struct stat *a, const struct stat *b)
 	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
-/* Open the next layer; @overlay is the image that names it, or NULL for the top. */
-static int open_layer(struct chain *chain, const char *path, enum image_format format,
-		      bool read_only, const struct policy *policy, const struct layer *overlay)
+static void keep_dir(struct chain *chain, int dir)
 {
-	struct layer *l = &chain->layer[chain->n];
-	int path_fd = open_path(path);
+	if (chain->n > 1)
+		close(chain->dir);
+	chain->dir = dir;
+}
+
+static int open_image(struct layer *l, int path_fd, bool read_only)
+{
 	int err;
 
-	if (path_fd < 0)
-		return cause("%s", strerror(errno));
-	if (fstat(path_fd, &l->st)) {
-		cause_errno("its attributes cannot be read");
-		goto fail;
-	}
+	l->fd = reopen(path_fd, read_only);
+	err = errno;
+	if (l->fd >= 0)
+		return 0;
+	if (!read_only && (err == EROFS || err == EACCES || err == EPERM))
+		return cause("it cannot be opened for writing: %s (--read-only attaches it without)",
+			     strerror(err));
+	return cause("it cannot be opened: %s", strerror(err));
+}
+
+/* May the next layer be this file, named in this directory? */
+static int judge(const struct chain *chain, int path_fd, int dir, const struct policy *policy)
+{
+	const struct layer *l = &chain->layer[chain->n];
+
 	if (!S_ISREG(l->st.st_mode) && !S_ISBLK(l->st.st_mode)) {
 		cause("it is %s, not a file or block device", kind_of(l->st.st_mode));
-		cause_code(EXIT_REFUSED);
-		goto fail;
+		return cause_code(EXIT_REFUSED);
 	}
-	if (overlay && policy_check(policy, path_fd, path, &l->st, &overlay->st))
-		goto fail;
+	if (chain->n && policy_check(policy, path_fd, dir, &l->st, &chain->layer[chain->n - 1].st))
+		return -1;
 	for (unsigned int i = 0; i < chain->n; i++) {
 		if (same_file(&l->st, &chain->layer[i].st)) {
 			cause("the chain of backing files is a loop: this is '%s' again",
 			      chain->layer[i].path);
-			cause_code(EXIT_REFUSED);
-			goto fail;
+			return cause_code(EXIT_REFUSED);
 		}
 	}
-	l->fd = reopen(path_fd, read_only);
-	err = errno;
-	close(path_fd);
-	if (l->fd < 0) {
-		errno = err;
-		if (!read_only && (err == EROFS || err == EACCES || err == EPERM))
-			return cause("it cannot be opened for writing: %s (--read-only attaches "
-				     "it without)", strerror(err));
-		return cause("it cannot be opened: %s", strerror(err));
+	return 0;
+}
+
+/*
+ * Open the next layer: @name, relative to the directory in which the last one was named, if any.
+ * @path is what people are told.
+ */
+static int open_layer(struct chain *chain, const char *name, const char *path,
+		      enum image_format format, bool read_only, struct policy *policy)
+{
+	struct layer *l = &chain->layer[chain->n];
+	const char *last;
+	int dir = open_parent(chain->n ? chain->dir : AT_FDCWD, name, &last);
+	int path_fd = dir < 0 ? -1 : open_path(dir, last, 0);
+	int ret;
+
+	if (path_fd < 0)
+		ret = cause("%s", strerror(errno));
+	else if (fstat(path_fd, &l->st))
+		ret = cause_errno("its attributes cannot be read");
+	else if (!chain->n && policy_set_home(policy, dir))
+		ret = -1;
+	else
+		ret = judge(chain, path_fd, dir, policy);
+	if (!ret)
+		ret = open_image(l, path_fd, read_only);
+	if (path_fd >= 0)
+		close(path_fd);
+	if (ret) {
+		if (dir >= 0)
+			close(dir);
+		return -1;
 	}
 	l->path = xstrdup(path);
 	l->format = format;
 	chain->n++;
+	keep_dir(chain, dir);
 	return format == FORMAT_QCOW2 ? probe_header(l->fd, &l->header) : 0;
-fail:
-	close(path_fd);
-	return -1;
 }
 
-/* A relative name is relative to the directory in which the overlay was named. */
+/* How to call what an overlay names, in messages. */
 static char *resolve(const char *name, const char *overlay)
 {
 	const char *slash = strrchr(overlay, '/');
@@ -135,7 +185,7 @@ static int backing_format(const struct layer *overlay, enum image_format *format
 	return cause_code(EXIT_REFUSED);
 }
 
-static int open_backing(struct chain *chain, const struct policy *policy)
+static int open_backing(struct chain *chain, struct policy *policy)
 {
 	const struct layer *overlay = &chain->layer[chain->n - 1];
 	enum image_format format = FORMAT_RAW;
@@ -149,15 +199,15 @@ static int open_backing(struct chain *chain, const struct policy *policy)
 	if (policy_check_name(overlay->header.backing_name) || backing_format(overlay, &format))
 		return -1;
 	path = resolve(overlay->header.backing_name, overlay->path);
-	ret = open_layer(chain, path, format, true, policy, overlay);
+	ret = open_layer(chain, overlay->header.backing_name, path, format, true, policy);
 	free(path);
 	return ret;
 }
 
-int chain_open(struct chain *chain, const char *image, bool read_only, const struct policy *policy)
+int chain_open(struct chain *chain, const char *image, bool read_only, struct policy *policy)
 {
 	chain->n = 0;
-	if (open_layer(chain, image, FORMAT_QCOW2, read_only, policy, NULL))
+	if (open_layer(chain, image, image, FORMAT_QCOW2, read_only, policy))
 		return -1;
 	while (chain->layer[chain->n - 1].format == FORMAT_QCOW2 &&
 	       chain->layer[chain->n - 1].header.has_backing) {
@@ -191,6 +241,8 @@ char *chain_table(const struct chain *chain)
 
 void chain_close(struct chain *chain)
 {
+	if (chain->n)
+		close(chain->dir);
 	for (unsigned int i = 0; i < chain->n; i++) {
 		close(chain->layer[i].fd);
 		free(chain->layer[i].path);

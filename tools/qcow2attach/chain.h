@@ -39,11 +39,13 @@ struct layer {
  * struct chain - all layers, the top one first.
  * @layer: the layers.
  * @n: how many.
+ * @dir: the directory in which the last one was named, open, when there is one.
  * @size: the disk's size in bytes, a multiple of 512.
  */
 struct chain {
 	struct layer layer[CHAIN_MAX_LAYERS];
 	unsigned int n;
+	int dir;
 	uint64_t size;
 };
 
@@ -52,11 +54,11 @@ struct chain {
  * @chain: filled; chain_close() it, also after a failure.
  * @image: the top image's name; it is qcow2.
  * @read_only: open the top image for reading only.
- * @policy: which backing files are followed.
+ * @policy: which backing files are followed; the directory of the image is added.
  *
  * Return: 0, or -1 with a cause.
  */
-int chain_open(struct chain *chain, const char *image, bool read_only, const struct policy *policy);
+int chain_open(struct chain *chain, const char *image, bool read_only, struct policy *policy);
 
 /**
  * chain_table() - the layers as the kernel's table line takes them.

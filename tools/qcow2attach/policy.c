@@ -6,6 +6,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,19 +70,18 @@ int policy_read_config(struct policy *p, const char *path)
 	return ret;
 }
 
-/* The real directory that holds the last component of a name. */
-static char *real_parent(const char *name)
+/* Where an open file or directory is, whatever its name led through. */
+static int real_place(int fd, char *real, size_t len)
 {
-	const char *slash = strrchr(name, '/');
-	char *dir, *real;
+	char link[64];
+	ssize_t n;
 
-	if (!slash)
-		return realpath(".", NULL);
-	dir = xstrdup(name);
-	dir[slash == name ? 1 : slash - name] = '\0';
-	real = realpath(dir, NULL);
-	free(dir);
-	return real;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	n = readlink(link, real, len);
+	if (n < 0 || (size_t)n == len)
+		return cause_errno("its place cannot be found");
+	real[n] = '\0';
+	return 0;
 }
 
 static bool inside(const char *path, const char *dir)
@@ -93,19 +93,19 @@ static bool inside(const char *path, const char *dir)
 	return !strncmp(path, dir, n) && (path[n] == '/' || !path[n]);
 }
 
-int policy_set_home(struct policy *p, const char *image)
+int policy_set_home(struct policy *p, int dir)
 {
-	char *dir = real_parent(image);
+	char real[PATH_MAX];
 
-	if (!dir)
-		return cause_errno("its directory cannot be found");
+	if (real_place(dir, real, sizeof(real)))
+		return -1;
 	/* The directory of a device node holds every other device of the host. */
-	if (inside(dir, "/dev")) {
-		free(dir);
-		dir = NULL;
-	}
-	free(p->home);
-	p->home = dir;
+	if (inside(real, "/dev"))
+		return 0;
+	p->home = fcntl(dir, F_DUPFD_CLOEXEC, 0);
+	if (p->home < 0)
+		return cause_errno("its directory cannot be kept open");
+	p->has_home = true;
 	return 0;
 }
 
@@ -118,19 +118,13 @@ static bool is_granted(const struct policy *p, const char *path)
 	return false;
 }
 
-int policy_check(const struct policy *p, int fd, const char *name, const struct stat *st,
+int policy_check(const struct policy *p, int fd, int dir, const struct stat *st,
 		 const struct stat *overlay)
 {
-	char link[64], real[PATH_MAX];
-	char *parent;
-	ssize_t n;
+	char real[PATH_MAX], place[PATH_MAX];
 
-	/* Where the file that is open is, whatever the name led through. */
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	n = readlink(link, real, sizeof(real) - 1);
-	if (n < 0)
-		return cause_errno("its place cannot be found");
-	real[n] = '\0';
+	if (real_place(fd, real, sizeof(real)))
+		return -1;
 	if (is_granted(p, real))
 		return 0;
 	/*
@@ -138,20 +132,21 @@ int policy_check(const struct policy *p, int fd, const char *name, const struct 
 	 * /dev only the administrator makes links, so there the link counts.
 	 */
 	if (S_ISBLK(st->st_mode)) {
-		parent = real_parent(name);
-		if (parent && inside(parent, "/dev") && is_granted(p, parent)) {
-			free(parent);
+		if (real_place(dir, place, sizeof(place)))
+			return -1;
+		if (inside(place, "/dev") && is_granted(p, place))
 			return 0;
-		}
-		free(parent);
-	} else if (p->home && inside(real, p->home)) {
+	} else if (p->has_home) {
+		if (real_place(p->home, place, sizeof(place)))
+			return -1;
 		/* Disks of several owners may lie in one directory. */
-		if (st->st_uid && st->st_uid != overlay->st_uid)
+		if (inside(real, place) && (!st->st_uid || st->st_uid == overlay->st_uid))
+			return 0;
+		if (inside(real, place)) {
 			cause("it belongs to user %u, but the image that names it to user %u "
 			      "(--allow-dir DIR allows it)", st->st_uid, overlay->st_uid);
-		else
-			return 0;
-		return cause_code(EXIT_REFUSED);
+			return cause_code(EXIT_REFUSED);
+		}
 	}
 	cause("%s is not in a directory that backing files may come from "
 	      "(--allow-dir DIR allows one)", real);
@@ -175,6 +170,7 @@ int policy_check_name(const char *name)
 void policy_free(struct policy *p)
 {
 	strv_free(&p->granted);
-	free(p->home);
-	p->home = NULL;
+	if (p->has_home)
+		close(p->home);
+	p->has_home = false;
 }

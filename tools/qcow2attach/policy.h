@@ -19,11 +19,13 @@
 /**
  * struct policy - the directories from which backing files are taken.
  * @granted: directories named by an option or the configuration.
- * @home: the directory in which the top image was named; NULL when that is in /dev.
+ * @has_home: there is a @home.
+ * @home: the directory in which the top image was named, unless that is in /dev.
  */
 struct policy {
 	struct strv granted;
-	char *home;
+	bool has_home;
+	int home;
 };
 
 /**
@@ -49,23 +51,23 @@ int policy_read_config(struct policy *p, const char *path);
 /**
  * policy_set_home() - allow the directory in which the top image was named.
  * @p: the policy.
- * @image: the image's name.
+ * @dir: the directory, open; not closed.
  *
  * Return: 0, or -1 with a cause.
  */
-int policy_set_home(struct policy *p, const char *image);
+int policy_set_home(struct policy *p, int dir);
 
 /**
  * policy_check() - may this opened file be a backing file?
  * @p: the policy.
  * @fd: the file, opened for nothing (O_PATH) as yet.
- * @name: the name by which it was opened.
+ * @dir: the directory in which it was named, open.
  * @st: its attributes.
  * @overlay: the attributes of the image that names it.
  *
  * Return: 0, or -1 with a cause.
  */
-int policy_check(const struct policy *p, int fd, const char *name, const struct stat *st,
+int policy_check(const struct policy *p, int fd, int dir, const struct stat *st,
 		 const struct stat *overlay);
 
 /**
