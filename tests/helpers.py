@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import struct
 import subprocess
 import sys
 import time
@@ -329,3 +330,20 @@ class Mount:
 
     def remove(self):
         run("umount", self.path)
+
+
+FLUSH, FUA, DISCARD = 1, 2, 4          # flags of an entry of dm-log-writes
+
+
+def logged_writes(log):
+    """What dm-log-writes saw: a list of (sector, sectors, flags)."""
+    found = []
+    with open(log, "rb") as f:
+        _, _, entries, block = struct.unpack("<QQQI", f.read(28))
+        at = block
+        for _ in range(entries):
+            f.seek(at)
+            sector, sectors, flags, _ = struct.unpack("<QQQQ", f.read(32))
+            found.append((sector, sectors, flags))
+            at += block + (0 if flags & DISCARD else sectors * block)
+    return found

@@ -3,6 +3,7 @@
 and how one that breaks the rules loses its connection and nothing else.
 """
 import array
+import mmap
 import os
 import random
 import re
@@ -13,17 +14,17 @@ import subprocess
 
 import pytest
 
-from helpers import MIB, run, sysfs, wait_for
+from helpers import DISCARD, FUA, MIB, logged_writes, run, sysfs, wait_for
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, RESET_OWNER, SET_MEM_TABLE = 1, 2, 3, 4, 5
 SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE = 8, 9, 10, 11
 SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR = 12, 13, 14
 GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 15, 16, 17, 18
 SET_BACKEND_REQ_FD, GET_CONFIG, SET_CONFIG, GET_MAX_MEM_SLOTS = 21, 24, 25, 36
-ADD_MEM_REG = 37
+ADD_MEM_REG, SET_STATUS = 37, 39
 BACKEND_CONFIG_CHANGE = 2
 NEED_REPLY = 8
-BLK_RO, BLK_MQ, BLK_DISCARD, BLK_WRITE_ZEROES = 5, 12, 13, 14
+BLK_RO, BLK_FLUSH, BLK_CONFIG_WCE, BLK_MQ, BLK_DISCARD, BLK_WRITE_ZEROES = 5, 9, 11, 12, 13, 14
 PROTOCOL_FEATURES_BIT, VERSION_1 = 30, 32
 CONFIG = struct.Struct("<QIIHBBIBBHIBBHIIIIIB3x")
 CONFIG_FIELDS = ("capacity size_max seg_max cylinders heads sectors blk_size physical_block_exp "
@@ -317,6 +318,84 @@ def test_rings_are_drained_and_restarted(server, bdev):
     front.close()
     proc.send_signal(signal.SIGTERM)
     assert proc.wait(timeout=20) == 0
+
+
+class Writer:
+    """A guest with one ring that it writes single sectors by."""
+
+    def __init__(self, path):
+        self.front = FrontEnd(path)
+        self.front.negotiate()
+        fd = memory()
+        self.mem = mmap.mmap(fd, MIB)
+        self.kick = os.eventfd(0)
+        self.count = 0
+        self.front.send(SET_MEM_TABLE, table((0, MIB, FRONT, 0)), [fd])
+        self.front.set(SET_FEATURES, 1 << VERSION_1 | 1 << PROTOCOL_FEATURES_BIT |
+                       1 << BLK_FLUSH | 1 << BLK_CONFIG_WCE)
+        os.close(fd)
+        self.start()
+
+    def start(self):
+        self.front.send(SET_VRING_NUM, struct.pack("=II", 0, 128))
+        self.front.send(SET_VRING_ADDR, vring_addr(0, FRONT, FRONT + 0x2000, FRONT + 0x1000))
+        self.front.send(SET_VRING_KICK, struct.pack("=Q", 0), [self.kick])
+        self.front.send(SET_VRING_ENABLE, struct.pack("=II", 0, 1))
+
+    def write(self, sector):
+        chain = [(0x3000, 16, 1, 1), (0x4000, 512, 1, 2), (0x5000, 1, 2, 0)]
+        self.mem[0:48] = b"".join(struct.pack("<QIHH", *d) for d in chain)
+        self.mem[0x3000:0x3010] = struct.pack("<IIQ", 1, 0, sector)
+        self.mem[0x5000] = 0xff
+        at = 0x1004 + self.count % 128 * 2
+        self.mem[at:at + 2] = bytes(2)
+        self.count += 1
+        self.mem[0x1002:0x1004] = struct.pack("<H", self.count)
+        os.eventfd_write(self.kick, 1)
+        wait_for(lambda: struct.unpack("<H", self.mem[0x2002:0x2004])[0] == self.count,
+                 what="the answer")
+        assert self.mem[0x5000] == 0
+
+    def write_through(self, on):
+        self.front.send(SET_CONFIG, struct.pack("=IIIB", 32, 1, 0, not on), flags=NEED_REPLY)
+        assert struct.unpack("=Q", self.front.reply(SET_CONFIG)) == (0,)
+
+    def close(self):
+        self.front.close()
+        self.mem.close()
+        os.close(self.kick)
+
+
+def test_cache_mode(server, bdev, dm, cleanup):
+    """A guest that gives up flushing has each write on stable storage when it is answered, until it
+    says otherwise itself: whatever QEMU does in between, it would not say it again."""
+    run("modprobe", "dm-log-writes")
+    data, log = bdev(8 * MIB), bdev(64 * MIB)
+    device = dm.create("modes", f"0 {8 * MIB // 512} log-writes {data} {log}")
+    cleanup(dm.remove, "modes")
+    proc, path = server(device, "--queues", 1)
+    guest = Writer(path)
+    guest.write(0)
+    guest.write_through(True)
+    guest.write(8)
+    # QEMU stops and continues the machine, or resets it.
+    guest.front.set(SET_STATUS, 0)
+    guest.start()
+    guest.write(16)
+    guest.close()
+    # It has lost its connection and comes back.
+    guest = Writer(path)
+    guest.write(24)
+    assert guest.front.config()["writeback"] == 0
+    guest.write_through(False)
+    guest.write(32)
+    guest.close()
+    proc.send_signal(signal.SIGTERM)
+    assert proc.wait(timeout=20) == 0
+    dm.message("modes", "mark", "end")
+    durable = {sector: bool(flags & FUA) for sector, sectors, flags in logged_writes(log)
+               if sectors and not flags & DISCARD}
+    assert durable == {0: False, 8: True, 16: True, 24: True, 32: False}
 
 
 def test_memory_that_shrinks(server, bdev):

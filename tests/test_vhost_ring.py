@@ -6,11 +6,10 @@ within submit_bio(), null_blk in an interrupt, dm-delay after a while, dm-error 
 """
 import os
 import re
-import struct
 
 import pytest
 
-from helpers import MIB, run, size_of, wait_for
+from helpers import DISCARD, FLUSH, FUA, MIB, logged_writes, run, size_of, wait_for
 
 DEVICES = ["brd", pytest.param("null", marks=pytest.mark.core)]
 
@@ -108,23 +107,6 @@ def test_ioctls(disk, kind, case):
     ring("ringctl", case, disk(kind))
 
 
-FLUSH, FUA, DISCARD = 1, 2, 4
-
-
-def written(log):
-    """What dm-log-writes saw: a list of (sector, sectors, flags)."""
-    found = []
-    with open(log, "rb") as f:
-        _, _, entries, block = struct.unpack("<QQQI", f.read(28))
-        at = block
-        for _ in range(entries):
-            f.seek(at)
-            sector, sectors, flags, _ = struct.unpack("<QQQQ", f.read(32))
-            found.append((sector, sectors, flags))
-            at += block + (0 if flags & DISCARD else sectors * block)
-    return found
-
-
 def test_writethrough(dm, disk, cleanup):
     """Durable writes where the guest cannot or will not flush, by FUA or a flush behind them."""
     run("modprobe", "dm-log-writes")
@@ -133,7 +115,7 @@ def test_writethrough(dm, disk, cleanup):
     cleanup(dm.remove, "ring-log")
     ring("ringctl", "writethrough", dev)
     dm.message("ring-log", "mark", "end")
-    seen = written(log)
+    seen = logged_writes(log)
     print(seen)
     fua = {sector: bool(flags & FUA) for sector, sectors, flags in seen
            if sectors and not flags & DISCARD}

@@ -23,6 +23,9 @@
 		      (1ull << VIRTIO_BLK_F_CONFIG_WCE) | (1ull << VIRTIO_BLK_F_MQ))
 #define WITH_PROTOCOL (1ull << VU_F_PROTOCOL_FEATURES)
 
+/* The cache mode that the model begins with, which is none. */
+#define NEVER_SET 7
+
 /* The model of the kernel's half. */
 static struct {
 	uint64_t features;
@@ -180,6 +183,7 @@ static int fake_call(struct vhost_dev *dev, unsigned long request, void *arg)
 		check_ring_memory(index);
 		return 0;
 	case VHOST_BLK_SET_WRITEBACK:
+		CHECK(!kernel.running[0] && !kernel.running[1]);
 		kernel.writeback = *(__u32 *)arg;
 		return 0;
 	}
@@ -197,6 +201,7 @@ static void begin(void)
 	int pair[2];
 
 	memset(&kernel, 0, sizeof(kernel));
+	kernel.writeback = NEVER_SET;
 	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair));
 	front = pair[0];
 	session_begin(&session, pair[1], &vhost, &config, ALL_FEATURES);
@@ -424,10 +429,19 @@ static void test_polite(void)
 	wire.size = 1;
 	wire.data[0] = 0;
 	kernel.writeback = 1;
+	CHECK(!ask_state(VU_SET_VRING_ENABLE, 0, 1));
+	CHECK(!file_for_ring(VU_SET_VRING_KICK, 0) && kernel.running[0]);
 	CHECK(!ask(VU_SET_CONFIG, &wire, 13) && !kernel.writeback && !config.wce);
+	CHECK(kernel.running[0]);
 	CHECK(!ask_u64(VU_SET_STATUS, 0xf));
 	CHECK(get_u64(VU_GET_STATUS) == 0xf);
-	CHECK(!ask_u64(VU_SET_STATUS, 0) && kernel.writeback == 1);
+	/* Nobody is told the mode again: it survives a reset ... */
+	CHECK(!ask_u64(VU_SET_STATUS, 0) && !kernel.running[0]);
+	CHECK(!kernel.writeback && !config.wce);
+	end();
+	/* ... and a new connection. */
+	begin();
+	CHECK(kernel.writeback == NEVER_SET && !config.wce);
 	end();
 
 	/* Without the protocol features the kick is all that a ring waits for. */

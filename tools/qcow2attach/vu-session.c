@@ -94,18 +94,20 @@ static int set_owner(struct vu_session *s, struct vu_message *m)
 	return 0;
 }
 
+/*
+ * A reset keeps the cache mode. QEMU reads the configuration once, when it connects first: a guest
+ * that chose to write through is told so ever after, whatever stops, resets and reconnects the disk
+ * in between, and would lose what it believes to be safe.
+ */
 static int reset_device(struct vu_session *s, struct vu_message *m)
 {
-	__u32 writeback = 1;
-
 	(void)m;
 	if (rings_stop(s))
 		return -1;
 	for (unsigned int i = 0; i < s->vhost->queues; i++)
 		ring_reset(s, i);
 	s->status = 0;
-	s->config->wce = writeback;
-	return VHOST_CALL(s->vhost, VHOST_BLK_SET_WRITEBACK, &writeback);
+	return 0;
 }
 
 /* Give the kernel the regions in @memory, with no ring running in the ones it had. */
@@ -389,10 +391,13 @@ static int set_config(struct vu_session *s, struct vu_message *m)
 			     "cache mode can be set, once it was negotiated", wire->size,
 			     wire->offset);
 	writeback = wire->data[0];
-	if (VHOST_CALL(s->vhost, VHOST_BLK_SET_WRITEBACK, &writeback))
+	/* What was begun in one mode must not be answered as if it had been in the other. */
+	if (rings_stop(s) || VHOST_CALL(s->vhost, VHOST_BLK_SET_WRITEBACK, &writeback)) {
+		rings_update(s);
 		return -1;
+	}
 	s->config->wce = writeback;
-	return 0;
+	return rings_update(s);
 }
 
 static int set_status(struct vu_session *s, struct vu_message *m)
@@ -524,10 +529,7 @@ void session_config_changed(struct vu_session *s)
 void session_begin(struct vu_session *s, int sock, struct vhost_dev *vhost,
 		   struct virtio_blk_config *config, uint64_t features)
 {
-	/*
-	 * The cache mode stays as it is until a reset: a guest that chose to write
-	 * through must not lose that when its connection is made anew.
-	 */
+	/* The cache mode stays as it is, as over a reset. */
 	memset(s, 0, sizeof(*s));
 	s->sock = sock;
 	s->vhost = vhost;
