@@ -94,7 +94,7 @@ static int check_features(struct dm_target *ti, struct qcow2_image *img,
 	if (write && incompat & QCOW2_INCOMPAT_CORRUPT)
 		return fail(ti, "Image is marked corrupt: repair it, or attach it read-only");
 	if (write && incompat & QCOW2_INCOMPAT_DIRTY)
-		return fail(ti, "Image is marked dirty: repair it with qemu-img check -r all");
+		return fail(ti, "Image is marked dirty: repair it (qcow2attach check --repair)");
 	return 0;
 }
 

@@ -517,3 +517,21 @@ def test_check_refuses(images, spawn):
     assert "corrupt" in tool("check", "--repair", bad, code=4)[0]
     with open(bad, "rb") as f:
         assert f.read() == before
+
+
+def test_check_dirty(images):
+    """An image that QEMU has left dirty is not written to until its clusters are counted anew."""
+    image = image_create(f"{images}/lazy.qcow2", 8 * MIB, lazy_refcounts="on")
+    # aborting leaves refcounts of 0 for clusters in use
+    run("qemu-io", "-c", "write -q -P 0x11 0 1M", "-c", "abort", image, check=False)
+    assert image_info(image)["format-specific"]["data"]["lazy-refcounts"]
+    assert image_info(image)["dirty-flag"]
+    assert "marked dirty" in refused("attach", image, code=4)
+    assert "--repair counts its clusters anew" in tool("check", image, code=4)[0]
+    assert json.loads(tool("check", "--json", image, code=4)[0])[0]["dirty"]
+    assert "counted its clusters anew" in tool("check", "--repair", image)[0]
+    image_check(image)
+    qemu_io(image, "read -P 0x11 0 1M")
+    tool("attach", image)
+    tool("detach", "lazy")
+    image_check(image)

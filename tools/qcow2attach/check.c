@@ -45,11 +45,15 @@ struct capture {
  * @corruptions: errors that are still there.
  * @leaks: clusters that are counted and not used, still.
  * @leaks_fixed: such clusters that were given back.
+ * @dirty: it was not closed by who wrote to it with lazy refcounts; they must be
+ *         counted anew.
+ * @rebuilt: that has been done.
  * @allocated: clusters of the disk that the image holds itself.
  * @total: clusters of the disk.
  */
 struct verdict {
 	int64_t corruptions, leaks, leaks_fixed, allocated, total;
+	bool dirty, rebuilt;
 };
 
 static const char *driver_options(const char *path, bool node, struct json_object **keep)
@@ -198,7 +202,8 @@ static int judge(struct capture *out, struct capture *err, int status, struct ve
 	return 0;
 }
 
-static int run_qemu_img(const char *image, const char *path, bool node, bool repair,
+/* @repair is NULL, "leaks" or "all". */
+static int run_qemu_img(const char *image, const char *path, bool node, char *repair,
 			struct verdict *v)
 {
 	static struct capture out, err;
@@ -206,7 +211,7 @@ static int run_qemu_img(const char *image, const char *path, bool node, bool rep
 	const char *options = driver_options(path, node, &keep);
 	char *name = xasprintf("json:%s", options);
 	char *argv[] = { "qemu-img", "check", "--output=json", repair ? "-r" : name,
-			 repair ? "leaks" : NULL, repair ? name : NULL, NULL };
+			 repair, repair ? name : NULL, NULL };
 	pid_t pid;
 	int status, ret;
 
@@ -224,19 +229,38 @@ static int run_qemu_img(const char *image, const char *path, bool node, bool rep
 	return ret;
 }
 
-/* qemu-img would open an external data file by the name in the header. */
-static int check_data_file(int fd)
+/* "Header": incompatible_features of an image whose header has been accepted. */
+static int check_features(int fd, bool *dirty)
 {
 	struct qcow2_header h = { 0 };
+	ssize_t n = pread(fd, &h, sizeof(h), 0);
+	uint64_t features;
 
-	if (pread(fd, &h, sizeof(h), 0) < (ssize_t)QCOW2_V3_MIN_HEADER_LENGTH)
-		return 0;	/* no version 3 image; qemu-img says what it is */
-	if (be32toh(h.version) >= 3 &&
-	    be64toh(h.incompatible_features) & QCOW2_INCOMPAT_DATA_FILE) {
+	if (n < 0)
+		return cause_errno("its header cannot be read");
+	if (n < (ssize_t)QCOW2_V3_MIN_HEADER_LENGTH || be32toh(h.version) < 3)
+		return 0;	/* version 2 has none */
+	features = be64toh(h.incompatible_features);
+	/* qemu-img would open it by the name in the header. */
+	if (features & QCOW2_INCOMPAT_DATA_FILE) {
 		cause("it has its data in another file, which is not supported");
 		return cause_code(EXIT_REFUSED);
 	}
+	*dirty = features & QCOW2_INCOMPAT_DIRTY;
 	return 0;
+}
+
+static int repair_image(const char *image, const char *path, bool node, struct verdict *v)
+{
+	/* Its refcounts are wrong because it is dirty: they follow from the other tables. */
+	if (v->dirty && !run_qemu_img(image, path, node, "all", v)) {
+		v->rebuilt = !v->corruptions;
+		return 0;
+	}
+	if (v->dirty)
+		return -1;
+	/* Where tables are damaged, what seems leaked may be somebody's data. */
+	return v->leaks && !v->corruptions ? run_qemu_img(image, path, node, "leaks", v) : 0;
 }
 
 static int look(const char *image, bool repair, struct verdict *v, struct image_header *header)
@@ -262,15 +286,14 @@ static int look(const char *image, bool repair, struct verdict *v, struct image_
 	}
 	ret = probe_header(fd, header);
 	if (!ret)
-		ret = check_data_file(fd);
+		ret = check_features(fd, &v->dirty);
 	close(fd);
 	if (!ret)
 		ret = image_is_attached(&st);
 	if (!ret)
-		ret = run_qemu_img(image, path, S_ISBLK(st.st_mode), false, v);
-	/* Where tables are damaged, what seems leaked may be somebody's data. */
-	if (!ret && repair && v->leaks && !v->corruptions)
-		ret = run_qemu_img(image, path, S_ISBLK(st.st_mode), true, v);
+		ret = run_qemu_img(image, path, S_ISBLK(st.st_mode), NULL, v);
+	if (!ret && repair)
+		ret = repair_image(image, path, S_ISBLK(st.st_mode), v);
 	return ret;
 }
 
@@ -280,6 +303,8 @@ static struct json_object *verdict_json(const char *image, const struct verdict 
 	struct json_object *o = json_object_new_object();
 
 	json_object_object_add(o, "image", json_object_new_string(image));
+	json_object_object_add(o, "dirty", json_object_new_boolean(v->dirty && !v->rebuilt));
+	json_object_object_add(o, "rebuilt", json_object_new_boolean(v->rebuilt));
 	json_object_object_add(o, "corruptions", json_object_new_int64(v->corruptions));
 	json_object_object_add(o, "leaks", json_object_new_int64(v->leaks));
 	json_object_object_add(o, "leaked_bytes",
@@ -295,6 +320,14 @@ static void print_verdict(const char *image, const struct verdict *v,
 {
 	char size[32];
 
+	if (v->rebuilt) {
+		printf("%s: was not closed when it was written last; counted its clusters anew\n",
+		       image);
+	} else if (v->dirty) {
+		printf("%s: was not closed when it was written last; --repair counts its clusters "
+		       "anew\n", image);
+		return;
+	}
 	if (v->leaks_fixed)
 		printf("%s: gave back %lld leaked clusters (%s)\n", image,
 		       (long long)v->leaks_fixed,
@@ -323,7 +356,7 @@ static int check_image(const char *image, bool repair, bool json, struct json_ob
 		json_object_array_add(array, verdict_json(image, &v, &header));
 	else
 		print_verdict(image, &v, &header);
-	if (v.corruptions)
+	if (v.corruptions || (v.dirty && !v.rebuilt))
 		return EXIT_REFUSED;
 	return v.leaks ? EXIT_LEAKS : EXIT_OK;
 }
@@ -370,7 +403,7 @@ const struct verb verb_check = {
 		"Have qemu-img look at all tables of the qcow2 image IMAGE, which must not be in\n"
 		"use. A crash or power cut leaves no errors, but up to 8 MiB of clusters that are\n"
 		"taken and not used. The exit code is 5 for that, and 4 for errors.\n\n"
-		"      --repair               give such clusters back\n"
+		"      --repair               give them back, and mend what QEMU has marked dirty\n"
 		"      --json                 print an array of objects instead\n",
 	.run = check_main,
 };
