@@ -183,7 +183,7 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 		slice_dirty(img->reftable.slices[i]);
 	}
 	slice_set_entry(flat_slice(&img->reftable, rb), rb, pos);
-	commit_reftable_moved(img);
+	commit_reftable_moved(img, clusters);
 	for (i = 0; i < DIV_ROUND_UP(old_entries, per_cluster); i++)
 		freed_add(img, &freed, (old_pos >> img->cluster_bits) + i);
 	mutex_unlock(&img->meta_lock);

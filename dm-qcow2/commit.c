@@ -69,7 +69,7 @@ struct qcow2_commit {
 	struct list_head durable;	/* freed extents whose removal is durable, @io_lock */
 
 	struct list_head freed;		/* freed in the open generation, meta_lock */
-	bool reftable_moved;		/* in the open generation, meta_lock */
+	u32 reftable_clusters;		/* its length if it moved in the open generation; meta_lock */
 	atomic_t nr_freed;		/* extents on either list, or being reclaimed */
 	mempool_t freed_pool;
 };
@@ -153,7 +153,11 @@ static int flush(struct qcow2_commit *c)
 	return c->img->st.ops->flush(&c->img->st);
 }
 
-static int write_generation(struct qcow2_commit *c, bool reftable_moved)
+/*
+ * The length comes with the generation: the next move makes the table in memory longer before it
+ * holds commits off and gives it another place.
+ */
+static int write_generation(struct qcow2_commit *c, u32 reftable_clusters)
 {
 	struct qcow2_image *img = c->img;
 	int r;
@@ -167,9 +171,8 @@ static int write_generation(struct qcow2_commit *c, bool reftable_moved)
 	r = write_kind(c, SLICE_REFTABLE);
 	if (r > 0)
 		r = flush(c);
-	if (!r && reftable_moved)
-		r = header_set_reftable(img, img->reftable.pos, img->reftable.nr_entries /
-					(img->cluster_size / sizeof(__be64)));
+	if (!r && reftable_clusters)
+		r = header_set_reftable(img, img->reftable.pos, reftable_clusters);
 	if (r < 0)
 		return r;
 
@@ -185,12 +188,15 @@ static int write_generation(struct qcow2_commit *c, bool reftable_moved)
 	return r;
 }
 
-/* Close the open generation.  From here on changes belong to the next one. */
-static bool close_generation(struct qcow2_commit *c, struct list_head *freed)
+/*
+ * Close the open generation.  From here on changes belong to the next one.  Returns the length of
+ * the refcount table if it has moved.
+ */
+static u32 close_generation(struct qcow2_commit *c, struct list_head *freed)
 {
 	struct qcow2_image *img = c->img;
 	struct slice *s, *next;
-	bool moved;
+	u32 clusters;
 
 	mutex_lock(&img->meta_lock);
 	list_for_each_entry_safe(s, next, &img->dirty, dirty_node) {
@@ -201,10 +207,10 @@ static bool close_generation(struct qcow2_commit *c, struct list_head *freed)
 		list_add_tail(&s->commit_node, &c->generation);
 	}
 	list_splice_init(&c->freed, freed);
-	moved = c->reftable_moved;
-	c->reftable_moved = false;
+	clusters = c->reftable_clusters;
+	c->reftable_clusters = 0;
 	mutex_unlock(&img->meta_lock);
-	return moved;
+	return clusters;
 }
 
 static void slice_clean(struct slice *s)
@@ -250,7 +256,7 @@ int commit_now(struct qcow2_image *img)
 	unsigned int noio = memalloc_noio_save();
 	LIST_HEAD(freed);
 	LIST_HEAD(ios);
-	bool moved;
+	u32 clusters;
 	int r = -EIO;
 
 	mutex_lock(&c->lock);
@@ -259,8 +265,8 @@ int commit_now(struct qcow2_image *img)
 	list_splice_init(&c->ios, &ios);
 	spin_unlock_irq(&c->io_lock);
 	if (image_mode(img) != MODE_FAILED) {
-		moved = close_generation(c, &freed);
-		r = write_generation(c, moved);
+		clusters = close_generation(c, &freed);
+		r = write_generation(c, clusters);
 		if (r) {
 			DMERR("%s: metadata write failed: error %d", img->name, r);
 			image_set_mode(img, MODE_FAILED, "metadata could not be written");
@@ -395,10 +401,11 @@ void commit_release(struct qcow2_image *img)
 /**
  * commit_reftable_moved - the open generation has a refcount table elsewhere
  * @img: the image; the caller holds meta_lock and has dirtied all slices of the table
+ * @clusters: its length now
  */
-void commit_reftable_moved(struct qcow2_image *img)
+void commit_reftable_moved(struct qcow2_image *img, u32 clusters)
 {
-	img->commit->reftable_moved = true;
+	img->commit->reftable_clusters = clusters;
 }
 
 /**
