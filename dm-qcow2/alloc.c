@@ -410,11 +410,11 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 		last += rc_get(img, s, (first + i) & mask) == 1;
 	mutex_unlock(&img->alloc_lock);
 
-	if (last == nr && a->passdown && !img->st.discard_unsupported) {
+	if (last == nr && a->passdown && !READ_ONCE(img->st.discard_unsupported)) {
 		/* Failing to give space back costs space, not data. */
 		if (img->st.ops->discard(&img->st, first << img->cluster_bits,
 					 (u64)nr << img->cluster_bits) == -EOPNOTSUPP)
-			img->st.discard_unsupported = true;
+			WRITE_ONCE(img->st.discard_unsupported, true);
 	}
 
 	slice_prepare(s);

@@ -426,8 +426,13 @@ bool commit_pressure(struct qcow2_image *img)
  */
 void commit_relieve(struct qcow2_image *img)
 {
+	/*
+	 * The list may be changing, under meta_lock.  Nothing follows from a wrong answer: what is
+	 * being added comes with a later call, and what was just taken away is in a commit, whose
+	 * end wakes the writer.
+	 */
 	if (atomic_read(&img->cache.nr_dirty) >= READ_ONCE(img->cache.max) / 2 ||
-	    !list_empty_careful(&img->commit->freed))
+	    data_race(!list_empty(&img->commit->freed)))
 		commit_kick(img);
 }
 

@@ -64,7 +64,7 @@ static void evict(struct table_cache *cache, struct slice *s)
 {
 	list_del(&s->lru);
 	xa_erase(kind_xarray(cache, s->kind), s->index);
-	cache->nr--;
+	WRITE_ONCE(cache->nr, cache->nr - 1);
 	call_rcu(&s->rcu, slice_free_rcu);
 }
 
@@ -130,8 +130,8 @@ static void slice_load(struct slice *s)
 	list_splice_init(&s->waiters, &waiters);
 	if (r) {
 		xa_erase(kind_xarray(cache, s->kind), s->index);
-		cache->nr--;
-		s->state = SLICE_FAILED;
+		WRITE_ONCE(cache->nr, cache->nr - 1);
+		WRITE_ONCE(s->state, SLICE_FAILED);
 	} else {
 		list_add(&s->lru, &cache->lru);
 		s->referenced = true;
@@ -174,7 +174,7 @@ static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind ki
 		if (s) {
 			if (s->state == SLICE_READY) {
 				s->pins++;
-				s->referenced = true;
+				WRITE_ONCE(s->referenced, true);
 			} else {
 				list_add_tail(&waiter->node, &s->waiters);
 				s = NULL;
@@ -205,7 +205,7 @@ static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind ki
 		new = NULL;
 	}
 	spin_lock(&cache->lock);
-	cache->nr++;
+	WRITE_ONCE(cache->nr, cache->nr + 1);
 	spin_unlock(&cache->lock);
 	*fresh = new;
 	return NULL;
@@ -304,7 +304,7 @@ struct slice *cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, 
 		return ERR_PTR(r);
 	}
 	spin_lock(&cache->lock);
-	cache->nr++;
+	WRITE_ONCE(cache->nr, cache->nr + 1);
 	list_add(&s->lru, &cache->lru);
 	spin_unlock(&cache->lock);
 	return s;
@@ -354,7 +354,8 @@ static bool prepare(struct slice *s, gfp_t gfp)
 		return false;
 	spin_lock(&cache->lock);
 	if (!s->shadow) {
-		s->shadow = shadow;
+		/* Another pin's prepare() looks without the lock. */
+		WRITE_ONCE(s->shadow, shadow);
 		shadow = NULL;
 	}
 	spin_unlock(&cache->lock);
@@ -551,7 +552,7 @@ static unsigned int kib_to_slices(unsigned int kib)
 void cache_resize(struct table_cache *cache, unsigned int max_kib)
 {
 	spin_lock(&cache->lock);
-	cache->max = kib_to_slices(max_kib);
+	WRITE_ONCE(cache->max, kib_to_slices(max_kib));
 	spin_unlock(&cache->lock);
 	make_room(cache);
 }

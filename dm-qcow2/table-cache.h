@@ -91,8 +91,8 @@ struct table_cache {
 
 	spinlock_t lock;		/* innermost; taken in process context only */
 	struct list_head lru;		/* READY slices, @lock */
-	unsigned int nr;		/* slices in the xarrays, @lock */
-	unsigned int max;		/* bound on @nr; slices */
+	unsigned int nr;		/* slices in the xarrays; @lock to change */
+	unsigned int max;		/* bound on @nr; slices; @lock to change */
 	atomic_t nr_dirty;		/* slices dirty or writing */
 };
 

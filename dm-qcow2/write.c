@@ -57,7 +57,8 @@ void finish_io(struct qcow2_writer *w, struct qcow2_io *io)
 /* While a suspend that must not flush is waiting, DM keeps the bio. */
 static blk_status_t no_space_status(const struct qcow2_writer *w)
 {
-	return READ_ONCE(w->release) && w->noflush ? BLK_STS_DM_REQUEUE : BLK_STS_NOSPC;
+	/* Pairs with the release in writer_release_waiting(): @noflush is set by then. */
+	return smp_load_acquire(&w->release) && w->noflush ? BLK_STS_DM_REQUEUE : BLK_STS_NOSPC;
 }
 
 /* There was no cluster for @io. */
@@ -81,12 +82,12 @@ void failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 		return;
 	}
 	if (image_mode(img) == MODE_RW) {
-		w->last_limit = img->st.ops->limit(&img->st);
-		w->no_space_since = jiffies;
-		w->expired = false;
+		WRITE_ONCE(w->last_limit, img->st.ops->limit(&img->st));
+		WRITE_ONCE(w->no_space_since, jiffies);
+		WRITE_ONCE(w->expired, false);
 		image_set_mode(img, MODE_OUT_OF_SPACE, "no free cluster and no room to grow");
 	}
-	if (w->error_if_no_space || READ_ONCE(w->release) || w->expired) {
+	if (w->error_if_no_space || READ_ONCE(w->release) || READ_ONCE(w->expired)) {
 		end_io(io, no_space_status(w));
 		return;
 	}
@@ -179,7 +180,7 @@ static void start_op(struct qcow2_writer *w, struct cow_op *op, struct qcow2_io 
 	op->len = len;
 	op->epoch = epoch_enter(&w->img->epoch);
 	hash_add(w->busy, &op->busy, op->cluster);
-	w->nr_ops++;
+	WRITE_ONCE(w->nr_ops, w->nr_ops + 1);
 	op_start(w, op);
 }
 
@@ -402,8 +403,8 @@ static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 		mutex_unlock(&img->meta_lock);
 	}
 	hash_del(&op->busy);
-	w->nr_ops--;
-	w->wake = true;
+	WRITE_ONCE(w->nr_ops, w->nr_ops - 1);
+	WRITE_ONCE(w->wake, true);
 	list_splice(&op->waiters, &waiters);
 	epoch_leave(op->epoch);
 
@@ -460,7 +461,7 @@ static void writer_work(struct work_struct *work)
 		list_add_tail(&io->node, &ios);
 	process_list(w, &ios);
 	blk_finish_plug(&plug);
-	if (w->wake && !list_empty(&w->stalled))
+	if (READ_ONCE(w->wake) && !list_empty(&w->stalled))
 		queue_work(w->wq, &w->work);
 	memalloc_noio_restore(noio);
 }
@@ -521,9 +522,10 @@ static void space_poll(struct work_struct *work)
 	if (image_mode(img) != MODE_OUT_OF_SPACE)
 		return;
 	/* A file has no size that tells: its filesystem is simply asked again. */
-	if (!img->st.bdev || img->st.ops->limit(&img->st) > w->last_limit)
+	if (!img->st.bdev || img->st.ops->limit(&img->st) > READ_ONCE(w->last_limit))
 		writer_retry(img);
-	if (time_after(jiffies, w->no_space_since + SPACE_TIMEOUT) && !w->expired) {
+	if (time_after(jiffies, READ_ONCE(w->no_space_since) + SPACE_TIMEOUT) &&
+	    !READ_ONCE(w->expired)) {
 		DMERR("%s: no space for %u seconds: failing writes", img->name,
 		      SPACE_TIMEOUT / HZ);
 		WRITE_ONCE(w->expired, true);
@@ -543,7 +545,7 @@ void writer_release_waiting(struct qcow2_image *img, bool noflush)
 {
 	cancel_delayed_work_sync(&img->writer->space_poll);
 	img->writer->noflush = noflush;
-	WRITE_ONCE(img->writer->release, true);
+	smp_store_release(&img->writer->release, true);
 	queue_work(img->writer->wq, &img->writer->work);
 }
 
