@@ -408,7 +408,7 @@ int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, uns
 	req->status_addr = NULL;
 	req->status_log.len = 0;
 	req->data_len = 0;
-	q->inflight++;
+	WRITE_ONCE(q->inflight, q->inflight + 1);
 
 	if (likely(in_len)) {
 		struct iovec *last = &iov[out + in - 1];
@@ -441,7 +441,7 @@ int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, uns
 	default:
 		if (ret != -EIO && fatal_signal_pending(current)) {
 			vhost_blk_forget(req);
-			q->inflight--;
+			WRITE_ONCE(q->inflight, q->inflight - 1);
 			return -EINTR;
 		}
 		req->status = VIRTIO_BLK_S_IOERR;

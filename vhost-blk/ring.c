@@ -35,7 +35,7 @@ void vhost_blk_ring_break(struct vhost_blk_queue *q, const char *why)
 {
 	pr_notice_ratelimited("ring %u of process %d is stopped: %s\n", q->index,
 			      q->blk->owner, why);
-	q->broken = true;
+	WRITE_ONCE(q->broken, true);
 	if (q->vq.error_ctx)
 		eventfd_signal(q->vq.error_ctx);
 }
@@ -306,7 +306,7 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 	}
 	vq->last_avail_idx = vq->last_used_idx;
 	vq->avail_idx = vq->last_used_idx;
-	q->broken = false;
+	WRITE_ONCE(q->broken, false);
 	vhost_poll_queue(&vq->poll);
 unlock:
 	mutex_unlock(&vq->mutex);
