@@ -32,6 +32,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     for line in ("core: the part of the suite that runs on every kernel",
                  "full: takes long; only in `make check-full`",
+                 "races: also runs where data races are looked for (kcsan)",
                  "nested: boots a guest inside the guest"):
         config.addinivalue_line("markers", line)
 

@@ -15,6 +15,8 @@ import pytest
 from dmqcow2 import KIB, Attached, Chain, Place, exercise, verify_device
 from helpers import MIB, SECTOR, image_check, image_compare, run
 
+pytestmark = pytest.mark.races
+
 DIMENSIONS = {
     "storage": ("bdev", "ext4", "xfs"),
     "backing": ("none", "qcow2", "raw", "deep", "shorter", "longer"),

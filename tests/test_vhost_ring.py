@@ -11,6 +11,8 @@ import pytest
 
 from helpers import DISCARD, FLUSH, FUA, MIB, logged_writes, run, size_of, wait_for
 
+pytestmark = pytest.mark.races
+
 DEVICES = ["brd", pytest.param("null", marks=pytest.mark.core)]
 
 
