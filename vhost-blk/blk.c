@@ -280,6 +280,21 @@ static long vhost_blk_set_writeback(struct vhost_blk *blk, void __user *argp)
 }
 
 /*
+ * The core waits for the work of a ring that leaves a worker only if the ring has a backend or a
+ * kick; else it expects that none was left when the ring was stopped. But the end of the last bio
+ * may still be about to wake the worker.
+ */
+static long vhost_blk_worker_ioctl(struct vhost_blk *blk, unsigned int cmd, void __user *argp)
+{
+	if (blk->unsettled) {
+		synchronize_rcu();
+		vhost_dev_flush(&blk->dev);
+		blk->unsettled = false;
+	}
+	return vhost_worker_ioctl(&blk->dev, cmd, argp);
+}
+
+/*
  * Dirty logging is per request: those in flight were not prepared for it and would go unlogged.
  * Drain them before it begins.
  */
@@ -363,7 +378,6 @@ static long vhost_blk_busyloop(struct vhost_blk *blk, void __user *argp)
 	return vhost_vring_ioctl(&blk->dev, VHOST_SET_VRING_BUSYLOOP_TIMEOUT, argp);
 }
 
-/* Everything that only the owner may do. */
 /*
  * A stop that a signal cut short has left a ring without backend but with requests in flight.  The
  * core checks no address of such a ring, and the requests still use it: nothing else may be done
@@ -383,6 +397,7 @@ static long vhost_blk_finish_stops(struct vhost_blk *blk)
 	return ret;
 }
 
+/* Everything that only the owner may do. */
 static long vhost_blk_owner_ioctl(struct vhost_blk *blk, unsigned int cmd, void __user *argp)
 {
 	long ret = vhost_dev_check_owner(&blk->dev);
@@ -410,7 +425,7 @@ static long vhost_blk_owner_ioctl(struct vhost_blk *blk, unsigned int cmd, void 
 	case VHOST_FREE_WORKER:
 	case VHOST_ATTACH_VRING_WORKER:
 	case VHOST_GET_VRING_WORKER:
-		return vhost_worker_ioctl(&blk->dev, cmd, argp);
+		return vhost_blk_worker_ioctl(blk, cmd, argp);
 	default:
 		ret = vhost_dev_ioctl(&blk->dev, cmd, argp);
 		return ret == -ENOIOCTLCMD ? vhost_vring_ioctl(&blk->dev, cmd, argp) : ret;

@@ -139,6 +139,8 @@ struct vhost_blk {
 	unsigned int nr_queues;
 	pid_t owner;			/* for messages; under dev.mutex */
 
+	bool unsettled;			/* a worker may hold work of a stopped ring; dev.mutex */
+
 	/* Changed under dev.mutex with all rings stopped; read by requests in flight. */
 	struct file *file;
 	struct block_device *bdev;

@@ -257,6 +257,8 @@ int vhost_blk_ring_stop(struct vhost_blk_queue *q)
 
 	if (ret)
 		return ret;
+	if (q->vq.private_data)
+		q->blk->unsettled = true;
 	q->vq.private_data = NULL;
 	mutex_unlock(&q->vq.mutex);
 	return vhost_blk_ring_drain(q);

@@ -19,6 +19,7 @@ long vhost_dev_check_owner(struct vhost_dev *dev);
 struct vhost_iotlb *vhost_dev_reset_owner_prepare(void);
 void vhost_dev_reset_owner(struct vhost_dev *dev, struct vhost_iotlb *umem);
 void vhost_dev_stop(struct vhost_dev *dev);
+void vhost_dev_flush(struct vhost_dev *dev);
 void vhost_dev_cleanup(struct vhost_dev *dev);
 long vhost_dev_ioctl(struct vhost_dev *dev, unsigned int ioctl, void __user *argp);
 long vhost_vring_ioctl(struct vhost_dev *dev, unsigned int ioctl, void __user *argp);
