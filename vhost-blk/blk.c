@@ -280,6 +280,26 @@ static long vhost_blk_set_writeback(struct vhost_blk *blk, void __user *argp)
 }
 
 /*
+ * Requests in flight have the addresses that the old table gave them, and keep them to their end:
+ * the owner may unmap that memory when this returns.
+ */
+static long vhost_blk_set_memory(struct vhost_blk *blk, void __user *argp)
+{
+	long ret = vhost_dev_ioctl(&blk->dev, VHOST_SET_MEM_TABLE, argp);
+	unsigned int i;
+
+	for (i = 0; i < blk->nr_queues && !ret; i++) {
+		struct vhost_blk_queue *q = blk->queues[i];
+		bool restart = vhost_blk_ring_running(q);
+
+		ret = vhost_blk_ring_stop(q);
+		if (!ret && restart)
+			ret = vhost_blk_ring_start(q);
+	}
+	return ret;
+}
+
+/*
  * The core waits for the work of a ring that leaves a worker only if the ring has a backend or a
  * kick; else it expects that none was left when the ring was stopped. But the end of the last bio
  * may still be about to wake the worker.
@@ -426,6 +446,8 @@ static long vhost_blk_owner_ioctl(struct vhost_blk *blk, unsigned int cmd, void 
 	case VHOST_ATTACH_VRING_WORKER:
 	case VHOST_GET_VRING_WORKER:
 		return vhost_blk_worker_ioctl(blk, cmd, argp);
+	case VHOST_SET_MEM_TABLE:
+		return vhost_blk_set_memory(blk, argp);
 	default:
 		ret = vhost_dev_ioctl(&blk->dev, cmd, argp);
 		return ret == -ENOIOCTLCMD ? vhost_vring_ioctl(&blk->dev, cmd, argp) : ret;
