@@ -115,6 +115,7 @@ struct vhost_blk_queue {
 	unsigned int nr_used;
 	unsigned int nr_hidden;		/* entries written, but the used index was not */
 	unsigned int inflight;		/* read without the mutex by drains */
+	bool unlogged_used;		/* the core may have missed logging the used ring */
 	bool broken;			/* not read any more until restarted */
 	u8 serial[VHOST_BLK_SERIAL_BYTES];
 

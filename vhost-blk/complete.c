@@ -82,20 +82,48 @@ void vhost_blk_forget(struct vhost_blk_req *req)
  * Mark the pages that the request has written, whose content is in place. After an error the device
  * may have written some of the data. Marking twice is harmless.
  */
-static void vhost_blk_log(struct vhost_blk_req *req)
+static int vhost_blk_log(struct vhost_blk_req *req)
 {
 	struct vhost_virtqueue *vq = &req->queue->vq;
+	int ret = 0;
 
+	/* Whoever turned logging off meanwhile may have unmapped the log. */
+	if (!vhost_blk_has_feature(vq, VHOST_F_LOG_ALL))
+		return 0;
 	/* The core insists that the entries hold at least the length it is given. */
-	if ((req->data_len && vhost_log_write(vq, req->data_log, req->nr_data_log, req->data_len,
-					      NULL, 0)) ||
-	    vhost_log_write(vq, &req->status_log, 1, req->status_log.len, NULL, 0))
-		vhost_blk_ring_break(req->queue, "the dirty log cannot be written");
+	if (req->data_len)
+		ret = vhost_log_write(vq, req->data_log, req->nr_data_log, req->data_len, NULL, 0);
+	if (!ret)
+		ret = vhost_log_write(vq, &req->status_log, 1, req->status_log.len, NULL, 0);
+	return ret;
+}
+
+/*
+ * The core marks what it writes into the used ring, but does not tell when it could not: in a
+ * thread that was killed meanwhile. Then the other executor marks the whole used ring.
+ */
+static void vhost_blk_check_used_log(struct vhost_blk_queue *q)
+{
+	struct vhost_virtqueue *vq = &q->vq;
+	struct vhost_log log = {
+		.addr = vq->log_addr,
+		.len = struct_size(vq->used, ring, vq->num) + sizeof(u16),
+	};
+
+	if (fatal_signal_pending(current)) {
+		q->unlogged_used = true;
+		vhost_blk_use_fallback(q);
+	} else if (q->unlogged_used) {
+		q->unlogged_used = false;
+		if (vhost_log_write(vq, &log, 1, log.len, NULL, 0))
+			vhost_blk_ring_break(q, "the dirty log cannot be written");
+	}
 }
 
 /*
  * Finish a request whose bios have ended: everything but its used entry, which is added to q->used.
- * Returns 0, -EIOCBQUEUED when it has another round, -EINTR when the other executor must do it.
+ * Returns 0, -EIOCBQUEUED when it has another round, -EINTR when the other executor must do it,
+ * from the start or from where it got to.
  */
 static int vhost_blk_finish(struct vhost_blk_req *req)
 {
@@ -129,8 +157,11 @@ static int vhost_blk_finish(struct vhost_blk_req *req)
 				return -EINTR;
 			vhost_blk_ring_break(q, "a status byte cannot be written");
 		}
-		if (unlikely(req->status_log.len))
-			vhost_blk_log(req);
+		if (unlikely(req->status_log.len && vhost_blk_log(req))) {
+			if (fatal_signal_pending(current))
+				return -EINTR;
+			vhost_blk_ring_break(q, "the dirty log cannot be written");
+		}
 	}
 	elem = &q->used[q->nr_used++];
 	elem->id = vhost_blk_from_cpu32(&q->vq, req->head);
@@ -179,6 +210,7 @@ void vhost_blk_reap(struct vhost_blk_queue *q)
 	struct llist_node *list;
 
 	if (unlikely(fatal_signal_pending(current))) {
+		q->unlogged_used = q->vq.log_used;
 		vhost_blk_use_fallback(q);
 		return;
 	}
@@ -199,6 +231,8 @@ void vhost_blk_reap(struct vhost_blk_queue *q)
 	}
 	if (unlikely(!vhost_blk_publish(q)))
 		vhost_blk_use_fallback(q);
+	if (unlikely(q->vq.log_used))
+		vhost_blk_check_used_log(q);
 }
 
 /**

@@ -309,6 +309,7 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 	vq->last_avail_idx = vq->last_used_idx;
 	vq->avail_idx = vq->last_used_idx;
 	WRITE_ONCE(q->broken, false);
+	q->unlogged_used = false;
 	vhost_poll_queue(&vq->poll);
 unlock:
 	mutex_unlock(&vq->mutex);
