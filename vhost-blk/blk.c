@@ -264,19 +264,31 @@ static long vhost_blk_set_serial(struct vhost_blk *blk, void __user *argp)
 	return 0;
 }
 
+/*
+ * A guest that gives up flushing expects all that it has written to be safe from now on. A write
+ * that is answered after this returns is durable: whoever answers it sees the new mode, and whoever
+ * still saw the old one has answered before the flush.
+ */
 static long vhost_blk_set_writeback(struct vhost_blk *blk, void __user *argp)
 {
+	unsigned int i;
 	u32 writeback;
+	int ret;
 
 	if (get_user(writeback, (u32 __user *)argp))
 		return -EFAULT;
 	if (writeback > 1)
 		return -EINVAL;
 	WRITE_ONCE(blk->writeback, writeback);
-	/* A guest that gives up flushing expects what it has written to be safe from now on. */
-	if (!writeback && blk->bdev && blk->writable)
-		return blkdev_issue_flush(blk->bdev);
-	return 0;
+	if (writeback || !blk->bdev || !blk->writable)
+		return 0;
+	for (i = 0; i < blk->nr_queues; i++) {
+		ret = vhost_blk_ring_lock(blk->queues[i]);
+		if (ret)
+			return ret;
+		mutex_unlock(&blk->queues[i]->vq.mutex);
+	}
+	return blkdev_issue_flush(blk->bdev);
 }
 
 /*

@@ -84,6 +84,7 @@ struct vhost_blk_req {
 	u8 status;			/* VIRTIO_BLK_S_*: the answer unless a bio failed */
 	bool busy;			/* read from the ring, no used entry yet */
 	bool dirties;			/* the bios write guest memory */
+	bool cached;			/* what they wrote may be in a volatile cache */
 	u16 head;
 	u32 data_len;			/* bytes of guest memory that the data may change */
 	u8 __user *status_addr;		/* NULL if the chain has no room for a status */
@@ -148,7 +149,10 @@ struct vhost_blk {
 	bool writable;			/* the file was opened for writing */
 	struct cgroup_subsys_state *css;	/* owner's io cgroup, for kthread workers */
 
-	/* Changed under dev.mutex at any time, read once per request. */
+	/*
+	 * Changed under dev.mutex at any time. Read when a write begins, to make it durable as it is
+	 * done, and again when it is about to be answered, to make up for what has changed.
+	 */
 	bool writeback;
 };
 
@@ -159,6 +163,7 @@ void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsi
 int vhost_blk_ring_start(struct vhost_blk_queue *q);
 void vhost_blk_ring_halt(struct vhost_blk_queue *q);
 int vhost_blk_ring_stop(struct vhost_blk_queue *q);
+int vhost_blk_ring_lock(struct vhost_blk_queue *q);
 void vhost_blk_ring_free(struct vhost_blk_queue *q);
 bool vhost_blk_ring_has_addresses(struct vhost_blk_queue *q);
 bool vhost_blk_ring_running(struct vhost_blk_queue *q);

@@ -144,6 +144,12 @@ static int vhost_blk_finish(struct vhost_blk_req *req)
 		}
 		vhost_blk_end_steps(req);
 	}
+	/* A discard cannot be written through; or the mode has changed while it was written. */
+	if (req->cached && !req->error && req->status == VIRTIO_BLK_S_OK &&
+	    unlikely(vhost_blk_write_through(q))) {
+		req->cached = false;
+		return vhost_blk_submit_flush(req);
+	}
 	if (unlikely(req->error))
 		req->status = req->error == BLK_STS_NOTSUPP ? VIRTIO_BLK_S_UNSUPP :
 							      VIRTIO_BLK_S_IOERR;

@@ -31,7 +31,6 @@ struct vhost_blk_extent {
 struct vhost_blk_ranges {
 	bool discard;
 	bool by_pages;		/* the device cannot write zeroes: write a page of them */
-	bool flush;		/* the last round is a flush */
 	u32 round;		/* sectors of the round under way */
 	unsigned int nr;
 	unsigned int i;		/* the range under way */
@@ -109,14 +108,11 @@ static int vhost_blk_range_next(struct vhost_blk_req *req)
 	}
 	while (ranges->i < ranges->nr && !ranges->extents[ranges->i].sectors)
 		ranges->i++;
-	if (ranges->i == ranges->nr) {
-		if (!ranges->flush)
-			return 0;
-		ranges->flush = false;
-		return vhost_blk_submit_flush(req);
-	}
+	if (ranges->i == ranges->nr)
+		return 0;
 
 	e = &ranges->extents[ranges->i];
+	req->cached = true;
 	if (ranges->discard) {
 		ranges->round = vhost_blk_discard_round(bdev, e);
 		opf = REQ_OP_DISCARD;
@@ -177,7 +173,6 @@ int vhost_blk_range(struct vhost_blk_req *req, bool discard, struct iov_iter *da
 		return -ENOMEM;
 	ranges->nr = nr;
 	ranges->discard = discard;
-	ranges->flush = vhost_blk_write_through(q);
 	for (i = 0; i < nr && !ret; i++) {
 		if (copy_from_iter_full(&raw, sizeof(raw), data))
 			ret = vhost_blk_check_range(q, discard, &raw, &ranges->extents[i]);

@@ -262,6 +262,8 @@ static int vhost_blk_read_write(struct vhost_blk_req *req, bool write, u64 secto
 		opf = REQ_OP_WRITE | REQ_SYNC | REQ_IDLE;
 		if (vhost_blk_write_through(req->queue))
 			opf |= REQ_FUA;
+		else
+			req->cached = true;
 	} else {
 		req->data_len = len;
 	}
@@ -402,6 +404,7 @@ int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, uns
 		return -EINVAL;
 	req->busy = true;
 	req->dirties = false;
+	req->cached = false;
 	req->head = head;
 	req->error = BLK_STS_OK;
 	req->status = VIRTIO_BLK_S_OK;

@@ -196,8 +196,13 @@ static int vhost_blk_ring_alloc(struct vhost_blk_queue *q, unsigned int nr)
 	return 0;
 }
 
-/* Take the ring's mutex although the worker may be polling under it. */
-static int vhost_blk_ring_lock(struct vhost_blk_queue *q)
+/**
+ * vhost_blk_ring_lock - take the ring's mutex although the worker may be polling under it
+ * @q: the ring
+ *
+ * Return: 0, or -EINTR when the caller is being killed
+ */
+int vhost_blk_ring_lock(struct vhost_blk_queue *q)
 {
 	int ret;
 

@@ -45,6 +45,7 @@
  *
  * 1, the default: a completed write may be volatile until a flush. 0: writes are durable when they
  * complete, which is what a guest may expect that cleared 'writeback' in the configuration space.
+ * When this returns that is true of every write that has completed or will, whenever it began.
  * Without VIRTIO_BLK_F_FLUSH among the features every write is durable whatever this says.
  */
 #define VHOST_BLK_SET_WRITEBACK	_IOW(VHOST_VIRTIO, 0xFC, __u32)
