@@ -6,6 +6,7 @@
  *	blk.c		the character device, its ioctls, the life of a backend
  *	ring.c		one queue: start, stop, drain, and the worker's pass over the ring
  *	request.c	a descriptor chain -> checked -> bios
+ *	direct.c	reads and writes of guest memory as it lies
  *	range.c		DISCARD and WRITE_ZEROES: bios that carry no guest memory
  *	bounce.c	reads and writes whose memory the block layer cannot use as it lies
  *	complete.c	finished bios -> status, dirty log, used ring, one signal
@@ -39,7 +40,13 @@
 #include "uapi/vhost_blk.h"
 
 /* Bios of at most this many vectors live in the request: 32 KiB of page-aligned data. */
-#define VHOST_BLK_INLINE_VECS	8
+#define VHOST_BLK_INLINE_VECS	8U
+
+/*
+ * A ring is read on only while its requests in flight hold less memory than this, beyond what was
+ * allocated with it. 8 MiB is what 1000 requests of 1 MiB take; one request takes at most 1.1 MiB.
+ */
+#define VHOST_BLK_MAX_HELD	(8U << 20)
 
 struct vhost_blk_queue;
 struct vhost_blk_req;
@@ -49,7 +56,7 @@ struct vhost_blk_req;
  * @next: further parts of the same request
  * @bio: bi_private is the request
  *
- * Owned by the request; built before any part of the request is submitted, freed when all ended.
+ * Owned by the request; built before any part of the round is submitted, freed when all ended.
  * The vectors follow it in memory, except for the part that is embedded in the request.
  */
 struct vhost_blk_part {
@@ -117,6 +124,8 @@ struct vhost_blk_queue {
 	unsigned int nr_hidden;		/* entries written, but the used index was not */
 	unsigned int inflight;		/* read without the mutex by drains */
 	bool unlogged_used;		/* the core may have missed logging the used ring */
+	size_t held;			/* bytes of memory that requests have allocated */
+	bool throttled;			/* not read on until held is smaller */
 	bool broken;			/* not read any more until restarted */
 	u8 serial[VHOST_BLK_SERIAL_BYTES];
 
@@ -177,8 +186,15 @@ struct vhost_blk_part *vhost_blk_add_part(struct vhost_blk_req *req, unsigned in
 int vhost_blk_submit(struct vhost_blk_req *req);
 int vhost_blk_submit_flush(struct vhost_blk_req *req);
 void vhost_blk_release_parts(struct vhost_blk_req *req);
+void vhost_blk_drop_part(struct vhost_blk_req *req, struct vhost_blk_part *part);
 bool vhost_blk_write_through(struct vhost_blk_queue *q);
 bool vhost_blk_in_capacity(struct vhost_blk *blk, u64 sector, u64 sectors);
+
+/* direct.c */
+bool vhost_blk_is_direct(struct block_device *bdev, const struct iov_iter *iter,
+			 unsigned int *nr_pages);
+int vhost_blk_direct(struct vhost_blk_req *req, blk_opf_t opf, sector_t sector,
+		     struct iov_iter *data, unsigned int nr_pages);
 
 /* range.c */
 int vhost_blk_range(struct vhost_blk_req *req, bool discard, struct iov_iter *data);

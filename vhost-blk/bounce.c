@@ -3,6 +3,7 @@
  * Reads and writes of guest memory that the block layer cannot take as it lies: segments that are
  * no whole logical blocks, or addresses below the device's DMA alignment. Legal in virtio, rare in
  * practice. Owns the pages that stand in; they are bounded, and a longer request is done in rounds.
+ * With fewer pages than it would like a request takes more rounds.
  *
  * Everything runs with the ring's mutex held, in a context whose current->mm is the owner's.
  */
@@ -23,6 +24,7 @@ struct vhost_blk_bounce {
 	blk_opf_t opf;
 	sector_t sector;	/* of the next round */
 	u32 round;		/* bytes of the round under way, 0 before the first */
+	unsigned int held;	/* bytes of memory, as counted in the queue */
 	unsigned int nr_pages;
 	struct page *pages[];
 };
@@ -39,6 +41,7 @@ static void vhost_blk_bounce_release(struct vhost_blk_req *req)
 {
 	struct vhost_blk_bounce *b = req->priv;
 
+	req->queue->held -= b->held;
 	while (b->nr_pages)
 		__free_page(b->pages[--b->nr_pages]);
 	kfree(b->iov);
@@ -83,12 +86,16 @@ static int vhost_blk_bounce_next(struct vhost_blk_req *req)
 			return ret;
 		b->round = 0;
 	}
-	bytes = min_t(size_t, iov_iter_count(&b->data), (size_t)b->nr_pages << PAGE_SHIFT);
-	if (!bytes)
+	if (!iov_iter_count(&b->data))
 		return 0;
+	bytes = min_t(size_t, iov_iter_count(&b->data), (size_t)b->nr_pages << PAGE_SHIFT);
 	part = vhost_blk_add_part(req, DIV_ROUND_UP(bytes, PAGE_SIZE), b->opf, b->sector);
-	if (!part)
+	bytes = round_down(min_t(u32, bytes, part->bio.bi_max_vecs << PAGE_SHIFT),
+			   bdev_logical_block_size(req->queue->blk->bdev));
+	if (!bytes) {
+		vhost_blk_release_parts(req);
 		return -ENOMEM;
+	}
 	if (write) {
 		int ret = vhost_blk_bounce_copy(b, bytes);
 
@@ -125,22 +132,22 @@ int vhost_blk_bounce(struct vhost_blk_req *req, blk_opf_t opf, sector_t sector,
 	b = kzalloc(struct_size(b, pages, nr_pages), GFP_KERNEL_ACCOUNT);
 	if (!b)
 		return -ENOMEM;
-	req->priv = b;
-	req->steps = &vhost_blk_bounce_steps;
 	b->opf = opf;
 	b->sector = sector;
 	b->iov = dup_iter(&b->data, data, GFP_KERNEL_ACCOUNT);
-	if (b->iov) {
-		while (b->nr_pages < nr_pages) {
-			struct page *page = alloc_page(GFP_KERNEL_ACCOUNT);
+	while (b->iov && b->nr_pages < nr_pages) {
+		struct page *page = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
 
-			if (!page)
-				break;
-			b->pages[b->nr_pages++] = page;
-		}
-		if (b->nr_pages == nr_pages)
-			ret = vhost_blk_bounce_next(req);
+		if (!page)
+			break;
+		b->pages[b->nr_pages++] = page;
 	}
+	b->held = (b->nr_pages << PAGE_SHIFT) + data->nr_segs * sizeof(struct iovec);
+	req->queue->held += b->held;
+	req->priv = b;
+	req->steps = &vhost_blk_bounce_steps;
+	if (b->nr_pages)
+		ret = vhost_blk_bounce_next(req);
 	if (ret != -EIOCBQUEUED)
 		vhost_blk_end_steps(req);
 	return ret;

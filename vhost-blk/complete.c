@@ -73,8 +73,11 @@ void vhost_blk_end_steps(struct vhost_blk_req *req)
 void vhost_blk_forget(struct vhost_blk_req *req)
 {
 	vhost_blk_end_steps(req);
-	kfree(req->data_log);
-	req->data_log = NULL;
+	if (unlikely(req->data_log)) {
+		req->queue->held -= req->nr_data_log * sizeof(*req->data_log);
+		kfree(req->data_log);
+		req->data_log = NULL;
+	}
 	req->busy = false;
 }
 
@@ -239,6 +242,10 @@ void vhost_blk_reap(struct vhost_blk_queue *q)
 		vhost_blk_use_fallback(q);
 	if (unlikely(q->vq.log_used))
 		vhost_blk_check_used_log(q);
+	if (unlikely(q->throttled) && q->held < VHOST_BLK_MAX_HELD) {
+		q->throttled = false;
+		vhost_poll_queue(&q->vq.poll);
+	}
 }
 
 /**

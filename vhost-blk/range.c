@@ -2,7 +2,7 @@
 /*
  * DISCARD and WRITE_ZEROES. Owns the check of their ranges and the rounds in which they are done:
  * one bio at a time, so that a guest's "zero two terabytes" holds neither the worker nor memory,
- * however slow the device is at it. The range list is copied before it is checked; the guest cannot
+ * however slow the device is at it and however small the pieces are in which it takes it. The range list is copied before it is checked; the guest cannot
  * change it afterwards.
  *
  * Everything runs with the ring's mutex held.
@@ -14,6 +14,12 @@
 
 /* Longest discard or write-zeroes bio: 1 GiB, a multiple of any sane granularity. */
 #define VHOST_BLK_ROUND_SECTORS		(1U << 21)
+
+/*
+ * Commands of the device that one bio may be split into. The block layer makes all of them at once,
+ * and makes the worker wait when the device has no room for more.
+ */
+#define VHOST_BLK_ROUND_COMMANDS	64U
 
 /* Pages of zeroes in one bio where the device cannot write zeroes itself. */
 #define VHOST_BLK_ZERO_PAGES		BIO_MAX_VECS
@@ -49,18 +55,27 @@ static const struct vhost_blk_steps vhost_blk_range_steps = {
 	.release = vhost_blk_range_release,
 };
 
+/* Longest round on a device that takes at most @max sectors in one command. */
+static u32 vhost_blk_max_round(struct block_device *bdev, unsigned int max)
+{
+	u64 sectors = min_t(u64, (u64)max * VHOST_BLK_ROUND_COMMANDS, VHOST_BLK_ROUND_SECTORS);
+	u32 block = bdev_logical_block_size(bdev) >> SECTOR_SHIFT;
+
+	return max_t(u32, round_down(sectors, block), block);
+}
+
 /* End rounds where the discard granularity does, or what lies across would not be freed. */
 static u32 vhost_blk_discard_round(struct block_device *bdev, struct vhost_blk_extent *e)
 {
 	u32 granularity = bdev_discard_granularity(bdev) >> SECTOR_SHIFT;
-	sector_t end = get_start_sect(bdev) + e->sector + VHOST_BLK_ROUND_SECTORS;
+	u32 round = vhost_blk_max_round(bdev, bdev_max_discard_sectors(bdev));
+	sector_t end = get_start_sect(bdev) + e->sector + round;
 	u32 tail;
 
-	if (e->sectors <= VHOST_BLK_ROUND_SECTORS)
+	if (e->sectors <= round)
 		return e->sectors;
 	tail = granularity ? sector_div(end, granularity) : 0;
-	return tail < VHOST_BLK_ROUND_SECTORS ? VHOST_BLK_ROUND_SECTORS - tail :
-						VHOST_BLK_ROUND_SECTORS;
+	return tail < round ? round - tail : round;
 }
 
 static int vhost_blk_zero_pages(struct vhost_blk_req *req, struct vhost_blk_extent *e)
@@ -71,10 +86,13 @@ static int vhost_blk_zero_pages(struct vhost_blk_req *req, struct vhost_blk_exte
 	u32 bytes, max;
 
 	part = vhost_blk_add_part(req, VHOST_BLK_ZERO_PAGES, opf, e->sector);
-	if (!part)
-		part = vhost_blk_add_part(req, VHOST_BLK_INLINE_VECS, opf, e->sector);
-	max = part->bio.bi_max_vecs * (PAGE_SIZE >> SECTOR_SHIFT);
+	max = round_down(part->bio.bi_max_vecs * (PAGE_SIZE >> SECTOR_SHIFT),
+			 bdev_logical_block_size(part->bio.bi_bdev) >> SECTOR_SHIFT);
 	ranges->round = min(e->sectors, max);
+	if (!ranges->round) {
+		vhost_blk_release_parts(req);
+		return -ENOMEM;
+	}
 	for (bytes = ranges->round << SECTOR_SHIFT; bytes; ) {
 		u32 len = min_t(u32, bytes, PAGE_SIZE);
 
@@ -89,13 +107,13 @@ static int vhost_blk_range_next(struct vhost_blk_req *req)
 {
 	struct block_device *bdev = req->queue->blk->bdev;
 	struct vhost_blk_ranges *ranges = req->priv;
+	unsigned int max_zeroes = bdev_write_zeroes_sectors(bdev);
 	struct vhost_blk_extent *e;
 	blk_opf_t opf;
 
 	if (req->error) {
 		/* Some devices admit only now that they cannot write zeroes. */
-		if (ranges->discard || ranges->by_pages || bdev_write_zeroes_sectors(bdev) ||
-		    !ranges->round)
+		if (ranges->discard || ranges->by_pages || max_zeroes || !ranges->round)
 			return 0;
 		req->error = BLK_STS_OK;
 		ranges->round = 0;
@@ -116,8 +134,8 @@ static int vhost_blk_range_next(struct vhost_blk_req *req)
 	if (ranges->discard) {
 		ranges->round = vhost_blk_discard_round(bdev, e);
 		opf = REQ_OP_DISCARD;
-	} else if (bdev_write_zeroes_sectors(bdev)) {
-		ranges->round = min(e->sectors, VHOST_BLK_ROUND_SECTORS);
+	} else if (max_zeroes) {
+		ranges->round = min(e->sectors, vhost_blk_max_round(bdev, max_zeroes));
 		opf = REQ_OP_WRITE_ZEROES | (e->unmap ? 0 : REQ_NOUNMAP);
 	} else {
 		ranges->by_pages = true;

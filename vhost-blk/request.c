@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * From a descriptor chain to bios: reads the virtio-blk header, checks it, pins guest memory,
- * submits. Owns what a request may ask for and what it is answered when it may not.
+ * From a descriptor chain to bios: reads the virtio-blk header, checks it, submits. Owns what a
+ * request may ask for and what it is answered when it may not, and the parts that bios live in.
  *
  * Every function runs with the ring's mutex held, in a context whose current->mm is the owner's.
- * A whole request is built before any of it is submitted, so that a failure half way leaves
- * nothing behind.
  *
  * Results inside this file: 0 the request has succeeded, -EIOCBQUEUED its bios are under way, -EIO
  * and -EOPNOTSUPP the guest asked for what cannot be done, anything else guest memory or memory
@@ -46,32 +44,47 @@ bool vhost_blk_in_capacity(struct vhost_blk *blk, u64 sector, u64 sectors)
 	       !((sector | sectors) & block_mask);
 }
 
+/* What a part of its own takes, as counted in the queue. */
+static size_t vhost_blk_part_bytes(unsigned int nr_vecs)
+{
+	return sizeof(struct vhost_blk_part) + nr_vecs * sizeof(struct bio_vec);
+}
+
 /**
  * vhost_blk_add_part - append an empty bio to a request
  * @req: the request
- * @nr_vecs: vectors the bio must have room for
+ * @nr_vecs: vectors the bio should have room for
  * @opf: operation and flags
  * @sector: first sector
  *
- * Return: the part, or NULL without memory. A first part of at most VHOST_BLK_INLINE_VECS needs
- * none and cannot fail.
+ * A first part of at most VHOST_BLK_INLINE_VECS needs no memory; a larger one is made that small
+ * when there is none at hand, so that a request goes on in smaller rounds instead of failing.
+ *
+ * Return: the part, or NULL without memory, which a first part never is
  */
 struct vhost_blk_part *vhost_blk_add_part(struct vhost_blk_req *req, unsigned int nr_vecs,
 					  blk_opf_t opf, sector_t sector)
 {
 	struct vhost_blk *blk = req->queue->blk;
 	struct vhost_blk_part **link = &req->parts;
-	struct vhost_blk_part *part = &req->part;
-	struct bio_vec *vecs = req->inline_vecs;
+	struct vhost_blk_part *part = NULL;
+	struct bio_vec *vecs;
 	struct bio *bio;
 
-	if (*link || nr_vecs > VHOST_BLK_INLINE_VECS) {
-		part = kmalloc(sizeof(*part) + nr_vecs * sizeof(*vecs), GFP_KERNEL_ACCOUNT);
-		if (!part)
-			return NULL;
+	if (*link || nr_vecs > VHOST_BLK_INLINE_VECS)
+		part = kmalloc(vhost_blk_part_bytes(nr_vecs),
+			       GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
+	if (part) {
+		req->queue->held += vhost_blk_part_bytes(nr_vecs);
 		vecs = (struct bio_vec *)(part + 1);
 		while (*link)
 			link = &(*link)->next;
+	} else {
+		if (*link)
+			return NULL;
+		part = &req->part;
+		vecs = req->inline_vecs;
+		nr_vecs = min(nr_vecs, VHOST_BLK_INLINE_VECS);
 	}
 	part->next = NULL;
 	*link = part;
@@ -85,59 +98,6 @@ struct vhost_blk_part *vhost_blk_add_part(struct vhost_blk_req *req, unsigned in
 	bio->bi_private = req;
 	bio->bi_end_io = vhost_blk_end_io;
 	return part;
-}
-
-/*
- * Pin guest memory and add it to a bio, until either is used up. Segments are whole blocks; where
- * one has to be cut, the cut is at a block's end. Returns 0 if anything was added.
- */
-static int vhost_blk_pin_pages(struct bio *bio, struct iov_iter *data)
-{
-	unsigned int block_mask = bdev_logical_block_size(bio->bi_bdev) - 1;
-	size_t offset, trim = 0;
-
-	bio_set_flag(bio, BIO_PAGE_PINNED);
-	while (iov_iter_count(data) && bio->bi_vcnt < bio->bi_max_vecs && !trim) {
-		unsigned int room = bio->bi_max_vecs - bio->bi_vcnt;
-		struct bio_vec *bv = &bio->bi_io_vec[bio->bi_vcnt];
-		/*
-		 * The pages are noted at the end of the free vectors. A vector is twice as large as
-		 * a note, so that filling the vectors from the start never overtakes the reading.
-		 */
-		struct page **pages = (struct page **)(bv + room) - room;
-		ssize_t len = iov_iter_extract_pages(data, &pages, U32_MAX - bio->bi_iter.bi_size,
-						     room, 0, &offset);
-		struct page *page, *last = NULL;
-		unsigned int i, nr_pages;
-
-		if (len <= 0) {
-			if (bio->bi_vcnt)
-				break;
-			return len ? len : -EFAULT;
-		}
-		nr_pages = DIV_ROUND_UP(offset + len, PAGE_SIZE);
-		trim = len & block_mask;
-		iov_iter_revert(data, trim);
-		len -= trim;
-		bio->bi_iter.bi_size += len;
-		for (i = 0; len; i++) {
-			size_t n = min_t(size_t, len, PAGE_SIZE - offset);
-
-			page = pages[i];
-			if (last && page == last + 1 && page_folio(page) == page_folio(last)) {
-				bv[-1].bv_len += n;
-			} else {
-				bvec_set_page(bv++, page, n, offset);
-				bio->bi_vcnt++;
-			}
-			last = page;
-			len -= n;
-			offset = 0;
-		}
-		for (; i < nr_pages; i++)
-			unpin_user_page(pages[i]);
-	}
-	return bio->bi_vcnt ? 0 : -EFAULT;
 }
 
 /* Unpin what a bio has pinned; make sure that what the device wrote is kept. */
@@ -160,6 +120,16 @@ static void vhost_blk_release_pages(struct bio *bio, bool dirties)
 	bio_release_pages(bio, dirty);
 }
 
+static void vhost_blk_free_part(struct vhost_blk_req *req, struct vhost_blk_part *part)
+{
+	vhost_blk_release_pages(&part->bio, req->dirties);
+	bio_uninit(&part->bio);
+	if (part == &req->part)
+		return;
+	req->queue->held -= vhost_blk_part_bytes(part->bio.bi_max_vecs);
+	kfree(part);
+}
+
 /**
  * vhost_blk_release_parts - free the bios of a round that has ended or was not submitted
  * @req: the request
@@ -171,11 +141,23 @@ void vhost_blk_release_parts(struct vhost_blk_req *req)
 	req->parts = NULL;
 	for (; part; part = next) {
 		next = part->next;
-		vhost_blk_release_pages(&part->bio, req->dirties);
-		bio_uninit(&part->bio);
-		if (part != &req->part)
-			kfree(part);
+		vhost_blk_free_part(req, part);
 	}
+}
+
+/**
+ * vhost_blk_drop_part - take back the part that was added last
+ * @req: the request, not submitted
+ * @part: the part
+ */
+void vhost_blk_drop_part(struct vhost_blk_req *req, struct vhost_blk_part *part)
+{
+	struct vhost_blk_part **link = &req->parts;
+
+	while (*link != part)
+		link = &(*link)->next;
+	*link = NULL;
+	vhost_blk_free_part(req, part);
 }
 
 /**
@@ -216,32 +198,6 @@ int vhost_blk_submit_flush(struct vhost_blk_req *req)
 	return vhost_blk_submit(req);
 }
 
-/*
- * Can the block layer use this memory as it lies? If so, *nr_pages is how many pages it touches,
- * segment by segment.
- */
-static bool vhost_blk_is_aligned(struct block_device *bdev, const struct iov_iter *iter,
-				 unsigned int *nr_pages)
-{
-	const struct iovec *iov = iter_iov(iter);
-	unsigned long addr_mask = bdev_dma_alignment(bdev);
-	unsigned long len_mask = (bdev_logical_block_size(bdev) - 1) | addr_mask;
-	size_t skip = iter->iov_offset, left = iov_iter_count(iter);
-
-	for (*nr_pages = 0; left; iov++, skip = 0) {
-		unsigned long addr = (unsigned long)iov->iov_base + skip;
-		size_t len = min(iov->iov_len - skip, left);
-
-		if (!len)
-			continue;
-		if ((addr & addr_mask) | (len & len_mask))
-			return false;
-		*nr_pages += DIV_ROUND_UP(offset_in_page(addr) + len, PAGE_SIZE);
-		left -= len;
-	}
-	return true;
-}
-
 /* IN and OUT. */
 static int vhost_blk_read_write(struct vhost_blk_req *req, bool write, u64 sector,
 				struct iov_iter *data)
@@ -269,26 +225,9 @@ static int vhost_blk_read_write(struct vhost_blk_req *req, bool write, u64 secto
 	}
 	if (!len)
 		return 0;
-	if (!vhost_blk_is_aligned(blk->bdev, data, &nr_pages))
-		return vhost_blk_bounce(req, opf, sector, data);
-
-	req->dirties = !write;
-	do {
-		struct vhost_blk_part *part;
-		int ret;
-
-		part = vhost_blk_add_part(req, min(nr_pages, BIO_MAX_VECS), opf, sector);
-		if (!part)
-			return -ENOMEM;
-		/* It may take part of the memory; the rest goes into further bios. */
-		ret = vhost_blk_pin_pages(&part->bio, data);
-		if (ret)
-			return ret;
-		sector += part->bio.bi_iter.bi_size >> SECTOR_SHIFT;
-		nr_pages = iov_iter_npages(data, BIO_MAX_VECS);
-	} while (nr_pages);
-
-	return vhost_blk_submit(req);
+	return vhost_blk_is_direct(blk->bdev, data, &nr_pages) ?
+		vhost_blk_direct(req, opf, sector, data, nr_pages) :
+		vhost_blk_bounce(req, opf, sector, data);
 }
 
 static int vhost_blk_get_id(struct vhost_blk_req *req, struct iov_iter *data)
@@ -372,6 +311,7 @@ static int vhost_blk_save_log(struct vhost_blk_req *req, unsigned int nr_log)
 	if (!req->data_log)
 		return -ENOMEM;
 	req->nr_data_log = nr_log;
+	req->queue->held += nr_log * sizeof(*log);
 	return 0;
 }
 

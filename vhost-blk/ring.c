@@ -41,8 +41,9 @@ void vhost_blk_ring_break(struct vhost_blk_queue *q, const char *why)
 }
 
 /*
- * Take on at most VHOST_BLK_BATCH requests. Returns how many there were, or a negative error when
- * the ring must not be read any more.
+ * Take on at most VHOST_BLK_BATCH requests. Returns how many there were, -EBUSY when the reaping
+ * of those in flight will start the pass anew, or another error when the ring must not be read any
+ * more.
  */
 static int vhost_blk_fetch(struct vhost_blk_queue *q)
 {
@@ -54,6 +55,10 @@ static int vhost_blk_fetch(struct vhost_blk_queue *q)
 		unsigned int out, in, nr_log = 0;
 		int head, ret;
 
+		if (unlikely(q->held >= VHOST_BLK_MAX_HELD)) {
+			q->throttled = true;
+			return -EBUSY;
+		}
 		head = vhost_get_vq_desc(vq, vq->iov, ARRAY_SIZE(vq->iov), &out, &in,
 					 log_all ? vq->log : NULL, &nr_log);
 		if (head == vq->num)
@@ -314,6 +319,7 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 	vq->last_avail_idx = vq->last_used_idx;
 	vq->avail_idx = vq->last_used_idx;
 	WRITE_ONCE(q->broken, false);
+	q->throttled = false;
 	q->unlogged_used = false;
 	vhost_poll_queue(&vq->poll);
 unlock:
