@@ -82,9 +82,9 @@ def test_errors(dm):
 @pytest.fixture
 def slow(dm, disk, cleanup):
     """slow(ms): a device whose every request takes that long."""
-    def make(ms, name="ring-slow"):
+    def make(ms, name="ring-slow", below="brd"):
         run("modprobe", "dm-delay")
-        dev = disk("brd")
+        dev = disk(below)
         path = dm.create(name, f"0 {size_of(dev) // 512} delay {dev} 0 {ms}")
         cleanup(dm.remove, name)
         return path
@@ -92,15 +92,51 @@ def slow(dm, disk, cleanup):
 
 
 @pytest.mark.parametrize("kind", DEVICES)
-@pytest.mark.parametrize("case", ["broken", "unwritable", "resume", "kill", "workers", "churn"])
+@pytest.mark.parametrize("case", ["broken", "unwritable", "resume", "kill", "workers", "churn",
+                                  "rewire"])
 def test_life(disk, kind, case):
     ring("ringlife", case, disk(kind))
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("case", ["drain", "twice", "busy", "kill", "churn"])
+@pytest.mark.parametrize("case", ["drain", "twice", "busy", "kill", "churn", "memory", "rewire"])
 def test_life_in_flight(slow, disk, case):
-    ring("ringlife", case, slow(5 if case in ("kill", "churn") else 300), disk("null"))
+    ring("ringlife", case, slow(5 if case in ("kill", "churn", "rewire") else 300), disk("null"))
+
+
+def test_killed_while_logging(disk, slow):
+    """The worker is killed in the middle of marking what it has written."""
+    ring("ringlife", "killlog", disk("null"), slow(500))
+
+
+@pytest.fixture
+def counted(dm, slow, cleanup):
+    """counted(ms): a slow device that counts what is in flight, which dm-delay itself does not."""
+    def make(ms, below="brd"):
+        dev = slow(ms, below=below)
+        path = dm.create("ring-counted", f"0 {size_of(dev) // 512} linear {dev} 0")
+        cleanup(dm.remove, "ring-counted")
+        return path
+    return make
+
+
+@pytest.mark.parametrize("case", ["huge", "held"])
+def test_bounds(counted, case):
+    ring("ringbound", case, counted(200))
+
+
+def test_bounded_commands(counted):
+    """On a device that takes discards in pieces of 64 KiB."""
+    path = counted(200, "null")
+    number = os.stat(path).st_rdev
+    with open(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/queue/discard_max_bytes",
+              "w") as f:
+        f.write(str(64 << 10))
+    ring("ringbound", "commands", path)
+
+
+def test_logging_ends_with_requests_in_flight(slow):
+    ring("ringctl", "unlogged", slow(300))
 
 
 @pytest.mark.parametrize("kind", DEVICES)
@@ -125,6 +161,23 @@ def test_writethrough(dm, disk, cleanup):
     assert [s for s in seen if s[2] & DISCARD] == [(40, 8, DISCARD)]
     # When the guest gave up flushing, behind the discard, and the guest's own.
     assert sum(bool(flags & FLUSH) for _, _, flags in seen) == 3
+
+
+def test_writes_in_flight_when_flushing_ends(dm, slow, disk, cleanup):
+    """They are durable when they are answered: a flush follows each."""
+    run("modprobe", "dm-log-writes")
+    data, log = slow(300), disk("null", size=64 * MIB)
+    dev = dm.create("ring-log", f"0 {size_of(data) // 512} log-writes {data} {log}")
+    cleanup(dm.remove, "ring-log")
+    ring("ringctl", "writeback", dev)
+    dm.message("ring-log", "mark", "end")
+    seen = written(log)
+    print(seen)
+    writes = [i for i, (_, sectors, _) in enumerate(seen) if sectors]
+    flushes = [i for i, (_, _, flags) in enumerate(seen) if flags & FLUSH]
+    assert len(writes) == 3 and writes[-1] < flushes[-1]
+    # The ioctl's own, and one for each write but none for the read.
+    assert len(flushes) == 4
 
 
 @pytest.fixture

@@ -303,12 +303,64 @@ static void case_writethrough(void)
 	guest_stop(&g);
 }
 
+/* On a slow device: writes that are in flight when the guest gives up flushing. */
+static void case_writeback(void)
+{
+	static const uint32_t off;
+	struct guest g;
+	struct queue *q = &g.q[0];
+	unsigned int i;
+
+	guest_start(&g, device, O_RDWR, 1, 64, DEFAULT_FEATURES);
+	for (i = 0; i < 3; i++)
+		add_request(q, i, T_OUT, i * 8, data_gpa(i), 4096);
+	add_request(q, i, T_IN, 0, data_gpa(1 << 20), 4096);
+	kick(q);
+	usleep(50000);
+	check_eq(used_idx(q), 0);
+	must(ioctl(g.fd, VHOST_BLK_SET_WRITEBACK, &off));
+	for (i = 0; i < 4; i++)
+		next_used(q);
+	for (i = 0; i < 4; i++)
+		check_eq(*status_of(q, i), S_OK);
+	guest_stop(&g);
+}
+
+/* On a slow device: logging ends and the log is gone before a request that was to be logged. */
+static void case_unlogged(void)
+{
+	uint8_t *log = mmap(NULL, LOG_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			    -1, 0);
+	uint64_t base = (uintptr_t)log;
+	struct guest g;
+	struct queue *q = &g.q[0];
+
+	check(log != MAP_FAILED);
+	guest_start(&g, device, O_RDWR, 1, 64, DEFAULT_FEATURES);
+	must(ioctl(g.fd, VHOST_SET_LOG_BASE, &base));
+	g.features |= 1ull << VHOST_F_LOG_ALL;
+	must(ioctl(g.fd, VHOST_SET_FEATURES, &g.features));
+	add_request(q, 0, T_IN, 0, data_gpa(0), 4096);
+	kick(q);
+	usleep(50000);
+	check_eq(used_idx(q), 0);
+	g.features &= ~(1ull << VHOST_F_LOG_ALL);
+	must(ioctl(g.fd, VHOST_SET_FEATURES, &g.features));
+	must(munmap(log, LOG_BYTES));
+	next_used(q);
+	check_eq(*status_of(q, 0), S_OK);
+	check(!event_taken(q->err));
+	check_eq(request(q, T_IN, 0, data_gpa(0), 4096, NULL), S_OK);
+	guest_stop(&g);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
 } cases[] = {
 	{ "log", case_log }, { "busyloop", case_busyloop }, { "ioctls", case_ioctls },
-	{ "writethrough", case_writethrough },
+	{ "writethrough", case_writethrough }, { "writeback", case_writeback },
+	{ "unlogged", case_unlogged },
 };
 
 int main(int argc, char **argv)

@@ -746,6 +746,177 @@ static void case_churn(void)
 	guest_stop(&g);
 }
 
+/* On a slow device: when another memory table has been set nothing uses the old one any more. */
+static void case_memory(void)
+{
+	enum { DEPTH = 8 };
+	struct guest g;
+	struct queue *q = &g.q[0];
+	unsigned int i, round;
+
+	guest_start(&g, device, O_RDWR, 2, 64, DEFAULT_FEATURES);
+	for (round = 0; round < 2; round++) {
+		for (i = 0; i < DEPTH; i++)
+			add_request(q, i, T_IN, i * 8, data_gpa(i * 4096), 4096);
+		kick(q);
+		usleep(30000);
+		check_eq(used_idx(q), q->used_seen);
+		guest_set_memory(&g);
+		check_eq(used_idx(q), (uint16_t)(q->used_seen + DEPTH));
+		for (i = 0; i < DEPTH; i++) {
+			next_used(q);
+			check_eq(*status_of(q, i), S_OK);
+		}
+	}
+	/* A ring that was stopped is not started by it. */
+	must(set_ring(&g, 1, 0));
+	guest_set_memory(&g);
+	add_request(&g.q[1], 0, T_IN, 0, data_gpa(0), 4096);
+	kick(&g.q[1]);
+	check_quiet(&g.q[1], 50);
+	guest_stop(&g);
+}
+
+/*
+ * A ring that is stopped and has no kick goes to another worker, and the one it had is freed at
+ * once: nothing of the ring may be left there. Over and over under load.
+ */
+static void case_rewire(void)
+{
+	struct vhost_vring_file none = { 0, -1 };
+	struct vhost_worker_state first, old, fresh;
+	struct vhost_vring_worker at = { 0, 0 };
+	struct load l;
+	struct guest g;
+	pthread_t t;
+	unsigned int n = 0;
+	double end;
+
+	zero_device(device);
+	guest_start(&g, device, O_RDWR, 1, 128, DEFAULT_FEATURES);
+	must(ioctl(g.fd, VHOST_GET_VRING_WORKER, &at));
+	first.worker_id = at.worker_id;
+	must(ioctl(g.fd, VHOST_NEW_WORKER, &old));
+	at.worker_id = old.worker_id;
+	must(ioctl(g.fd, VHOST_ATTACH_VRING_WORKER, &at));
+	load_init(&l, &g, 0, 31);
+	check(!pthread_create(&t, NULL, load_thread, &l));
+	for (end = now() + 1.3; now() < end; n++) {
+		must(set_ring(&g, 0, 0));
+		must(ioctl(g.fd, VHOST_SET_VRING_KICK, &none));
+		must(ioctl(g.fd, VHOST_NEW_WORKER, &fresh));
+		at.worker_id = fresh.worker_id;
+		must(ioctl(g.fd, VHOST_ATTACH_VRING_WORKER, &at));
+		must(ioctl(g.fd, VHOST_FREE_WORKER, &old));
+		old = fresh;
+		queue_attach(&g, 0);
+		must(set_ring(&g, 0, 1));
+		usleep(2000);
+	}
+	pthread_join(t, NULL);
+	/* The other ring still has it. */
+	must_fail(ioctl(g.fd, VHOST_FREE_WORKER, &first), EBUSY);
+	printf("%u times, %u requests\n", n, l.answered);
+	check(n > 5 && l.answered > 100);
+	guest_stop(&g);
+}
+
+#define LOG_BYTES ((HOLE_GPA + HOLE_SIZE) / 4096 / 8)
+/*
+ * Where the used ring's entries are said to be for the log: in another page of the log than the
+ * flags and the index before them, which are written at the start, and than all memory.
+ */
+#define USED_LOG_GPA	0x00000000c0000000ull
+
+static bool take_logged(uint8_t *log, uint64_t gpa)
+{
+	uint8_t *byte = &log[gpa / 4096 / 8], bit = 1 << gpa / 4096 % 8;
+	bool logged = *byte & bit;
+
+	*byte &= ~bit;
+	return logged;
+}
+
+/*
+ * The owner is killed while a request is being entered into the dirty log. The log is DEVICE2,
+ * mapped: each of its pages takes that device's time to appear. So the worker is killed within the
+ * marking of the data, of the status, of the used ring, in turn. All of it has to be in the log
+ * when the owner is gone, and the ring must not be taken for broken.
+ */
+static void case_killlog(void)
+{
+	int stage, log_fd = must(open(device2, O_RDWR));
+	uint8_t *log;
+
+	for (stage = 0; stage < 3; stage++) {
+		uint64_t data = HIGH_GPA + 4096 * 7, st = data_gpa(0);
+		bool data_logged, st_logged, used_logged;
+		struct seg seg[3];
+		struct guest g;
+		struct queue *q = &g.q[0];
+		double end = now() + 20;
+		pid_t pid;
+
+		/* Out of memory with it. */
+		must(ioctl(log_fd, BLKFLSBUF));
+		log = mmap(NULL, LOG_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, log_fd, 0);
+		check(log != MAP_FAILED);
+		/* One page at a time. */
+		must(madvise(log, LOG_BYTES, MADV_RANDOM));
+		guest_memory(&g);
+		queue_init(&g, 0, 64);
+		pid = must(fork());
+		if (!pid) {
+			struct vhost_vring_addr addr = {
+				.flags = 1 << VHOST_VRING_F_LOG,
+				.desc_user_addr = (uintptr_t)q->ring.desc,
+				.avail_user_addr = (uintptr_t)q->ring.avail,
+				.used_user_addr = (uintptr_t)q->ring.used,
+				.log_guest_addr = USED_LOG_GPA - 4,
+			};
+			uint64_t base = (uintptr_t)log;
+
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			guest_connect(&g, DEFAULT_FEATURES);
+			must(ioctl(g.fd, VHOST_SET_LOG_BASE, &base));
+			g.features |= 1ull << VHOST_F_LOG_ALL;
+			must(ioctl(g.fd, VHOST_SET_FEATURES, &g.features));
+			queue_attach(&g, 0);
+			must(ioctl(g.fd, VHOST_SET_VRING_ADDR, &addr));
+			set_backend(&g, device, O_RDWR);
+			pause();
+			_exit(1);
+		}
+		seg[0] = (struct seg){ header(q, 0, T_IN, 0), 16, false };
+		seg[1] = (struct seg){ data, 4096, true };
+		seg[2] = (struct seg){ st, 1, true };
+		*(uint8_t *)memory_at(&g, st) = NO_STATUS;
+		add_direct(q, seg, 3);
+		kick(q);
+		while (*(volatile uint8_t *)memory_at(&g, st) == NO_STATUS) {
+			if (now() > end)
+				fail("no status");
+			usleep(1000);
+		}
+		usleep(150000 + stage * 500000);
+		printf("killed with used index %u\n", used_idx(q));
+		must(kill(pid, SIGKILL));
+		must(waitpid(pid, NULL, 0));
+		check_eq(next_used(q).len, 4097);
+		check_eq(*(uint8_t *)memory_at(&g, st), S_OK);
+		check(!event_taken(q->err));
+		data_logged = take_logged(log, data);
+		st_logged = take_logged(log, st);
+		used_logged = take_logged(log, USED_LOG_GPA);
+		if (!data_logged || !st_logged || !used_logged)
+			fail("killed in stage %u, logged are: data %u status %u used ring %u",
+			     stage, data_logged, st_logged, used_logged);
+		must(munmap(log, LOG_BYTES));
+		must(fsync(log_fd));
+	}
+	close(log_fd);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -753,6 +924,7 @@ static const struct {
 	{ "broken", case_broken }, { "unwritable", case_unwritable }, { "resume", case_resume },
 	{ "drain", case_drain }, { "twice", case_twice }, { "kill", case_kill },
 	{ "busy", case_busy }, { "workers", case_workers }, { "churn", case_churn },
+	{ "memory", case_memory }, { "rewire", case_rewire }, { "killlog", case_killlog },
 };
 
 int main(int argc, char **argv)
