@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# What a person types. The work is done by tests/lab/ (guests) and tools/qcow2attach/ (the tool).
+# What a person types. The work is done by packaging/host (this machine), tests/lab/ (guests) and
+# tools/qcow2attach/ (the tool).
 
 LAB := tests/lab/lab
 KERNEL ?= stable
 
+# Those of packaging/host, whose defaults are there.
+export KVER DESTDIR PREFIX DKMS HOST_BUILD
+
 all:
-	@$(LAB) host-build
+	+@packaging/host build
+
+install uninstall:
+	+@packaging/host $@
 
 help:
 	@echo 'make              build the modules and the tool for the running kernel (needs its headers)'
+	@echo 'make install      the same, and install them: the modules (by DKMS where it is), the tool,'
+	@echo '                  manual page, completion and udev rule. KVER=RELEASE for another kernel,'
+	@echo '                  PREFIX=/usr/local, DKMS=yes|no, DESTDIR=; docs/install.md tells more'
+	@echo 'make uninstall    remove what that has installed'
 	@echo 'make demo         show it all in a guest: an image, a VM on it, and the proof'
 	@echo 'make check        static checks, unit tests, and the suite in guests'
 	@echo 'make check-full   everything on every kernel (hours)'
@@ -41,4 +52,4 @@ demo:
 clean:
 	rm -rf build
 
-.PHONY: all help lab-build shell check check-full bench-first demo clean
+.PHONY: all install uninstall help lab-build shell check check-full bench-first demo clean

@@ -13,7 +13,7 @@ import sys
 
 import kernel
 import rootfs
-from common import BUILD, REPO, LabError, digest, locked, read, run, say, write
+from common import BUILD, REPO, LabError, digest, locked, read, say, write
 
 MODULES = ("dm-qcow2", "vhost-blk")
 TOOL = "qcow2attach"
@@ -81,13 +81,13 @@ def remove(*paths):
             os.remove(path)
 
 
-def mirror_sources(top, into, repo="/repo"):
+def mirror_sources(top, into):
     """A directory of links to the sources, so that each kernel has objects of its own."""
     wanted = sources(top)
     os.makedirs(into, exist_ok=True)
     for name in wanted:
         link = os.path.join(into, name)
-        target = os.path.join(repo, top, name)
+        target = os.path.join("/repo", top, name)
         os.makedirs(os.path.dirname(link), exist_ok=True)
         if not os.path.islink(link) or os.readlink(link) != target:
             if os.path.lexists(link):
@@ -240,23 +240,3 @@ def build(name, parts=PARTS, modules_only=False):
             if part in MODULES or not modules_only:
                 status = status or failed
     return status
-
-
-def host_build():
-    """Modules and tool for the running kernel, with the tools of this machine."""
-    release = os.uname().release
-    headers = f"/lib/modules/{release}/build"
-    if not os.path.isdir(headers):
-        raise LabError(f"no headers of the running kernel ({headers} is missing).\n"
-                       f"    On Debian: apt-get install linux-headers-{release}\n"
-                       "    Nothing has to be installed for `make demo` and `make shell`: they "
-                       "run in a guest.")
-    out = os.path.join(BUILD, "host")
-    for top in MODULES:
-        obj = os.path.join(out, "obj", top)
-        mirror_sources(top, obj, REPO)
-        run(["make", "-C", headers, f"M={obj}", f"-j{os.cpu_count()}", "modules"])
-        install(os.path.join(obj, top + ".ko"), os.path.join(out, top + ".ko"))
-    run(["make", "-C", os.path.join(REPO, "tools", TOOL), f"O={out}", f"-j{os.cpu_count()}"])
-    print(f"built in {os.path.relpath(out)}: {', '.join(m + '.ko' for m in MODULES)}, {TOOL}")
-    return 0

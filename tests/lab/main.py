@@ -41,7 +41,6 @@ def parse(argv):
             s.add_argument("cmd", nargs="+", metavar="CMD")
     s = sub.add_parser("chroot", help="run a command in the Debian 13 root, the project at /repo")
     s.add_argument("cmd", nargs="+", metavar="CMD")
-    sub.add_parser("host-build", help="build for the kernel that runs here, not in a guest")
     sub.add_parser("static", help="run the static checks alone")
     s = sub.add_parser("check", help="run all tests and add them up")
     s.add_argument("--full", action="store_true", help="all tests on all kernels")
@@ -61,8 +60,6 @@ def setup(name):
 
 def main(argv):
     args = parse(argv)
-    if args.verb == "host-build":
-        return build.host_build()
     host.require_packages()
     if args.verb == "setup":
         setup(args.kernel)
