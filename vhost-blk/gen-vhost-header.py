@@ -111,8 +111,9 @@ def find_vmlinux(args):
     image = "/boot/vmlinuz-" + args.release
     if not args.vmlinux and os.path.exists(image):
         return image, from_bzimage(image)
-    raise GenError("no vmlinux of %s found (looked for %s); give VMLINUX= or VHOST_SRC=" %
-                   (args.release, ", ".join(candidates + [image])))
+    raise GenError("no vmlinux of %s found (looked for %s): is the package linux-headers-%s or "
+                   "linux-image-%s installed? If so, give VMLINUX= or VHOST_SRC=" %
+                   (args.release, ", ".join(candidates + [image]), args.release, args.release))
 
 
 def find_module(args):
@@ -124,7 +125,8 @@ def find_module(args):
         builtin = base + "modules.builtin"
         if os.path.exists(builtin) and "/vhost.ko" in open(builtin).read():
             return None, None
-        raise GenError("no vhost.ko of %s found; give VHOST_KO= or VHOST_SRC=" % args.release)
+        raise GenError("no vhost.ko of %s found: is the package linux-image-%s installed? If so, "
+                       "give VHOST_KO= or VHOST_SRC=" % (args.release, args.release))
     with open(paths[0], "rb") as f:
         data = unpack(f.read(), paths[0])
     magic = re.search(rb"\0vermagic=(\S+)", data)
@@ -199,7 +201,7 @@ def print_structs(pahole, base, module):
     try:
         text = run([pahole, "-F", "btf", "-C", ",".join(STRUCTS)] + files).decode()
     except FileNotFoundError:
-        raise GenError("%s is not installed (package dwarves); or give VHOST_SRC=" % pahole)
+        raise GenError("%s is not installed (package pahole); or give VHOST_SRC=" % pahole)
     found = {}
     for m in re.finditer(r"^struct (\w+) \{\n.*?^\};?[^\n]*\n", text, re.M | re.S):
         found[m.group(1)] = m.group(0)
