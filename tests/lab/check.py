@@ -123,20 +123,31 @@ def batch(total, label, file, where, options=()):
               f"{time.monotonic() - start:.0f} s", flush=True)
 
 
-def static(total):
-    log = os.path.join(LOGS, "static.log")
-    record = os.path.join(LOGS, "static.results")
-    start, before = time.monotonic(), total.failed
-    status = lab("static", log=log)
-    finished, _ = results(record)
-    for name, r in finished.items():
-        total.add(r["outcome"], f"static: {name}", r.get("reason", ""))
-    if status and total.failed == before:
-        total.add("failed", f"static checks: exit code {status}")
-    if total.failed > before:
+def script(total, label, stem, *where):
+    """Tests that are no pytest files; WHERE is the lab command that runs them."""
+    log, record = (os.path.join(LOGS, stem + end) for end in (".log", ".results"))
+    start, failed = time.monotonic(), 0
+    status = lab(*where, log=log)
+    finished, hung = results(record)
+    outcomes = [(r["outcome"], name, r.get("reason", "")) for name, r in finished.items()]
+    outcomes += [("failed", f"{name}: the guest died or was killed", "") for name in hung]
+    if status and all(outcome != "failed" for outcome, _, _ in outcomes):
+        outcomes.append(("failed", f"exit code {status}", ""))
+    for outcome, name, reason in outcomes:
+        failed += outcome == "failed"
+        total.add(outcome, f"{label}: {name}", reason)
+    if failed:
         show(log)
-    print(f"static checks: {len(finished)}, {total.failed - before} failed, "
-          f"{time.monotonic() - start:.0f} s", flush=True)
+    print(f"{label}: {len(finished)}, {failed} failed, {time.monotonic() - start:.0f} s", flush=True)
+
+
+def installation(kind):
+    """The arguments of script() for one of tests/install/: a Debian of its own, from README's words."""
+    where = ["chroot", "--fresh"] if kind == "upgrade" else \
+        ["run", "--kernel", "fresh", "--udev", "--timeout", str(FULL_DEADLINE)]
+    argv = ["tests/install/upgrade"] if kind == "upgrade" else ["tests/install/story", kind]
+    return ("install", f"install-{kind}", *where, "--", "env",
+            f"LAB_RESULTS=/out/check/install-{kind}.results", *argv)
 
 
 def build(total, kernel):
@@ -172,12 +183,14 @@ def check(full=False, only=(), kernels=None):
     os.makedirs(LOGS)
     start = time.monotonic()
     if not only:
-        static(total)
+        script(total, "static", "static", "static")
     for file in selected(only, sorted(glob.glob(os.path.join(REPO, "tests", "unit",
                                                             "test_*.py")))):
         batch(total, "unit", file, ["chroot"])
     files = selected(only, sorted(glob.glob(os.path.join(REPO, "tests", "test_*.py"))))
     jobs = []
+    if full and not kernels and selected(only, ["tests/install"]):
+        jobs += [(script, total, *installation(kind)) for kind in ("upgrade", "plain", "dkms")]
     for kernel, options_for in plan(full, kernels):
         chosen = [(f, options_for(os.path.basename(f))) for f in files]
         chosen = [(f, o) for f, o in chosen
@@ -185,9 +198,9 @@ def check(full=False, only=(), kernels=None):
         if chosen and build(total, kernel):
             where = ["run", "--no-build", "--kernel", kernel, "--timeout",
                      str(FULL_DEADLINE if full else DEADLINE)]
-            jobs += [(total, kernel, f, where, options) for f, options in chosen]
+            jobs += [(batch, total, kernel, f, where, options) for f, options in chosen]
     with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
-        for done in [pool.submit(batch, *job) for job in jobs]:
+        for done in [pool.submit(*job) for job in jobs]:
             done.result()
     say(f"all of it took {time.monotonic() - start:.0f} s")
     for name in total.failures:

@@ -19,6 +19,9 @@ BUILD = os.path.join(REPO, "build")
 CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"),
                      "qcow2attach")
 KERNELS = ("stable", "backports", "um")
+# A guest that has a root of its own besides, in which nothing of ours is built or loaded.
+FRESH = "fresh"
+GUESTS = (*KERNELS, FRESH)
 
 
 class LabError(Exception):

@@ -9,6 +9,7 @@ import os
 import re
 import struct
 
+import fresh
 import host
 import rootfs
 from common import LAB, LabError, cached, digest, read, run, write
@@ -23,6 +24,8 @@ NESTED_INIT = "/repo/tests/lab/nested-init"
 
 def version(name):
     """The release (uname -r) of packaged kernel NAME in the root file system."""
+    if name == "fresh":
+        return fresh.release()
     found = [os.path.basename(p)[len("vmlinuz-"):]
              for p in glob.glob(os.path.join(rootfs.path(), "boot", "vmlinuz-*"))]
     found.sort(key=lambda v: [int(n) for n in re.findall(r"\d+", v)])
@@ -88,24 +91,25 @@ find . | cpio -o -H newc --quiet
 '''
 
 
-def make_initrd(release, to, init, modules, programs=()):
+def make_initrd(tree, release, to, init, modules, programs=()):
     """busybox, modules with what they depend on, programs with their libraries, and an init."""
     with open(to, "wb") as f:
         run(rootfs.enter(["sh", "-c", INITRD_SCRIPT, "mkinitrd", release, init,
-                          " ".join(modules), " ".join(programs)]), stdout=f)
+                          " ".join(modules), " ".join(programs)], tree=tree), stdout=f)
 
 
 def packaged(name):
     """The cache directory with `vmlinux`, `initrd` and `release` of packaged kernel NAME."""
     release = version(name)
-    tree = rootfs.path()
+    tree = fresh.path() if name == "fresh" else rootfs.path()
 
     def make(tmp):
         unpack_vmlinux(payload(read(os.path.join(tree, "boot", "vmlinuz-" + release), "rb")),
                        os.path.join(tmp, "vmlinux"))
-        make_initrd(release, os.path.join(tmp, "initrd"), INIT, INITRD_MODULES)
-        make_initrd(release, os.path.join(tmp, "nested-initrd"), NESTED_INIT, NESTED_MODULES,
-                    NESTED_PROGRAMS)
+        make_initrd(tree, release, os.path.join(tmp, "initrd"), INIT, INITRD_MODULES)
+        if name != "fresh":
+            make_initrd(tree, release, os.path.join(tmp, "nested-initrd"), NESTED_INIT,
+                        NESTED_MODULES, NESTED_PROGRAMS)
         write(os.path.join(tmp, "release"), release)
 
     return cached("kernel-" + name, digest(

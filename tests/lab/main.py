@@ -7,26 +7,29 @@ import sys
 
 import build
 import check
+import fresh
 import guest
 import host
 import kernel
 import qemu
 import rootfs
-from common import KERNELS, LabError
+from common import FRESH, GUESTS, KERNELS, LabError
 
 
 def parse(argv):
     p = argparse.ArgumentParser(prog="lab", description="Builds and tests in a Debian 13 guest.")
     sub = p.add_subparsers(dest="verb", required=True)
     s = sub.add_parser("setup", help="make the root file system and boot files of a kernel")
-    s.add_argument("kernel", nargs="?", default="stable", choices=KERNELS)
+    s.add_argument("kernel", nargs="?", default="stable", choices=GUESTS)
     s = sub.add_parser("build", help="build modules, tool and test programs into build/KERNEL/")
     s.add_argument("kernel", nargs="?", default="stable", choices=KERNELS)
     s.add_argument("--parts", default=",".join(build.PARTS), metavar="PART,...")
     for verb, text in (("run", "boot, load the modules, run a command"),
                        ("shell", "boot, load the modules, give a shell")):
         s = sub.add_parser(verb, help=text)
-        s.add_argument("--kernel", default="stable", choices=KERNELS)
+        s.add_argument("--kernel", default="stable", choices=GUESTS,
+                       help="`fresh` is the stable one in a Debian that was only prepared for "
+                            "`make install`")
         s.add_argument("--timeout", type=float, default=600 if verb == "run" else None,
                        help="seconds until the guest is killed")
         s.add_argument("--smp", type=int, default=2)
@@ -40,6 +43,7 @@ def parse(argv):
         if verb == "run":
             s.add_argument("cmd", nargs="+", metavar="CMD")
     s = sub.add_parser("chroot", help="run a command in the Debian 13 root, the project at /repo")
+    s.add_argument("--fresh", action="store_true", help="in a writable copy of the `fresh` root")
     s.add_argument("cmd", nargs="+", metavar="CMD")
     sub.add_parser("static", help="run the static checks alone")
     s = sub.add_parser("check", help="run all tests and add them up")
@@ -69,8 +73,9 @@ def main(argv):
         return build.build(args.kernel, args.parts.split(","))
     if args.verb == "chroot":
         os.makedirs(guest.OUT, exist_ok=True)
-        return subprocess.run(rootfs.enter(["sh", "-c", 'cd /repo && exec "$@"', "sh"] + args.cmd,
-                                           [(guest.OUT, "/out")])).returncode
+        return subprocess.run(rootfs.enter(
+            ["sh", "-c", 'cd /repo && exec "$@"', "sh"] + args.cmd, [(guest.OUT, "/out")],
+            tree=fresh.path() if args.fresh else None, scratch=args.fresh)).returncode
     if args.verb == "static":
         import source
         os.makedirs(os.path.join(guest.OUT, "check"), exist_ok=True)
@@ -83,6 +88,8 @@ def main(argv):
         return check.check(args.full, args.only, args.kernel)
     setup(args.kernel)
     parts = args.parts.split(",")
+    if args.kernel == FRESH:
+        args.no_modules = True
     if not args.no_build and not args.no_modules:
         # A program that does not build fails the tests that need it, and only them.
         status = build.build(args.kernel, parts, modules_only=True)

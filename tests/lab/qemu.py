@@ -4,6 +4,7 @@ import json
 import os
 import time
 
+import fresh
 import guest
 import kernel
 import rootfs
@@ -55,13 +56,17 @@ class Qemu(guest.Guest):
             for name, number in PORTS.items():
                 argv += [*sock(name), "-device",
                          f"virtserialport,chardev={name},nr={number},name={name}"]
-        for tag, path, options in (("root", "/lab/root", ",readonly=on"),
+        binds = [(boot, "/lab/kernel"), (self.tmp, "/lab/run"), (guest.OUT, "/lab/out")]
+        root = "/lab/root"
+        if self.name == "fresh":
+            root = "/lab/fresh"
+            binds.append((fresh.path(), root))
+        for tag, path, options in (("root", root, ",readonly=on"),
                                    ("repo", "/repo", ",readonly=on"), ("out", "/lab/out", "")):
             argv += ["-fsdev", f"local,id={tag},path={path},security_model=none,"
                      f"multidevs=remap{options}",
                      "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
-        return rootfs.enter(argv, [(boot, "/lab/kernel"), (self.tmp, "/lab/run"),
-                                   (guest.OUT, "/lab/out")])
+        return rootfs.enter(argv, binds)
 
     def expire_report(self):
         """Magic keys over the serial line: blocked tasks, what the CPUs run, all tasks."""

@@ -56,9 +56,9 @@ def sources():
     return None, []
 
 
-def make(tmp):
+def make(tmp, recipe=tuple(RECIPE)):
     uri, lines = sources()
-    argv = ["mmdebstrap"] + RECIPE
+    argv = ["mmdebstrap", *recipe]
     argv += ["--aptopt=" + option for option in host.apt_options()]
     if not lines:
         # mmdebstrap's default mirror, and backports from the same place.
@@ -98,12 +98,14 @@ def path():
     return os.path.join(cached("rootfs", key, make, host.remove_tree), "root")
 
 
-def enter(argv, binds=()):
-    """ARGV to be run in the root file system, which is read-only; /repo is the project.
+def enter(argv, binds=(), tree=None, scratch=False):
+    """ARGV to be run in the root file system TREE, which is read-only; /repo is the project.
 
-    BINDS are (source, target) pairs besides; targets are below /lab.
+    BINDS are (source, target) pairs besides; targets are below /lab or made beforehand. SCRATCH: what
+    ARGV writes is kept in memory until it ends.
     """
-    args = ["/bin/sh", os.path.join(LAB, "enter"), path(), os.path.join(CACHE, "mnt"), REPO]
+    args = ["/bin/sh", os.path.join(LAB, "enter"), *(["-w"] if scratch else []), tree or path(),
+            os.path.join(CACHE, "mnt"), REPO]
     for source, target in binds:
         args += [f"{source}:{target}"]
     return host.as_root(args + ["--"] + argv)
