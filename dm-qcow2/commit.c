@@ -69,7 +69,7 @@ struct qcow2_commit {
 	struct list_head durable;	/* freed extents whose removal is durable, @io_lock */
 
 	struct list_head freed;		/* freed in the open generation, meta_lock */
-	u32 reftable_clusters;		/* its length if it moved in the open generation; meta_lock */
+	u32 reftable_clusters;		/* its new length if it moved, meta_lock */
 	atomic_t nr_freed;		/* extents on either list, or being reclaimed */
 	mempool_t freed_pool;
 };
@@ -431,8 +431,9 @@ void commit_relieve(struct qcow2_image *img)
 	 * being added comes with a later call, and what was just taken away is in a commit, whose
 	 * end wakes the writer.
 	 */
-	if (atomic_read(&img->cache.nr_dirty) >= READ_ONCE(img->cache.max) / 2 ||
-	    data_race(!list_empty(&img->commit->freed)))
+	bool freed = data_race(!list_empty(&img->commit->freed));
+
+	if (atomic_read(&img->cache.nr_dirty) >= READ_ONCE(img->cache.max) / 2 || freed)
 		commit_kick(img);
 }
 

@@ -545,6 +545,7 @@ void writer_release_waiting(struct qcow2_image *img, bool noflush)
 {
 	cancel_delayed_work_sync(&img->writer->space_poll);
 	img->writer->noflush = noflush;
+	/* Who sees it also sees noflush; pairs with the smp_load_acquire() of its readers. */
 	smp_store_release(&img->writer->release, true);
 	queue_work(img->writer->wq, &img->writer->work);
 }

@@ -159,8 +159,8 @@ struct vhost_blk {
 	struct cgroup_subsys_state *css;	/* owner's io cgroup, for kthread workers */
 
 	/*
-	 * Changed under dev.mutex at any time. Read when a write begins, to make it durable as it is
-	 * done, and again when it is about to be answered, to make up for what has changed.
+	 * Changed under dev.mutex at any time. Read when a write begins, to make it durable as it
+	 * is done, and again when it is about to be answered, to make up for what has changed.
 	 */
 	bool writeback;
 };

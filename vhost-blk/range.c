@@ -2,8 +2,8 @@
 /*
  * DISCARD and WRITE_ZEROES. Owns the check of their ranges and the rounds in which they are done:
  * one bio at a time, so that a guest's "zero two terabytes" holds neither the worker nor memory,
- * however slow the device is at it and however small the pieces are in which it takes it. The range list is copied before it is checked; the guest cannot
- * change it afterwards.
+ * however slow the device is at it and however small the pieces are in which it takes it. The range
+ * list is copied before it is checked; the guest cannot change it afterwards.
  *
  * Everything runs with the ring's mutex held.
  */

@@ -60,7 +60,7 @@ struct op {
 	enum op_type type;
 	uint64_t first, end;			/* sectors asked for */
 	uint64_t effect_first, effect_end;	/* sectors that change */
-	_Atomic uint64_t begun, done;		/* ticks; 0: not yet */
+	atomic_uint_fast64_t begun, done;	/* ticks; 0: not yet */
 };
 
 struct worker {
@@ -82,7 +82,7 @@ static struct {
 	int fd;
 	unsigned int round;
 	char *known;				/* what the device held at the round's start */
-	_Atomic uint64_t clock;
+	atomic_uint_fast64_t clock;
 	_Atomic unsigned int failed;
 	bool over;				/* written between rounds */
 	struct worker workers[MAX_THREADS];
@@ -453,7 +453,7 @@ static void *worker_main(void *arg)
 	}
 }
 
-static void *memory(size_t bytes)
+static void *aligned(size_t bytes)
 {
 	void *buf;
 
@@ -477,8 +477,8 @@ static void read_all(char *buf)
 
 static void hammer(void)
 {
-	char *now = memory(options.sectors * SECTOR_SIZE), *swap;
-	uint64_t *dead = memory(options.sectors * sizeof(*dead));
+	char *now = aligned(options.sectors * SECTOR_SIZE), *swap;
+	uint64_t *dead = aligned(options.sectors * sizeof(*dead));
 	time_t deadline = time(NULL) + options.seconds;
 	unsigned int i;
 
@@ -505,7 +505,7 @@ static void hammer(void)
 /* What the device holds at the start must be what the model says, or it would prove nothing. */
 static void load_model(void)
 {
-	char *buf = memory(options.sectors * SECTOR_SIZE);
+	char *buf = aligned(options.sectors * SECTOR_SIZE);
 	int fd = open(options.model, O_RDONLY);
 
 	if (fd < 0 || pread(fd, world.known, options.sectors * SECTOR_SIZE, 0) < 0 || close(fd))
@@ -583,7 +583,7 @@ int main(int argc, char **argv)
 
 	parse_options(argc, argv);
 	open_device();
-	world.known = memory(options.sectors * SECTOR_SIZE);
+	world.known = aligned(options.sectors * SECTOR_SIZE);
 	load_model();
 	pthread_barrier_init(&world.barrier, NULL, options.threads + 1);
 	for (t = 0; t < options.threads; t++) {
@@ -591,9 +591,9 @@ int main(int argc, char **argv)
 
 		w->index = t;
 		w->rng = sector_mix(options.seed * MAX_THREADS + t);
-		w->ops = memory(options.ops * sizeof(*w->ops));
-		w->buf = memory(options.max_io * SECTOR_SIZE);
-		w->dead = memory(options.max_io * sizeof(*w->dead));
+		w->ops = aligned(options.ops * sizeof(*w->ops));
+		w->buf = aligned(options.max_io * SECTOR_SIZE);
+		w->dead = aligned(options.max_io * sizeof(*w->dead));
 		errno = pthread_create(&w->thread, NULL, worker_main, w);
 		if (errno)
 			die("cannot start a thread: %s", strerror(errno));

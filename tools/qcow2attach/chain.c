@@ -91,8 +91,8 @@ static int open_image(struct layer *l, int path_fd, bool read_only)
 	if (l->fd >= 0)
 		return 0;
 	if (!read_only && (err == EROFS || err == EACCES || err == EPERM))
-		return cause("it cannot be opened for writing: %s (--read-only attaches it without)",
-			     strerror(err));
+		return cause("it cannot be opened for writing: %s (--read-only attaches it "
+			     "without)", strerror(err));
 	return cause("it cannot be opened: %s", strerror(err));
 }
 

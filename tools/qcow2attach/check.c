@@ -56,10 +56,12 @@ struct verdict {
 	bool dirty, rebuilt;
 };
 
-static const char *driver_options(const char *path, bool node, struct json_object **keep)
+/* The image as qemu-img is told of it: with its format, and with no backing file. */
+static char *image_name(const char *path, bool node)
 {
 	struct json_object *file = json_object_new_object();
 	struct json_object *top = json_object_new_object();
+	char *name;
 
 	json_object_object_add(file, "driver",
 			       json_object_new_string(node ? "host_device" : "file"));
@@ -67,9 +69,11 @@ static const char *driver_options(const char *path, bool node, struct json_objec
 	json_object_object_add(top, "driver", json_object_new_string("qcow2"));
 	json_object_object_add(top, "file", file);
 	json_object_object_add(top, "backing", NULL);
-	*keep = top;
-	return json_object_to_json_string_ext(top, JSON_C_TO_STRING_PLAIN |
-						   JSON_C_TO_STRING_NOSLASHESCAPE);
+	name = xasprintf("json:%s",
+			 json_object_to_json_string_ext(top, JSON_C_TO_STRING_PLAIN |
+							     JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_object_put(top);
+	return name;
 }
 
 static int start(char *const argv[], pid_t *pid, struct capture *out, struct capture *err)
@@ -203,29 +207,30 @@ static int judge(struct capture *out, struct capture *err, int status, struct ve
 }
 
 /* @repair is NULL, "leaks" or "all". */
-static int run_qemu_img(const char *image, const char *path, bool node, char *repair,
+static int run_qemu_img(const char *image, const char *path, bool node, const char *repair,
 			struct verdict *v)
 {
 	static struct capture out, err;
-	struct json_object *keep;
-	const char *options = driver_options(path, node, &keep);
-	char *name = xasprintf("json:%s", options);
-	char *argv[] = { "qemu-img", "check", "--output=json", repair ? "-r" : name,
-			 repair, repair ? name : NULL, NULL };
+	struct strv args = { 0 };
 	pid_t pid;
 	int status, ret;
 
+	strv_add(&args, xstrdup("qemu-img"));
+	strv_add(&args, xstrdup("check"));
+	strv_add(&args, xstrdup("--output=json"));
+	if (repair)
+		strv_add(&args, xasprintf("--repair=%s", repair));
+	strv_add(&args, image_name(path, node));
 	out.n = 0;
 	err.n = 0;
-	ret = start(argv, &pid, &out, &err);
+	ret = start(args.v, &pid, &out, &err);
 	if (!ret) {
 		collect(image, &out, &err);
 		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 			;
 		ret = judge(&out, &err, status, v);
 	}
-	free(name);
-	json_object_put(keep);
+	strv_free(&args);
 	return ret;
 }
 

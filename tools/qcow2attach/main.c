@@ -56,8 +56,9 @@ int next_option(const struct verb *verb, int argc, char **argv, const struct opt
 }
 
 /*
- * Undo what a careless caller may have left us. With standard error closed the image could become
- * descriptor 2, and a message would be written into it; with SIGCHLD ignored no child's end is told.
+ * Undo what a careless caller may have left us. With standard error closed the image
+ * could become descriptor 2, and a message would be written into it; with SIGCHLD
+ * ignored no child's end is told.
  */
 static void begin_sanely(void)
 {
