@@ -171,7 +171,7 @@ def test_writes_in_flight_when_flushing_ends(dm, slow, disk, cleanup):
     cleanup(dm.remove, "ring-log")
     ring("ringctl", "writeback", dev)
     dm.message("ring-log", "mark", "end")
-    seen = written(log)
+    seen = logged_writes(log)
     print(seen)
     writes = [i for i, (_, sectors, _) in enumerate(seen) if sectors]
     flushes = [i for i, (_, _, flags) in enumerate(seen) if flags & FLUSH]
