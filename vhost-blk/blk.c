@@ -133,7 +133,7 @@ static void vhost_blk_shut_down(struct vhost_blk *blk)
 	for (i = 0; i < blk->nr_queues; i++)
 		vhost_blk_ring_halt(blk->queues[i]);
 	for (i = 0; i < blk->nr_queues; i++)
-		wait_event(blk->queues[i]->drained, !READ_ONCE(blk->queues[i]->inflight));
+		wait_event(blk->queues[i]->drained, vhost_blk_drained(blk->queues[i]));
 	/* The last end of bio may still be about to wake an executor that finds nothing. */
 	synchronize_rcu();
 	vhost_dev_stop(&blk->dev);

@@ -167,6 +167,16 @@ struct vhost_blk {
 
 extern struct workqueue_struct *vhost_blk_wq;
 
+/*
+ * Is no request in flight any more? Whoever has seen that, with the ring halted, may free what the
+ * requests used.
+ */
+static inline bool vhost_blk_drained(struct vhost_blk_queue *q)
+{
+	/* Pairs with the release in vhost_blk_publish(). */
+	return !smp_load_acquire(&q->inflight);
+}
+
 /* ring.c */
 void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsigned int index);
 int vhost_blk_ring_start(struct vhost_blk_queue *q);

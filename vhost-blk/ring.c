@@ -252,7 +252,7 @@ void vhost_blk_ring_halt(struct vhost_blk_queue *q)
 
 static int vhost_blk_ring_drain(struct vhost_blk_queue *q)
 {
-	return wait_event_killable(q->drained, !READ_ONCE(q->inflight));
+	return wait_event_killable(q->drained, vhost_blk_drained(q));
 }
 
 /**
