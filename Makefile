@@ -24,7 +24,7 @@ help:
 	@echo 'make check        static checks, unit tests, and the suite in guests'
 	@echo 'make check-full   everything on every kernel (hours)'
 	@echo 'make bench-first  a first figure against qemu-storage-daemon, by the wall clock'
-	@echo 'make shell        a shell in a guest with the modules loaded (KERNEL=stable|backports|um)'
+	@echo 'make shell        a shell in a guest with the modules loaded (KERNEL=stable|backports|um|debug|kcsan)'
 	@echo 'make lab-build    build for the guest kernel KERNEL into build/KERNEL/'
 	@echo 'make clean        remove build/'
 	@echo

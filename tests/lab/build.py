@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+import debug
 import kernel
 import rootfs
 from common import BUILD, REPO, LabError, digest, locked, read, say, write
@@ -105,6 +106,8 @@ def kernel_of(name):
     if name == "um":
         import uml
         return uml.build_for()
+    if name in debug.KERNELS:
+        return debug.build_for(name)
     boot = kernel.packaged(name)
     release = read(os.path.join(boot, "release"))
     return release, boot, ["-C", f"/lib/modules/{release}/build"], []
@@ -207,8 +210,8 @@ def build_progs(name):
 
 def build_nested(name):
     """Kernel and initrd for a guest inside the guest, where that guest can see them."""
-    if name == "um":
-        return 0                # runs no guests
+    if name == "um" or name in debug.KERNELS:
+        return 0                # one cannot run guests, the others are too slow for it
     boot = kernel.packaged(name)
     into = os.path.join(BUILD, name, "nested")
     os.makedirs(into, exist_ok=True)

@@ -9,12 +9,13 @@ import concurrent.futures
 import glob
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
 import time
 
-from common import LAB, REPO, read, say
+from common import KERNELS, LAB, REPO, read, say
 
 LOGS = os.path.join(REPO, "build", "out", "check")
 MAX_BOOTS = 4           # for one test file
@@ -23,7 +24,10 @@ CORE = ["-m", "core and not nested"]
 # What is as good in User Mode Linux, where it is many times faster and KASAN watches: `make check`
 # runs these files whole there, and their core on the packaged kernels.
 ON_UM = ("test_dm_crash.py", "test_dm_damage.py", "test_dm_differential.py", "test_dm_faults.py",
-         "test_dm_file.py", "test_dm_interop.py", "test_dm_table.py")
+         "test_dm_file.py", "test_dm_hammer.py", "test_dm_interop.py", "test_dm_table.py")
+# What of the suite runs on a kernel that is chosen for it, or by --full.
+SUITES = {"stable": [], "backports": [], "um": [], "debug": ["-m", "not nested"],
+          "kcsan": ["-m", "races"]}
 PYTEST = ["python3", "-m", "pytest", "-q", "--color=no"]
 
 
@@ -167,11 +171,17 @@ def selected(patterns, found):
     return [f for f in found if not patterns or any(p in f for p in patterns)]
 
 
+def may_hold(text, options):
+    """Whether a test file may have tests of the markers asked for; it saves starting a guest."""
+    wanted = re.match(r"\w+", options[options.index("-m") + 1]) if "-m" in options else None
+    return not wanted or wanted.group() == "not" or f"mark.{wanted.group()}" in text
+
+
 def plan(full, kernels):
     """What runs where: (kernel, options for a test file's name, or None to leave it out)."""
     if full or kernels:
-        return [(k, lambda name: ["--full"] if full else [])
-                for k in kernels or ("stable", "backports", "um")]
+        return [(k, lambda name, k=k: (["--full"] if full else []) + SUITES[k])
+                for k in kernels or KERNELS]
     return [("um", lambda name: [] if name in ON_UM else None),
             ("stable", lambda name: CORE if name in ON_UM else []),
             ("backports", lambda name: CORE)]
@@ -193,8 +203,7 @@ def check(full=False, only=(), kernels=None):
         jobs += [(script, total, *installation(kind)) for kind in ("upgrade", "plain", "dkms")]
     for kernel, options_for in plan(full, kernels):
         chosen = [(f, options_for(os.path.basename(f))) for f in files]
-        chosen = [(f, o) for f, o in chosen
-                  if o is not None and (o != CORE or "mark.core" in read(f))]
+        chosen = [(f, o) for f, o in chosen if o is not None and may_hold(read(f), o)]
         if chosen and build(total, kernel):
             where = ["run", "--no-build", "--kernel", kernel, "--timeout",
                      str(FULL_DEADLINE if full else DEADLINE)]

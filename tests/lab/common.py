@@ -18,7 +18,7 @@ REPO = os.path.dirname(os.path.dirname(LAB))
 BUILD = os.path.join(REPO, "build")
 CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"),
                      "qcow2attach")
-KERNELS = ("stable", "backports", "um")
+KERNELS = ("stable", "backports", "um", "debug", "kcsan")
 # A guest that has a root of its own besides, in which nothing of ours is built or loaded.
 FRESH = "fresh"
 GUESTS = (*KERNELS, FRESH)

@@ -8,7 +8,7 @@ import os
 
 import rootfs
 import source
-from common import LAB, LabError, cached, digest, read, run
+from common import LAB, LabError, cached, digest, read, run, write
 
 CONFIGURE = r'''
 set -eu
@@ -44,21 +44,30 @@ def binds():
     return source.binds()
 
 
-def build(name, target, make_args):
-    """The object tree of kernel NAME; it must be at /lab/kernel when modules are built for it."""
-    config = os.path.join("config", name + ".config")
-    text = read(os.path.join(LAB, config))
+def configuration(lists):
+    return "".join(read(os.path.join(LAB, "config", name + ".config")) for name in lists)
+
+
+def build(name, target, make_args, lists=None, only_kernel=()):
+    """The object tree of kernel NAME; it must be at /lab/kernel when modules are built for it.
+
+    LISTS are the option lists that make up its configuration; ONLY_KERNEL are variables that modules
+    of ours are not built with.
+    """
+    text = configuration(lists or [name])
+    args = [*make_args, *only_kernel]
     src = source.path()
 
     def make(tmp):
         tree = os.path.join(tmp, "tree")
         os.mkdir(tree)
+        write(os.path.join(tree, "lab.config"), text)
         binds = [(src, "/lab/src"), (tree, "/lab/kernel")]
-        env = ["env", f"CONFIG=/repo/tests/lab/{config}"]
-        run(rootfs.enter(env + ["sh", "-c", CONFIGURE, "configure", *make_args], binds))
-        run(rootfs.enter(env + ["sh", "-c", BUILD, "build", target, *make_args], binds))
+        env = ["env", "CONFIG=/lab/kernel/lab.config"]
+        run(rootfs.enter(env + ["sh", "-c", CONFIGURE, "configure", *args], binds))
+        run(rootfs.enter(env + ["sh", "-c", BUILD, "build", target, *args], binds))
         if not os.path.exists(os.path.join(tree, "release")):
             raise LabError(f"kernel {name} was not built")
 
     return os.path.join(cached("kernel-" + name, digest(text, os.path.basename(os.path.dirname(src)),
-                                                        CONFIGURE, BUILD, *make_args), make), "tree")
+                                                        CONFIGURE, BUILD, *args), make), "tree")

@@ -22,6 +22,11 @@ NESTED_PROGRAMS = ["mkfs.ext4", "fstrim"]
 NESTED_INIT = "/repo/tests/lab/nested-init"
 
 
+def here(path):
+    """Where a file of the lab's that guests know as /repo/... is on this side."""
+    return os.path.join(LAB, os.path.basename(path))
+
+
 def version(name):
     """The release (uname -r) of packaged kernel NAME in the root file system."""
     if name == "fresh":
@@ -76,6 +81,7 @@ for p in $programs; do
 		cp -L "$lib" ".$lib"
 	done
 done
+touch m/order
 for m in $modules; do
 	modprobe -S "$kv" --show-depends "$m"
 done | while read -r what path args; do
@@ -114,4 +120,4 @@ def packaged(name):
 
     return cached("kernel-" + name, digest(
         release, tree, *INITRD_MODULES, *NESTED_MODULES, *NESTED_PROGRAMS, INITRD_SCRIPT,
-        *(read(os.path.join(LAB, os.path.basename(f))) for f in (INIT, NESTED_INIT))), make)
+        *(read(here(f)) for f in (INIT, NESTED_INIT))), make)

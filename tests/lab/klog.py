@@ -8,7 +8,7 @@ BAD = re.compile("|".join((
     r"\bKCSAN: ", r"refcount_t: ", r"INFO: task .* blocked for more than", r"soft lockup",
     r"hard LOCKUP", r"rcu: INFO: .* detected stalls", r"rcu_.* self-detected stall",
     r"possible recursive locking", r"possible circular locking", r"INFO: possible",
-    r"inconsistent lock state", r"suspicious RCU usage", r"DEBUG_LOCKS_WARN_ON",
+    r"trying to register non-static key", r"inconsistent lock state", r"suspicious RCU usage", r"DEBUG_LOCKS_WARN_ON",
     r"sleeping function called from invalid context", r"scheduling while atomic",
     r"list_(add|del) corruption", r"ODEBUG: ", r"unreferenced object 0x", r"bad unlock balance",
     r"lock held when returning to user space", r"stack-protector: ", r"Bad page state",

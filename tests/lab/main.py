@@ -7,6 +7,7 @@ import sys
 
 import build
 import check
+import debug
 import fresh
 import guest
 import host
@@ -58,6 +59,8 @@ def setup(name):
     if name == "um":
         import uml
         uml.kernel()
+    elif name in debug.KERNELS:
+        debug.setup(name)
     else:
         kernel.packaged(name)
 
@@ -101,6 +104,8 @@ def main(argv):
     if args.kernel == "um":
         import uml
         kind = uml.Uml
+    elif args.kernel in debug.KERNELS:
+        kind = debug.Debug
     else:
         kind = qemu.Qemu
     return guest.run_job(kind(args.kernel, job, smp=args.smp, mem=args.mem, append=args.append),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A packaged kernel under QEMU's software emulation; root, /repo and /out come over 9p."""
+"""An x86 kernel under QEMU's software emulation; root, /repo and /out come over 9p."""
 import json
 import os
 import time
@@ -34,10 +34,15 @@ class Qemu(guest.Guest):
         return newc([("job", b"", 0o40755)] +
                     [("job/" + n, t.encode(), 0o100644) for n, t in files.items()])
 
+    def boot(self):
+        """(directory with `initrd`, path of the kernel, what to bind besides)."""
+        files = kernel.packaged(self.name)
+        return files, os.path.join(files, "vmlinux"), []
+
     def command(self):
-        boot = kernel.packaged(self.name)
+        files, image, binds = self.boot()
         write(os.path.join(self.tmp, "initrd"),
-              read(os.path.join(boot, "initrd"), "rb") + self.job_archive())
+              read(os.path.join(files, "initrd"), "rb") + self.job_archive())
 
         def sock(name):
             return ["-chardev", f"socket,id={name},fd={self.child[name].fileno()}"]
@@ -45,7 +50,7 @@ class Qemu(guest.Guest):
         argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=1024",
                 "-cpu", "max", "-smp", str(self.smp), "-m", self.mem, "-nodefaults",
                 "-no-user-config", "-display", "none", "-no-reboot",
-                "-kernel", "/lab/kernel/vmlinux", "-initrd", "/lab/run/initrd",
+                "-kernel", f"/lab/kernel/{os.path.basename(image)}", "-initrd", "/lab/run/initrd",
                 "-append", f"{APPEND} {self.append}",
                 *sock("console"), "-serial", "chardev:console",
                 *sock("qmp"), "-mon", "chardev=qmp,mode=control",
@@ -56,7 +61,8 @@ class Qemu(guest.Guest):
             for name, number in PORTS.items():
                 argv += [*sock(name), "-device",
                          f"virtserialport,chardev={name},nr={number},name={name}"]
-        binds = [(boot, "/lab/kernel"), (self.tmp, "/lab/run"), (guest.OUT, "/lab/out")]
+        binds += [(os.path.dirname(image), "/lab/kernel"), (self.tmp, "/lab/run"),
+                  (guest.OUT, "/lab/out")]
         root = "/lab/root"
         if self.name == "fresh":
             root = "/lab/fresh"

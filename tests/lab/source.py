@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel's source, from Debian's linux-source package of the stable kernel.
 
-Only kernels built here (um) and checkpatch need it. What no kernel of ours compiles is left out.
+Only kernels built here and checkpatch need it. What no kernel of ours compiles is left out.
 """
 import os
 import re
