@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# What a person types. The work is done by packaging/host (this machine), tests/lab/ (guests) and
-# tools/qcow2attach/ (the tool).
+# What a person types. The work is done by tools/packaging/host (this machine), tests/lab/ (guests)
+# and tools/qcow2attach/ (the tool).
 
 LAB := tests/lab/lab
 KERNEL ?= stable
 
-# Those of packaging/host, whose defaults are there.
+# Those of tools/packaging/host, whose defaults are there.
 export KVER DESTDIR PREFIX DKMS HOST_BUILD
 
 all:
-	+@packaging/host build
+	+@tools/packaging/host build
 
 install uninstall:
-	+@packaging/host $@
+	+@tools/packaging/host $@
 
 help:
 	@echo 'make              build the modules and the tool for the running kernel (needs its headers)'
