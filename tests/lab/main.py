@@ -36,6 +36,10 @@ def parse(argv):
         s.add_argument("--smp", type=int, default=2)
         s.add_argument("--mem", default="4G")
         s.add_argument("--append", default="", help="more for the kernel's command line")
+        s.add_argument("--icount", action="store_true",
+                       help="one CPU whose time is the number of instructions it has run")
+        s.add_argument("--plugin", metavar="FILE[,ARG]",
+                       help="a plugin for QEMU; /repo is the project, /lab/out is build/out")
         s.add_argument("--no-modules", action="store_true", help="do not load our modules")
         s.add_argument("--parts", default=",".join(build.PARTS), metavar="PART,...",
                        help="what to build and, of the modules, to load")
@@ -101,15 +105,18 @@ def main(argv):
     job = guest.Job(getattr(args, "cmd", None), udev=args.udev,
                     modules=[] if args.no_modules else [p for p in build.MODULES if p in parts],
                     shell=args.verb == "shell")
+    machine = {"smp": args.smp, "mem": args.mem, "append": args.append}
     if args.kernel == "um":
+        if args.icount or args.plugin:
+            raise LabError("User Mode Linux is not emulated: no --icount and no --plugin")
         import uml
         kind = uml.Uml
     elif args.kernel in debug.KERNELS:
         kind = debug.Debug
     else:
         kind = qemu.Qemu
-    return guest.run_job(kind(args.kernel, job, smp=args.smp, mem=args.mem, append=args.append),
-                         args.timeout)
+        machine.update(icount=args.icount, plugin=args.plugin)
+    return guest.run_job(kind(args.kernel, job, **machine), args.timeout)
 
 
 if __name__ == "__main__":

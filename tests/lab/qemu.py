@@ -22,9 +22,15 @@ PORTS = {name: number for number, name in enumerate(guest.CHANNELS, 1)}
 class Qemu(guest.Guest):
     extra_channels = ("qmp",)
 
-    def __init__(self, name, job, smp=2, mem="4G", append=""):
+    def __init__(self, name, job, smp=2, mem="4G", append="", icount=False, plugin=None):
         super().__init__(name, job)
-        self.smp, self.mem, self.append = smp, mem, append
+        self.smp, self.mem, self.append, self.plugin = smp, mem, append, plugin
+        self.accel = ["-accel", "tcg,thread=multi,tb-size=1024"]
+        if icount:
+            # A nanosecond is an instruction; nothing that another process does here shows.
+            self.smp = 1
+            self.accel = ["-accel", "tcg,thread=single,tb-size=1024",
+                          "-icount", "shift=0,sleep=off,align=off"]
 
     def job_archive(self):
         devices = {"LAB_TTY": "/dev/hvc0", "LAB_RESULT": "/dev/null"}
@@ -47,8 +53,8 @@ class Qemu(guest.Guest):
         def sock(name):
             return ["-chardev", f"socket,id={name},fd={self.child[name].fileno()}"]
 
-        argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=1024",
-                "-cpu", "max", "-smp", str(self.smp), "-m", self.mem, "-nodefaults",
+        argv = ["qemu-system-x86_64", "-M", "q35", *self.accel, "-cpu", "max",
+                "-smp", str(self.smp), "-m", self.mem, "-nodefaults",
                 "-no-user-config", "-display", "none", "-no-reboot",
                 "-kernel", f"/lab/kernel/{os.path.basename(image)}", "-initrd", "/lab/run/initrd",
                 "-append", f"{APPEND} {self.append}",
@@ -72,6 +78,8 @@ class Qemu(guest.Guest):
             argv += ["-fsdev", f"local,id={tag},path={path},security_model=none,"
                      f"multidevs=remap{options}",
                      "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+        if self.plugin:
+            argv += ["-plugin", self.plugin]
         return rootfs.enter(argv, binds)
 
     def expire_report(self):
