@@ -5,52 +5,29 @@
  * vhost-user-blk socket: one thread and one queue each, a fixed number of
  * requests in flight, and one line of JSON with the rate and the latencies.
  *
- *   blkio_bench DRIVER PATH OP DEPTH QUEUES SECONDS [BLOCKSIZE [SPAN]]
+ *   blkio_bench DRIVER PATH LOAD...
  *
- * DRIVER is libblkio's (virtio-blk-vhost-user, io_uring), OP one of randread,
- * randwrite, read, write, flush, discard, writezeroes. SPAN bounds the part of
- * the disk that is used, in bytes.
+ * DRIVER is libblkio's (virtio-blk-vhost-user, io_uring); load.h tells how a
+ * load is described.
  */
 #define _GNU_SOURCE
 #include <blkio.h>
 #include <errno.h>
 #include <pthread.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
 
-#define MAX_DEPTH 1024
-
-/* Latencies fall into classes 1/16 of a power of two wide. */
-#define SUBCLASSES 16
-#define CLASSES (64 * SUBCLASSES)
-
-enum op { RANDREAD, RANDWRITE, READ, WRITE, FLUSH, DISCARD, WRITEZEROES, OPS };
-
-static const char *const op_names[OPS] = {
-	"randread", "randwrite", "read", "write", "flush", "discard", "writezeroes",
-};
+#include "load.h"
 
 struct worker {
 	pthread_t thread;
+	int index;
 	struct blkioq *queue;
 	char *buf;
-	uint64_t seed;
-	uint64_t next;		/* sequential: the next block */
-	uint64_t done;
-	uint64_t errors;
+	int inflight;
+	struct source source;
 	uint64_t started[MAX_DEPTH];
-	uint64_t classes[CLASSES];
 };
 
-static enum op op;
-static int depth;
-static size_t block = 4096;
-static uint64_t blocks;
-static volatile bool stop;
+static struct load load;
 
 static void check(int ret, const char *what)
 {
@@ -61,112 +38,90 @@ static void check(int ret, const char *what)
 	exit(1);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
-}
-
-static unsigned int class_of(uint64_t ns)
-{
-	unsigned int bits = 63 - __builtin_clzll(ns | SUBCLASSES);
-
-	return bits * SUBCLASSES + (ns >> (bits - 4)) % SUBCLASSES;
-}
-
-/* The middle of a class, in nanoseconds. */
-static double value_of(unsigned int class)
-{
-	unsigned int bits = class / SUBCLASSES;
-
-	return (double)(1ull << bits) * (1 + (class % SUBCLASSES + 0.5) / SUBCLASSES);
-}
-
 static void submit(struct worker *w, int slot)
 {
 	void *user = (void *)(intptr_t)slot;
-	char *buf = w->buf + slot * block;
-	uint64_t offset;
+	char *buf = w->buf + slot * load.block;
+	uint64_t offset = source_offset(&load, &w->source);
 
-	if (op == READ || op == WRITE) {
-		offset = w->next++ % blocks * block;
-	} else {
-		w->seed = w->seed * 6364136223846793005ull + 1442695040888963407ull;
-		offset = (w->seed >> 20) % blocks * block;
-	}
+	w->inflight++;
 	w->started[slot] = now_ns();
-	switch (op) {
+	switch (load.op) {
 	case RANDREAD:
 	case READ:
-		blkioq_read(w->queue, offset, buf, block, user, 0);
+		blkioq_read(w->queue, offset, buf, load.block, user, 0);
 		break;
 	case RANDWRITE:
 	case WRITE:
-		blkioq_write(w->queue, offset, buf, block, user, 0);
+		blkioq_write(w->queue, offset, buf, load.block, user, 0);
 		break;
 	case FLUSH:
 		blkioq_flush(w->queue, user, 0);
 		break;
 	case DISCARD:
-		blkioq_discard(w->queue, offset, block, user, 0);
+		blkioq_discard(w->queue, offset, load.block, user, 0);
 		break;
 	default:
-		blkioq_write_zeroes(w->queue, offset, block, user, 0);
+		blkioq_write_zeroes(w->queue, offset, load.block, user, 0);
 		break;
 	}
 }
 
-static void complete(struct worker *w, const struct blkio_completion *c)
+static int reap(struct worker *w, struct blkio_completion *c, int max)
 {
-	int slot = (intptr_t)c->user_data;
+	int n = blkioq_do_io(w->queue, c, 1, max, NULL);
 
-	w->classes[class_of(now_ns() - w->started[slot])]++;
-	if (!c->ret) {
-		w->done++;
-		return;
+	check(n, "do_io");
+	for (int i = 0; i < n; i++) {
+		int slot = (intptr_t)c[i].user_data;
+
+		w->inflight--;
+		if (c[i].ret && !w->source.errors)
+			fprintf(stderr, "blkio_bench: a request failed: %s\n", strerror(-c[i].ret));
+		source_done(&w->source, now_ns() - w->started[slot], !c[i].ret);
 	}
-	if (!w->errors++)
-		fprintf(stderr, "blkio_bench: a request failed: %s\n", strerror(-c->ret));
+	return n;
+}
+
+/* Nothing is in flight. */
+static void make_durable(struct worker *w)
+{
+	struct blkio_completion c;
+
+	blkioq_flush(w->queue, NULL, 0);
+	check(blkioq_do_io(w->queue, &c, 1, 1, NULL), "flush");
+	check(c.ret, "flush");
 }
 
 static void *work(void *arg)
 {
 	struct blkio_completion c[64];
 	struct worker *w = arg;
-	int inflight = depth;
+	uint64_t until_flush = load.flush_every;
+	int idle[MAX_DEPTH], nr_idle = load.depth;
 
-	for (int i = 0; i < depth; i++)
-		submit(w, i);
-	while (inflight) {
-		int n = blkioq_do_io(w->queue, c, 1, 64, NULL);
+	for (int i = 0; i < load.depth; i++)
+		idle[i] = i;
+	source_init(&load, &w->source, w->index);
+	for (;;) {
+		while (nr_idle && !source_ended(&load, &w->source) &&
+		       (!load.flush_every || until_flush)) {
+			until_flush--;
+			submit(w, idle[--nr_idle]);
+		}
+		if (w->inflight) {
+			int n = reap(w, c, 64);
 
-		check(n, "do_io");
-		for (int i = 0; i < n; i++) {
-			complete(w, &c[i]);
-			if (stop)
-				inflight--;
-			else
-				submit(w, (intptr_t)c[i].user_data);
+			while (n--)
+				idle[nr_idle++] = (intptr_t)c[n].user_data;
+		} else if (load.flush_every && !until_flush) {
+			make_durable(w);
+			until_flush = load.flush_every;
+		} else {
+			w->source.end = now_ns();
+			return NULL;
 		}
 	}
-	return NULL;
-}
-
-static double percentile_us(const struct worker *w, int n, double part)
-{
-	uint64_t total = 0, seen = 0;
-
-	for (int i = 0; i < n; i++)
-		total += w[i].done + w[i].errors;
-	for (unsigned int class = 0; class < CLASSES; class++) {
-		for (int i = 0; i < n; i++)
-			seen += w[i].classes[class];
-		if (seen && seen >= total * part)
-			return value_of(class) / 1000;
-	}
-	return 0;
 }
 
 static struct blkio *open_disk(const char *driver, const char *path, int queues)
@@ -183,11 +138,11 @@ static struct blkio *open_disk(const char *driver, const char *path, int queues)
 	return b;
 }
 
-static double run(struct blkio *b, struct worker *w, int queues, double seconds)
+static void run(struct blkio *b, struct worker *w)
 {
 	struct blkio_mem_region region;
-	size_t len = (size_t)queues * depth * block;
-	uint64_t align = 0, begin;
+	size_t len = (size_t)load.threads * load.depth * load.block;
+	uint64_t align = 0;
 
 	if (blkio_get_uint64(b, "mem-region-alignment", &align) || !align)
 		align = 1 << 21;
@@ -195,72 +150,47 @@ static double run(struct blkio *b, struct worker *w, int queues, double seconds)
 	check(blkio_alloc_mem_region(b, &region, len), "memory");
 	check(blkio_map_mem_region(b, &region), "memory");
 	memset(region.addr, 0x5a, len);
-	begin = now_ns();
-	for (int i = 0; i < queues; i++) {
+	for (int i = 0; i < load.threads; i++) {
 		w[i].queue = blkio_get_queue(b, i);
-		w[i].buf = (char *)region.addr + (size_t)i * depth * block;
-		w[i].seed = i * 7919 + 1;
-		w[i].next = blocks / queues * i;
+		w[i].buf = (char *)region.addr + (size_t)i * load.depth * load.block;
+		w[i].index = i;
 		if (pthread_create(&w[i].thread, NULL, work, &w[i]))
 			check(-EAGAIN, "thread");
 	}
-	while (now_ns() - begin < seconds * 1e9) {
-		struct timespec ts = { .tv_nsec = 10000000 };
-
-		nanosleep(&ts, NULL);
-	}
-	stop = true;
-	for (int i = 0; i < queues; i++)
+	load_wait(&load);
+	for (int i = 0; i < load.threads; i++)
 		pthread_join(w[i].thread, NULL);
-	return (now_ns() - begin) / 1e9;
 }
 
 int main(int argc, char **argv)
 {
-	uint64_t capacity, done = 0, errors = 0;
+	struct source **sources;
+	uint64_t capacity;
 	struct worker *w;
 	struct blkio *b;
-	double took;
-	int queues;
+	bool ok;
 
-	if (argc < 7) {
-		fprintf(stderr, "usage: blkio_bench DRIVER PATH OP DEPTH QUEUES SECONDS "
-			"[BLOCKSIZE [SPAN]]\n");
+	if (argc < 4 || !load_parse(&load, argc - 3, argv + 3)) {
+		fprintf(stderr, "usage: blkio_bench DRIVER PATH OP DEPTH QUEUES HOWLONG "
+			"[BLOCKSIZE [SPAN [REGIONS [FLUSH_EVERY]]]]\n");
 		return 2;
 	}
-	while (op < OPS && strcmp(argv[3], op_names[op]))
-		op++;
-	depth = atoi(argv[4]);
-	queues = atoi(argv[5]);
-	if (argc > 7)
-		block = strtoul(argv[7], NULL, 0);
-	if (op == OPS || depth < 1 || depth > MAX_DEPTH || queues < 1 || block < 512) {
-		fprintf(stderr, "blkio_bench: no such operation, depth, or number of queues\n");
-		return 2;
-	}
-	b = open_disk(argv[1], argv[2], queues);
+	b = open_disk(argv[1], argv[2], load.threads);
 	check(blkio_get_uint64(b, "capacity", &capacity), "capacity");
-	if (argc > 8 && strtoull(argv[8], NULL, 0) < capacity)
-		capacity = strtoull(argv[8], NULL, 0);
-	blocks = capacity / block;
-	if (!blocks) {
+	if (!load_fit(&load, capacity)) {
 		fprintf(stderr, "blkio_bench: the disk is smaller than a block\n");
 		return 1;
 	}
-	w = calloc(queues, sizeof(*w));
-	if (!w)
+	w = calloc(load.threads, sizeof(*w));
+	sources = calloc(load.threads, sizeof(*sources));
+	if (!w || !sources)
 		return 1;
-	took = run(b, w, queues, atof(argv[6]));
-	for (int i = 0; i < queues; i++) {
-		done += w[i].done;
-		errors += w[i].errors;
-	}
-	printf("{\"op\": \"%s\", \"block\": %zu, \"depth\": %d, \"queues\": %d, \"seconds\": %.2f, "
-	       "\"iops\": %.0f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"errors\": %llu}\n",
-	       op_names[op], block, depth, queues, took, done / took,
-	       percentile_us(w, queues, 0.50), percentile_us(w, queues, 0.99),
-	       (unsigned long long)errors);
+	for (int i = 0; i < load.threads; i++)
+		sources[i] = &w[i].source;
+	run(b, w);
+	ok = load_report(&load, sources);
+	free(sources);
 	free(w);
 	blkio_destroy(&b);
-	return errors ? 1 : 0;
+	return ok ? 0 : 1;
 }
