@@ -23,7 +23,7 @@ help:
 	@echo 'make demo         show it all in a guest: an image, a VM on it, and the proof'
 	@echo 'make check        static checks, unit tests, and the suite in guests'
 	@echo 'make check-full   everything on every kernel (hours)'
-	@echo 'make bench-first  a first figure against qemu-storage-daemon, by the wall clock'
+	@echo 'make bench        how fast it is, next to what else there is (docs/performance.md)'
 	@echo 'make shell        a shell in a guest with the modules loaded (KERNEL=stable|backports|um|debug|kcsan)'
 	@echo 'make lab-build    build for the guest kernel KERNEL into build/KERNEL/'
 	@echo 'make clean        remove build/'
@@ -42,9 +42,8 @@ check:
 check-full:
 	@$(LAB) check --full $(ONLY)
 
-bench-first: lab-build
-	@$(LAB) run --kernel $(KERNEL) --mem 4G --timeout 900 -- \
-		tests/bench/first_figure.py --json /out/first-figure.json
+bench:
+	@tests/bench/bench.py $(BENCH)
 
 demo:
 	@tests/demo/demo
@@ -52,4 +51,4 @@ demo:
 clean:
 	rm -rf build
 
-.PHONY: all install uninstall help lab-build shell check check-full bench-first demo clean
+.PHONY: all install uninstall help lab-build shell check check-full bench demo clean
