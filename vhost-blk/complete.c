@@ -202,7 +202,7 @@ static bool vhost_blk_publish(struct vhost_blk_queue *q)
 	q->nr_hidden = 0;
 	q->nr_used = 0;
 	vhost_signal(&q->blk->dev, vq);
-	/* Pairs with the acquire in vhost_blk_drained(): then what the requests used may be freed. */
+	/* Pairs with vhost_blk_drained(): then what the requests used may be freed. */
 	smp_store_release(&q->inflight, q->inflight - nr);
 	if (!q->inflight)
 		wake_up_all(&q->drained);

@@ -83,7 +83,7 @@ static struct {
 	unsigned int round;
 	char *known;				/* what the device held at the round's start */
 	atomic_uint_fast64_t clock;
-	_Atomic unsigned int failed;
+	atomic_uint failed;
 	bool over;				/* written between rounds */
 	struct worker workers[MAX_THREADS];
 	pthread_barrier_t barrier;

@@ -264,15 +264,15 @@ static void test_owner(void)
 		printf("  skipped: files of other owners need root\n");
 		return;
 	}
-	make("mine", NULL, NULL);
-	make("over-mine", "mine", "qcow2");
-	CHECK(!chown("mine", 1234, 1234) && !chown("over-mine", 4321, 4321));
-	expect_refused("over-mine", NULL, "belongs to user 1234");
-	expect_opens("over-mine", ".", 2);
-	CHECK(!chown("over-mine", 1234, 1234));
-	expect_opens("over-mine", NULL, 2);
-	CHECK(!chown("mine", 0, 0));
-	expect_opens("over-mine", NULL, 2);
+	make("owned", NULL, NULL);
+	make("over-owned", "owned", "qcow2");
+	CHECK(!chown("owned", 1234, 1234) && !chown("over-owned", 4321, 4321));
+	expect_refused("over-owned", NULL, "belongs to user 1234");
+	expect_opens("over-owned", ".", 2);
+	CHECK(!chown("over-owned", 1234, 1234));
+	expect_opens("over-owned", NULL, 2);
+	CHECK(!chown("owned", 0, 0));
+	expect_opens("over-owned", NULL, 2);
 }
 
 static void write_text(const char *name, const char *text, mode_t mode)
