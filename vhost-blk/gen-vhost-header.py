@@ -24,8 +24,9 @@ STRUCTS = ["vhost_work", "vhost_log", "vhost_vring_call", "vhost_poll", "vhost_v
 # Functions of vhost-core.h and how many parameters they have.
 FUNCTIONS = {
     "vhost_work_init": [2], "vhost_poll_queue": [1], "vhost_dev_init": [8],
-    "vhost_dev_flush": [1], "vhost_dev_set_owner": [1], "vhost_dev_check_owner": [1], "vhost_dev_reset_owner_prepare": [0],
+    "vhost_dev_set_owner": [1], "vhost_dev_check_owner": [1], "vhost_dev_reset_owner_prepare": [0],
     "vhost_dev_reset_owner": [2], "vhost_dev_stop": [1], "vhost_dev_cleanup": [1],
+    "vhost_dev_flush": [1],
     "vhost_dev_ioctl": [3], "vhost_vring_ioctl": [3], "vhost_worker_ioctl": [3],
     "vhost_vq_access_ok": [1], "vhost_log_access_ok": [1], "vhost_vq_init_access": [1],
     "vhost_vq_work_queue": [2], "vhost_vq_has_work": [1], "vhost_get_vq_desc": [7],

@@ -2,9 +2,8 @@
 """x86 kernels built here, with the checkers that need several CPUs; QEMU starts them as it does the
 packaged ones.
 
-Owns which kernel has what instrumented. Under emulation it is the instrumentation of every access to
-memory that makes a kernel slow, so the kernel proper is built without and only our modules with it;
-docs/lab.md has the figures.
+Owns which kernel has what instrumented. Emulation would have to run a check for every access to memory,
+so the kernel proper is built without them and only our modules are built with.
 """
 import os
 
