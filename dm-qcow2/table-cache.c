@@ -52,6 +52,19 @@ static void slice_free(struct table_cache *cache, struct slice *s)
 	mempool_free(s, &cache->slices);
 }
 
+/*
+ * Enter a slice into the xarray of its kind.  Waits for memory, as slice_alloc() does, and needs
+ * nobody who waits for us to get it.  Returns 0, or -EBUSY when there is one already.
+ */
+static int slice_insert(struct table_cache *cache, struct slice *s)
+{
+	int r;
+
+	while ((r = xa_insert(kind_xarray(cache, s->kind), s->index, s, GFP_NOIO)) == -ENOMEM)
+		schedule_timeout_uninterruptible(1);
+	return r;
+}
+
 static void slice_free_rcu(struct rcu_head *rcu)
 {
 	struct slice *s = container_of(rcu, struct slice, rcu);
@@ -191,14 +204,9 @@ static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind ki
 			new->pins = 1;
 			list_add(&waiter->node, &new->waiters);
 		}
-		r = xa_insert(xa, index, new, GFP_NOIO);
+		r = slice_insert(cache, new);
 		if (!r)
 			break;
-		if (r != -EBUSY) {
-			list_del(&waiter->node);
-			slice_free(cache, new);
-			return ERR_PTR(r);
-		}
 		list_del(&waiter->node);
 		new->pins = 0;
 		slice_free(cache, new);
@@ -298,7 +306,7 @@ struct slice *cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, 
 	s->referenced = true;
 	s->state = SLICE_READY;
 	memset(s->data, 0, SLICE_SIZE);
-	r = xa_insert(kind_xarray(cache, kind), index, s, GFP_NOIO);
+	r = slice_insert(cache, s);
 	if (r) {
 		slice_free(cache, s);
 		return ERR_PTR(r);
