@@ -34,7 +34,17 @@ int add_metadata(struct qcow2_image *img, u64 pos, u64 len)
  */
 void remove_metadata(struct qcow2_image *img, u64 pos)
 {
-	mtree_erase(&img->metadata, pos >> img->cluster_bits);
+	unsigned long cluster = pos >> img->cluster_bits;
+
+	/*
+	 * Erasing may take memory, and does not say when there was none.  What stays noted would
+	 * make the image corrupt as soon as the cluster is used for something else.
+	 */
+	mtree_erase(&img->metadata, cluster);
+	while (mtree_load(&img->metadata, cluster)) {
+		schedule_timeout_uninterruptible(1);
+		mtree_erase(&img->metadata, cluster);
+	}
 }
 
 /**
