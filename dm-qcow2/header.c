@@ -278,12 +278,17 @@ static int header_write(struct qcow2_image *img)
 int header_prepare_write(struct qcow2_image *img)
 {
 	struct qcow2_header *h = img->header;
+	__be64 autoclear;
 	int r = 0;
 
 	mutex_lock(&img->header_lock);
-	if (is_v3(h) && h->autoclear_features) {
+	autoclear = h->autoclear_features;
+	if (is_v3(h) && autoclear) {
 		h->autoclear_features = 0;
 		r = header_write(img);
+		/* The next who wants to write must not think that it is done. */
+		if (r)
+			h->autoclear_features = autoclear;
 	}
 	mutex_unlock(&img->header_lock);
 	return r;
