@@ -85,7 +85,10 @@ static int lock_image(struct dm_target *ti, struct qcow2_image *img, bool write)
 	int r = image_lock(img->st.file, write);
 
 	if (r) {
-		DMERR("%s: image is locked by another process", img->name);
+		if (r == -EAGAIN)
+			DMERR("%s: image is locked by another process", img->name);
+		else
+			DMERR("%s: cannot lock the image: error %d", img->name, r);
 		ti->error = r == -EAGAIN ?
 			    "Image is in use by another process (QEMU or its tools)" :
 			    "Cannot lock the image";
