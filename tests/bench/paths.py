@@ -4,6 +4,7 @@
 Each start() is given Storage, the kind of image and an ExitStack that undoes everything, and
 returns the command line of a load generator up to the description of the load (load.h).
 """
+import itertools
 import os
 import subprocess
 import time
@@ -154,22 +155,27 @@ class Thin(Path):
 
 
 class QemuNbd(Path):
+    # A device that has just been disconnected may take the next one's connection down with it.
+    devices = itertools.cycle(f"/dev/nbd{n}" for n in range(16))
+
     def __init__(self, aio):
         super().__init__(f"nbd-{aio}", f"qemu-nbd, {aio}, on a block device")
         self.aio = aio
 
     def start(self, storage, kind, stack):
         image, _ = storage.image(kind, "bdev")
+        dev = next(self.devices)
         proc = spawn(stack, "qemu-nbd", "-f", "qcow2", "--cache=none", f"--aio={self.aio}",
-                     "--discard=unmap", "-c", "/dev/nbd0", image)
+                     "--discard=unmap", "-c", dev, image)
 
         def disconnect():
-            run("qemu-nbd", "-d", "/dev/nbd0")
-            wait_for(lambda: not os.path.exists("/sys/block/nbd0/pid"), what="nbd disconnect")
+            run("qemu-nbd", "-d", dev)
+            wait_for(lambda: not os.path.exists(f"/sys/block/{os.path.basename(dev)}/pid"),
+                     what="nbd disconnect")
 
         stack.callback(disconnect)
-        wait_for_server(proc, lambda: int(sysfs("/dev/nbd0", "size")))
-        return client("/dev/nbd0")
+        wait_for_server(proc, lambda: int(sysfs(dev, "size")))
+        return client(dev)
 
 
 class Vhost(Path):
