@@ -4,7 +4,6 @@
 Each start() is given Storage, the kind of image and an ExitStack that undoes everything, and
 returns the command line of a load generator up to the description of the load (load.h).
 """
-import itertools
 import os
 import subprocess
 import time
@@ -155,27 +154,30 @@ class Thin(Path):
 
 
 class QemuNbd(Path):
-    # A device that has just been disconnected may take the next one's connection down with it.
-    devices = itertools.cycle(f"/dev/nbd{n}" for n in range(16))
-
     def __init__(self, aio):
         super().__init__(f"nbd-{aio}", f"qemu-nbd, {aio}, on a block device")
         self.aio = aio
 
     def start(self, storage, kind, stack):
         image, _ = storage.image(kind, "bdev")
-        dev = next(self.devices)
-        proc = spawn(stack, "qemu-nbd", "-f", "qcow2", "--cache=none", f"--aio={self.aio}",
-                     "--discard=unmap", "-c", dev, image)
+        pid_file = "/tmp/qemu-nbd.pid"
+        # It goes to the background by itself once it is connected.
+        proc = subprocess.Popen(["qemu-nbd", "-f", "qcow2", "--cache=none", f"--aio={self.aio}",
+                                 "--discard=unmap", f"--pid-file={pid_file}", "-c", "/dev/nbd0",
+                                 image], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)
+        if proc.wait(START):
+            raise AssertionError(f"qemu-nbd exited with {proc.returncode}")
+        with open(pid_file) as f:
+            pid = f.read().strip()
 
         def disconnect():
-            run("qemu-nbd", "-d", dev)
-            wait_for(lambda: not os.path.exists(f"/sys/block/{os.path.basename(dev)}/pid"),
-                     what="nbd disconnect")
+            run("qemu-nbd", "-d", "/dev/nbd0")
+            wait_for(lambda: not os.path.exists(f"/proc/{pid}"), START, what="qemu-nbd to end")
 
         stack.callback(disconnect)
-        wait_for_server(proc, lambda: int(sysfs(dev, "size")))
-        return client(dev)
+        wait_for(lambda: int(sysfs("/dev/nbd0", "size")), START, what="the size of /dev/nbd0")
+        return client("/dev/nbd0")
 
 
 class Vhost(Path):

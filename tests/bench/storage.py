@@ -87,7 +87,7 @@ class Storage:
         self.dm = Dm()
         run("modprobe", "brd", "rd_nr=4", f"rd_size={RAM_MIB << 10}", "max_part=0")
         run("modprobe", "loop")
-        run("modprobe", "nbd", "nbds_max=16", "max_part=0")
+        run("modprobe", "nbd", "nbds_max=1", "max_part=0")
         self.null = self.null_blk(PREALLOC)
         self.made = {}
 
