@@ -18,6 +18,11 @@
 #define WQ_PERCPU 0
 #endif
 
+/* Since 7.3 how far an iterator is in its segment has this name. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 3, 0)
+#define bi_offset bi_bvec_done
+#endif
+
 /* Since 6.17 a device says whether zeroing can unmap; it must then be the same limit. */
 static inline void compat_set_write_zeroes(struct queue_limits *limits, unsigned int sectors)
 {

@@ -13,6 +13,7 @@
 #include <linux/highmem.h>
 #include <linux/slab.h>
 
+#include "compat.h"
 #include "write.h"
 
 #define MAX_ZERO_VECS	((1U << QCOW2_MAX_CLUSTER_BITS) / ZERO_BUF_SIZE)
@@ -279,7 +280,7 @@ static void write_payload(struct qcow2_writer *w, struct cow_op *op, struct bio 
 	else if (op->payload == PAYLOAD_BIO)
 		add_part(op, st, REQ_OP_WRITE, op->host + op->start, op->len,
 			 __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter), payload_vecs(op, bio),
-			 bio->bi_iter.bi_bvec_done, NULL, 0);
+			 bio->bi_iter.bi_offset, NULL, 0);
 }
 
 static void write_fill(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 len)

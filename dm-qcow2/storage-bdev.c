@@ -42,7 +42,7 @@ static void bdev_bio_done(struct bio *bio)
 static void bdev_submit(struct storage_io *sio)
 {
 	struct qcow2_storage *st = sio->st;
-	struct bvec_iter iter = { .bi_size = sio->len, .bi_bvec_done = sio->bv_skip };
+	struct bvec_iter iter = { .bi_size = sio->len, .bi_offset = sio->bv_skip };
 	sector_t sector = sio->pos >> SECTOR_SHIFT;
 	struct bio *bio = NULL;
 

@@ -26,7 +26,7 @@
 /* Zero what a read past the end of the file has not filled. */
 static void zero_rest(struct storage_io *sio, unsigned int done)
 {
-	struct bvec_iter iter = { .bi_size = sio->len, .bi_bvec_done = sio->bv_skip };
+	struct bvec_iter iter = { .bi_size = sio->len, .bi_offset = sio->bv_skip };
 
 	bvec_iter_advance(sio->bv, &iter, done);
 	while (iter.bi_size) {
@@ -218,7 +218,7 @@ static void file_submit_bios(struct work_struct *work)
 static int file_map_bio(struct qcow2_storage *st, struct qcow2_io *io, struct bio *bio, u64 pos)
 {
 	const struct bio_vec *bv = __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter);
-	unsigned int span = bio->bi_iter.bi_size + bio->bi_iter.bi_bvec_done;
+	unsigned int span = bio->bi_iter.bi_size + bio->bi_iter.bi_offset;
 	struct storage_io *sio = &io->sio;
 	unsigned int nr = 0, sum = 0;
 
@@ -228,7 +228,7 @@ static int file_map_bio(struct qcow2_storage *st, struct qcow2_io *io, struct bi
 	sio->pos = pos;
 	sio->len = bio->bi_iter.bi_size;
 	sio->bv = bv;
-	sio->bv_skip = bio->bi_iter.bi_bvec_done;
+	sio->bv_skip = bio->bi_iter.bi_offset;
 	sio->nr_bv = nr;
 	sio->opf = bio->bi_opf;
 	sio->error = 0;
