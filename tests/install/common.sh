@@ -59,7 +59,7 @@ readme() {
 # Contents count where they are small and others have a hand in them.
 snapshot() {
 	find / -xdev \( -path /home -o -path /var/log -o -path /var/cache -o -path '/usr/src/linux-*' \
-		-o -path /var/lib/dkms/mok.key -o -path /var/lib/dkms/mok.pub \
+		-o -path '/var/lib/dkms/[!q]*' \
 		-o -path /var/lib/sudo -o -path /repo -o -path /out \) -prune \
 		-o -printf '%y %m %u:%g %p %l\n' | sort
 	find /lib/modules/*/modules.* /etc -type f -exec sha256sum {} + | sort -k 2
