@@ -392,6 +392,10 @@ def test_cache_mode(server, bdev, dm, cleanup):
     guest.close()
     proc.send_signal(signal.SIGTERM)
     assert proc.wait(timeout=20) == 0
+    # What has not been flushed would not be in the log.
+    fd = os.open(device, os.O_RDWR)
+    os.fsync(fd)
+    os.close(fd)
     dm.message("modes", "mark", "end")
     durable = {sector: bool(flags & FUA) for sector, sectors, flags in logged_writes(log)
                if sectors and not flags & DISCARD}
