@@ -43,6 +43,8 @@ def build_for(name):
 
 
 class Debug(qemu.Qemu):
+    boot_timeout = 900
+
     def boot(self):
         at = tree(self.name)
         return (initrd(), os.path.join(at, "arch/x86/boot/bzImage"),

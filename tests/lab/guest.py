@@ -25,6 +25,7 @@ from common import BUILD, LabError, say, write
 OUT = os.path.join(BUILD, "out")
 CHANNELS = ("LAB_STDOUT", "LAB_STDERR", "LAB_RESULT")
 GRACE = 20          # seconds for the guest to power off once the job has ended
+BOOTS = 3           # tries to reach the second stage, with nothing of ours loaded yet
 NO_RESULT, FAULTS = 98, 99      # our exit codes when the command's does not count
 
 
@@ -57,11 +58,14 @@ class Guest:
     """A subclass gives command(), the argv to start it, and expire_report()."""
 
     extra_channels = ()
+    boot_timeout = 180      # seconds until the second stage has begun
 
     def __init__(self, name, job):
         self.name, self.job = name, job
         self.log = bytearray()
         self.result = None
+        self.begun = job.shell          # the second stage runs; a shell has no channel to say so
+        self.stuck = False              # it did not begin in time
         self.tmp = tempfile.mkdtemp(prefix="lab-")
         self.parent, self.child = {}, {}        # the two ends of each socket
         os.makedirs(OUT, exist_ok=True)
@@ -77,7 +81,6 @@ class Guest:
 
     def run(self, timeout):
         """The job's exit code; None if the guest never told one."""
-        deadline = time.monotonic() + timeout if timeout else None
         saved = termios.tcgetattr(0) if self.job.shell else None
         try:
             proc = subprocess.Popen(self.command(), preexec_fn=die_with_parent,
@@ -88,7 +91,7 @@ class Guest:
             try:
                 if saved:
                     tty.setraw(0)
-                self.pump(proc, deadline)
+                self.pump(proc, timeout)
             finally:
                 proc.kill()
                 proc.wait()
@@ -100,8 +103,12 @@ class Guest:
             shutil.rmtree(self.tmp)
         return self.result
 
-    def pump(self, proc, deadline):
-        """Moves bytes until the guest has gone or the deadline has come."""
+    def pump(self, proc, timeout):
+        """Moves bytes until the guest has gone or a deadline has come."""
+        start = time.monotonic()
+        deadline = start + self.boot_timeout
+        if self.begun:
+            deadline = start + timeout if timeout else None
         poll = selectors.DefaultSelector()
         for name, s in self.parent.items():
             poll.register(s, selectors.EVENT_READ, name)
@@ -127,14 +134,21 @@ class Guest:
                     put(sys.stderr, data)
                 elif key.data == "LAB_RESULT":
                     result += data
-                    if not ending and b"\n" in result:
-                        self.result = parse_result(result)
-                        ending, deadline = True, time.monotonic() + GRACE
+                    while b"\n" in result and not ending:
+                        line, _, result = result.partition(b"\n")
+                        if line.strip() == b"begun":
+                            self.begun = True
+                            deadline = time.monotonic() + timeout if timeout else None
+                        else:
+                            self.result = parse_result(line)
+                            ending, deadline = True, time.monotonic() + GRACE
         proc.wait()
 
     def expire(self, ending):
         say("the job ended but the guest does not power off; its kernel:" if ending else
-            "the deadline has passed; what the guest's kernel is doing:")
+            "the deadline has passed; what the guest's kernel is doing:" if self.begun else
+            f"the guest has not come up in {self.boot_timeout} s; its kernel:")
+        self.stuck = not self.begun
         start = len(self.log)
         try:
             self.expire_report()
@@ -188,10 +202,18 @@ def judge(name, result, log, timeout):
     return NO_RESULT if result is None else result
 
 
-def run_job(guest, timeout=None):
-    if guest.job.shell and not sys.stdin.isatty():
+def run_job(make, job, timeout=None):
+    """MAKE gives a new Guest with JOB. One that does not come up is no fault of what is tested, which
+    is not in it yet (software emulation loses a timer of the second CPU now and then): it is started
+    again.
+    """
+    if job.shell and not sys.stdin.isatty():
         raise LabError("a shell needs a terminal")
-    result = guest.run(timeout)
+    for _ in range(BOOTS):
+        guest = make()
+        result = guest.run(timeout)
+        if not guest.stuck:
+            break
     if guest.job.shell and result is None and b"reboot: Power down" in guest.log:
         result = 0
     return judge(guest.name, result, guest.lines(), timeout)

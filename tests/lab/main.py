@@ -116,7 +116,7 @@ def main(argv):
     else:
         kind = qemu.Qemu
         machine.update(icount=args.icount, plugin=args.plugin)
-    return guest.run_job(kind(args.kernel, job, **machine), args.timeout)
+    return guest.run_job(lambda: kind(args.kernel, job, **machine), job, args.timeout)
 
 
 if __name__ == "__main__":
