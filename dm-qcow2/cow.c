@@ -356,11 +356,10 @@ bool op_continue(struct qcow2_writer *w, struct cow_op *op)
 }
 
 /* Once, at load. */
-int cow_module_init(void)
+void cow_module_init(void)
 {
 	unsigned int i;
 
 	for (i = 0; i < MAX_ZERO_VECS; i++)
 		bvec_set_page(&zero_vecs[i], storage_zero_page, ZERO_BUF_SIZE, 0);
-	return 0;
 }

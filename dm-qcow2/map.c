@@ -102,15 +102,10 @@ void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff)
 
 	io->waiter.fn = waited;
 	s = slice_get_async(&img->cache, SLICE_L2, goff >> img->slice_bits, &io->waiter);
-	if (!s)
-		return;
-	if (!IS_ERR(s))
+	if (s) {
 		slice_put(s);
-	/* -ENOENT: the table went away, which is as good an answer as any. */
-	if (IS_ERR(s) && PTR_ERR(s) != -ENOENT)
-		end_io(io, BLK_STS_IOERR);
-	else
 		resume_io(io);
+	}
 }
 
 static void missed(struct qcow2_io *io)

@@ -171,14 +171,13 @@ static void slice_load_work(struct work_struct *work)
 
 /*
  * Find or insert.  Returns a READY slice, pinned; or NULL when @waiter has been queued on it (and
- * then *@fresh is the slice if the caller must see to its load); or an error.
+ * then *@fresh is the slice if the caller must see to its load).
  */
 static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind kind, u64 index,
 				   struct slice_waiter *waiter, struct slice **fresh)
 {
 	struct xarray *xa = kind_xarray(cache, kind);
-	struct slice *s, *new = NULL;
-	int r;
+	struct slice *s, *new;
 
 	*fresh = NULL;
 	for (;;) {
@@ -193,24 +192,18 @@ static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind ki
 				s = NULL;
 			}
 			spin_unlock(&cache->lock);
-			if (new)
-				slice_free(cache, new);
 			return s;
 		}
 		spin_unlock(&cache->lock);
-		if (!new) {
-			make_room(cache);
-			new = slice_alloc(cache, kind, index);
-			new->pins = 1;
-			list_add(&waiter->node, &new->waiters);
-		}
-		r = slice_insert(cache, new);
-		if (!r)
+		make_room(cache);
+		new = slice_alloc(cache, kind, index);
+		new->pins = 1;
+		list_add(&waiter->node, &new->waiters);
+		if (!slice_insert(cache, new))
 			break;
+		/* Another got there first. */
 		list_del(&waiter->node);
-		new->pins = 0;
 		slice_free(cache, new);
-		new = NULL;
 	}
 	spin_lock(&cache->lock);
 	WRITE_ONCE(cache->nr, cache->nr + 1);
@@ -228,7 +221,7 @@ static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind ki
  *
  * May sleep for memory (NOIO), not for the read.
  *
- * Return: the slice, pinned; NULL when @waiter will be called; or an error.
+ * Return: the slice, pinned; or NULL when @waiter will be called.
  */
 struct slice *slice_get_async(struct table_cache *cache, enum slice_kind kind, u64 index,
 			      struct slice_waiter *waiter)

@@ -137,7 +137,7 @@ struct cow_op *op_alloc(struct qcow2_writer *w, bool need_freed, bool need_buf);
 void op_free(struct qcow2_writer *w, struct cow_op *op);
 void op_start(struct qcow2_writer *w, struct cow_op *op);
 bool op_continue(struct qcow2_writer *w, struct cow_op *op);
-int cow_module_init(void);
+void cow_module_init(void);
 
 /* discard.c */
 void process_discard(struct qcow2_writer *w, struct qcow2_io *io);
