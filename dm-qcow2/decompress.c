@@ -73,9 +73,7 @@ static struct decompressor *get_decompressor(struct qcow2_image *img)
 	d = smp_load_acquire(&img->decompressor);
 	if (d)
 		return d;
-	d = kzalloc(sizeof(*d), GFP_NOIO);
-	if (!d)
-		return NULL;
+	d = kzalloc(sizeof(*d), GFP_NOIO | __GFP_NOFAIL);
 	for (i = 0; i < NR_SLOTS; i++)
 		mutex_init(&d->slots[i].lock);
 	old = cmpxchg(&img->decompressor, NULL, d);
@@ -86,16 +84,18 @@ static struct decompressor *get_decompressor(struct qcow2_image *img)
 	return d;
 }
 
-/* The buffers come with the first use of a slot; @in is linear for the storage's sake. */
-static int fill_slot(struct qcow2_image *img, struct inflate_slot *slot)
+/*
+ * The buffers come with the first use of a slot; @in is linear for the storage's sake.  A shortage
+ * of memory makes a reader wait, as it does everywhere else, and is not reported as an I/O error.
+ */
+static void fill_slot(struct qcow2_image *img, struct inflate_slot *slot)
 {
 	if (!slot->in)
-		slot->in = kmalloc(IN_SIZE, GFP_NOIO);
+		slot->in = kmalloc(IN_SIZE, GFP_NOIO | __GFP_NOFAIL);
 	if (!slot->out)
-		slot->out = kvmalloc(img->cluster_size, GFP_NOIO);
+		slot->out = kvmalloc(img->cluster_size, GFP_NOIO | __GFP_NOFAIL);
 	if (!slot->workspace)
-		slot->workspace = kvmalloc(zlib_inflate_workspacesize(), GFP_NOIO);
-	return slot->in && slot->out && slot->workspace ? 0 : -ENOMEM;
+		slot->workspace = kvmalloc(zlib_inflate_workspacesize(), GFP_NOIO | __GFP_NOFAIL);
 }
 
 static int inflate_entry(struct qcow2_image *img, struct inflate_slot *slot, u64 entry)
@@ -146,16 +146,13 @@ static struct inflate_slot *lock_slot(struct qcow2_image *img, u64 entry)
 	struct inflate_slot *slot;
 	int r;
 
-	if (!d)
-		return ERR_PTR(-ENOMEM);
 	slot = &d->slots[hash_64(entry, SLOT_BITS)];
 	mutex_lock(&slot->lock);
 	if (slot->entry == entry)
 		return slot;
 	slot->entry = 0;
-	r = fill_slot(img, slot);
-	if (!r)
-		r = inflate_entry(img, slot, entry);
+	fill_slot(img, slot);
+	r = inflate_entry(img, slot, entry);
 	if (r) {
 		mutex_unlock(&slot->lock);
 		return ERR_PTR(r);
