@@ -10,8 +10,10 @@
 #include <linux/blk-cgroup.h>
 #include <linux/device-mapper.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <linux/ioprio.h>
 #include <linux/kthread.h>
+#include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task_stack.h>
@@ -333,11 +335,26 @@ static const struct storage_ops file_ops = {
 	.close = file_close,
 };
 
+/*
+ * Have no pages of the file in the page cache, where whoever made the image or copied it has left
+ * them.  Each direct write has to remove those in its way, which may wait: so none of the first
+ * writes could be submitted inline.  Reads only wait for those that are dirty.
+ */
+static int empty_page_cache(struct file *file)
+{
+	int r = filemap_write_and_wait(file->f_mapping);
+
+	if (!r && file->f_mode & FMODE_WRITE)
+		invalidate_mapping_pages(file->f_mapping, 0, -1);
+	return r;
+}
+
 /**
  * storage_init_file - use a regular file as storage
  * @st: zeroed but for @st->file, opened for direct I/O
  *
- * Return: 0, -ENOMEM, or -EOPNOTSUPP when the filesystem cannot do direct I/O on this file.
+ * Return: 0, -ENOMEM, -EOPNOTSUPP when the filesystem cannot do direct I/O on this file, or an
+ * error of writing what the page cache still had of it.
  */
 int storage_init_file(struct qcow2_storage *st)
 {
@@ -362,6 +379,9 @@ int storage_init_file(struct qcow2_storage *st)
 		st->block_size = bdev_logical_block_size(file_inode(st->file)->i_sb->s_bdev);
 		st->mem_align = st->block_size;
 	}
+	r = empty_page_cache(st->file);
+	if (r)
+		return r;
 	st->queues = alloc_percpu(struct storage_cpu_queue);
 	if (!st->queues)
 		return -ENOMEM;

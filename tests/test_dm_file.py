@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An image in a file: its I/O is started in the context of whoever uses the device, with all that
 this context may hold. Each test is one of the hazards."""
+import ctypes
+import mmap
 import os
 import random
 import subprocess
@@ -10,7 +12,8 @@ import threading
 import pytest
 
 from dmqcow2 import KIB, PUNCH_HOLE, Attached, Disk
-from helpers import MIB, Mount, image_check, image_create, qemu_io, run, sync_caches, wait_for
+from helpers import (MIB, Mount, image_check, image_create, image_map, qemu_io, run, sync_caches,
+                     wait_for)
 
 SIZE = 24 * MIB
 
@@ -170,3 +173,28 @@ def test_end_of_the_file(dm, filesystem):
         disk.expect(0, 32 * KIB, 16 * KIB)
         disk.expect(0x44, 48 * KIB, 16 * KIB)
     image_check(image)
+
+
+def resident(path):
+    """How many pages of a file are in the page cache."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(path, "r+b") as f, mmap.mmap(f.fileno(), 0) as mapped:
+        view = (ctypes.c_char * len(mapped)).from_buffer(mapped)
+        pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
+        failed = libc.mincore(ctypes.byref(view), ctypes.c_size_t(len(mapped)), pages)
+        del view
+        assert not failed, os.strerror(ctypes.get_errno())
+        return sum(page & 1 for page in pages)
+
+
+def test_page_cache_is_emptied(dm, filesystem):
+    """What was written to the file and not synced is read; what is cached is not in our way."""
+    image = preallocated(filesystem("ext4"))
+    last = image_map(image)[-1]
+    at = last["offset"] + last["length"] - 64 * KIB
+    with Disk(image, direct=False) as f:
+        f.write(0x77, at, 64 * KIB)
+    assert resident(image)
+    with Attached(dm, f"qcow2:{image}") as disk:
+        assert not resident(image)
+        disk.expect(0x77, SIZE - 64 * KIB, 64 * KIB)

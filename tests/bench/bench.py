@@ -162,7 +162,8 @@ def profile(o):
     subprocess.run([LAB, "run", "--no-build", "--icount", "--mem", "5G", "--timeout",
                     str(o.timeout), "--plugin",
                     f"/lab/out/bench/{PLUGIN}.so,out=/lab/out/bench/profile", "--",
-                    "tests/bench/profile_guest.py"], check=True, stdin=subprocess.DEVNULL)
+                    "tests/bench/profile_guest.py", *filter(None, o.paths.split(","))],
+                   check=True, stdin=subprocess.DEVNULL)
     with open(os.path.join(GUEST_OUT, "kallsyms")) as f:
         symbols = instructions.Symbols(f)
     cases = []

@@ -15,7 +15,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from helpers import (MIB, SECTOR, Dm, Mount, NullBlk, image_create,  # noqa: E402
-                     image_map, run, size_of)
+                     image_map, run, size_of, sync_caches)
 
 RAM_MIB = 1024
 XFS, EXT4, SCRATCH, TABLES = (f"/dev/ram{n}" for n in range(4))
@@ -119,7 +119,7 @@ class Storage:
             return self.made[key]
         path = f"{self.filesystem(place)}/prealloc.qcow2"
         self.made[key] = image_create(path, PREALLOC, preallocation="full")
-        os.sync()
+        sync_caches()       # what is still in the page cache is in the way of direct writes
         return self.made[key]
 
     def pieces(self, name):
