@@ -10,9 +10,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
-#include "ring.h"
-
-static const char *device;
+#include "ringcase.h"
 
 /* I/O that the device has not ended. */
 static unsigned int under_way(void)
@@ -201,30 +199,11 @@ static void case_commands(void)
 	guest_stop(&g);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
-	{ "huge", case_huge }, { "held", case_held }, { "commands", case_commands },
+static const struct ring_case cases[] = {
+	{ "huge", case_huge }, { "held", case_held }, { "commands", case_commands }, LAST_CASE
 };
 
 int main(int argc, char **argv)
 {
-	unsigned int i;
-
-	if (argc < 3) {
-		fprintf(stderr, "usage: ringbound CASE DEVICE\n");
-		return 2;
-	}
-	test_name = argv[1];
-	device = argv[2];
-	for (i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		if (!strcmp(argv[1], cases[i].name)) {
-			cases[i].run();
-			printf("%s: ok\n", argv[1]);
-			return 0;
-		}
-	}
-	fprintf(stderr, "ringbound: no case %s\n", argv[1]);
-	return 2;
+	return run_case(argc, argv, cases);
 }

@@ -8,9 +8,7 @@
 #include <linux/fs.h>
 #include <sys/wait.h>
 
-#include "ring.h"
-
-static const char *device;
+#include "ringcase.h"
 
 #define LOG_BYTES ((HOLE_GPA + HOLE_SIZE) / 4096 / 8)
 
@@ -354,32 +352,13 @@ static void case_unlogged(void)
 	guest_stop(&g);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
+static const struct ring_case cases[] = {
 	{ "log", case_log }, { "busyloop", case_busyloop }, { "ioctls", case_ioctls },
 	{ "writethrough", case_writethrough }, { "writeback", case_writeback },
-	{ "unlogged", case_unlogged },
+	{ "unlogged", case_unlogged }, LAST_CASE
 };
 
 int main(int argc, char **argv)
 {
-	unsigned int i;
-
-	if (argc < 3) {
-		fprintf(stderr, "usage: ringctl CASE DEVICE\n");
-		return 2;
-	}
-	test_name = argv[1];
-	device = argv[2];
-	for (i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		if (!strcmp(argv[1], cases[i].name)) {
-			cases[i].run();
-			printf("%s: ok\n", argv[1]);
-			return 0;
-		}
-	}
-	fprintf(stderr, "ringctl: no case %s\n", argv[1]);
-	return 2;
+	return run_case(argc, argv, cases);
 }

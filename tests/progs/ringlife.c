@@ -12,9 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-#include "ring.h"
-
-static const char *device, *device2;
+#include "ringcase.h"
 
 /* Forget what is in the ring and was not answered: the driver starts over. */
 static void forget_offers(struct queue *q)
@@ -322,7 +320,7 @@ static void case_drain(void)
 			must(set_ring(&g, 0, 0));
 			break;
 		case 2:		/* another device, with nothing left behind on the old */
-			set_backend(&g, device2, O_RDWR);
+			set_backend(&g, argument, O_RDWR);
 			break;
 		case 3:		/* logging begins with nothing unlogged in flight */
 			g.features |= 1ull << VHOST_F_LOG_ALL;
@@ -845,7 +843,7 @@ static bool take_logged(uint8_t *log, uint64_t gpa)
  */
 static void case_killlog(void)
 {
-	int stage, log_fd = must(open(device2, O_RDWR));
+	int stage, log_fd = must(open(argument, O_RDWR));
 	uint8_t *log;
 
 	for (stage = 0; stage < 3; stage++) {
@@ -917,34 +915,14 @@ static void case_killlog(void)
 	close(log_fd);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
+static const struct ring_case cases[] = {
 	{ "broken", case_broken }, { "unwritable", case_unwritable }, { "resume", case_resume },
 	{ "drain", case_drain }, { "twice", case_twice }, { "kill", case_kill },
 	{ "busy", case_busy }, { "workers", case_workers }, { "churn", case_churn },
-	{ "memory", case_memory }, { "rewire", case_rewire }, { "killlog", case_killlog },
+	{ "memory", case_memory }, { "rewire", case_rewire }, { "killlog", case_killlog }, LAST_CASE
 };
 
 int main(int argc, char **argv)
 {
-	unsigned int i;
-
-	if (argc < 3) {
-		fprintf(stderr, "usage: ringlife CASE DEVICE [DEVICE2]\n");
-		return 2;
-	}
-	test_name = argv[1];
-	device = argv[2];
-	device2 = argv[3];
-	for (i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		if (!strcmp(argv[1], cases[i].name)) {
-			cases[i].run();
-			printf("%s: ok\n", argv[1]);
-			return 0;
-		}
-	}
-	fprintf(stderr, "ringlife: no case %s\n", argv[1]);
-	return 2;
+	return run_case(argc, argv, cases);
 }

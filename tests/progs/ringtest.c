@@ -9,10 +9,8 @@
 #define _GNU_SOURCE
 #include <linux/fs.h>
 
-#include "ring.h"
+#include "ringcase.h"
 
-static const char *device;
-static const char *argument;
 static uint64_t capacity;	/* in sectors */
 
 /* What the device holds, read around the page cache. */
@@ -648,40 +646,26 @@ static void case_event_idx(void)
 	guest_stop(&g);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
+static void measure_device(const char *path)
+{
+	uint64_t bytes;
+	int fd = must(open(path, O_RDONLY));
+
+	must(ioctl(fd, BLKGETSIZE64, &bytes));
+	close(fd);
+	capacity = bytes / SECTOR;
+}
+
+static const struct ring_case cases[] = {
 	{ "basic", case_basic }, { "depth", case_depth }, { "layouts", case_layouts },
 	{ "regions", case_regions }, { "malformed", case_malformed }, { "ranges", case_ranges },
 	{ "readonly", case_readonly }, { "block4k", case_block4k }, { "errors", case_errors },
-	{ "event_idx", case_event_idx },
+	{ "event_idx", case_event_idx }, LAST_CASE
 };
 
 int main(int argc, char **argv)
 {
-	unsigned int i;
-	uint64_t bytes;
-	int fd;
-
-	if (argc < 3) {
-		fprintf(stderr, "usage: ringtest CASE DEVICE [ARGUMENT]\n");
-		return 2;
-	}
-	test_name = argv[1];
-	device = argv[2];
-	argument = argv[3];
-	fd = must(open(device, O_RDONLY));
-	must(ioctl(fd, BLKGETSIZE64, &bytes));
-	close(fd);
-	capacity = bytes / SECTOR;
-	for (i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		if (!strcmp(argv[1], cases[i].name)) {
-			cases[i].run();
-			printf("%s: ok\n", argv[1]);
-			return 0;
-		}
-	}
-	fprintf(stderr, "ringtest: no case %s\n", argv[1]);
-	return 2;
+	if (argc > 2)
+		measure_device(argv[2]);
+	return run_case(argc, argv, cases);
 }
