@@ -374,7 +374,7 @@ def header_field(path, field):
         return struct.unpack(form, f.read(struct.calcsize(form)))[0]
 
 
-@pytest.mark.parametrize("storage", ["bdev", "ext4", pytest.param("xfs", marks=pytest.mark.core)])
+@pytest.mark.parametrize("storage", ["bdev", "ext4", "xfs"])
 def test_back_and_forth(dm, bdev, filesystem, tmp_path, storage):
     """Several rounds of we write, QEMU writes, on one image with a backing file."""
     chain = Chain(Place(storage, bdev, filesystem), tmp_path, "qcow2", 32 * MIB, cluster=64 * KIB)

@@ -101,7 +101,6 @@ BAD_TABLES = (
 )
 
 
-@pytest.mark.core
 def test_bad_tables(dm, tmp_path):
     image = image_create(tmp_path / "image", 8 * MIB)
     for line in BAD_TABLES:
@@ -122,8 +121,7 @@ def test_not_at_the_start(dm, tmp_path, bdev):
 
 # ---- status and messages ----
 
-@pytest.mark.core
-@pytest.mark.parametrize("storage", ["bdev", "xfs"])
+@pytest.mark.parametrize("storage", [pytest.param("bdev", marks=pytest.mark.core), "xfs"])
 def test_status(dm, bdev, filesystem, storage):
     image = image_create(Place(storage, bdev, filesystem)("image"), 64 * MIB)
     with Attached(dm, f"qcow2:{image}", "l2_cache_kib 512") as disk:
@@ -205,7 +203,6 @@ def test_messages(dm, tmp_path):
 
 # ---- life cycle ----
 
-@pytest.mark.core
 def test_many_cycles(dm, bdev):
     image = image_create(bdev(64 * MIB), 32 * MIB)
     for i in range(10):
@@ -270,8 +267,8 @@ def test_removal_waits_for_the_last_close(dm, tmp_path):
     qemu_io(image, "read -P 0x11 0 64k")
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("storage", ["bdev", "ext4", "xfs"])
+@pytest.mark.parametrize("storage", [pytest.param("bdev", marks=pytest.mark.core), "ext4",
+                                     pytest.param("xfs", marks=pytest.mark.core)])
 def test_fio_verify(dm, bdev, filesystem, tmp_path, storage):
     """Concurrent verified jobs, and the checksums once more from a new device."""
     image = image_create(Place(storage, bdev, filesystem)("image"), 96 * MIB)
@@ -311,8 +308,7 @@ def host_blocks(path):
     return os.stat(path).st_blocks * SECTOR
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("fstype", ["ext4", "xfs"])
+@pytest.mark.parametrize("fstype", [pytest.param("ext4", marks=pytest.mark.core), "xfs"])
 def test_discard_frees_file_space(dm, filesystem, fstype):
     """du shrinks, QEMU sees the clusters free, and they are used again."""
     image = image_create(os.path.join(filesystem(fstype), "image"), 64 * MIB)
