@@ -47,9 +47,13 @@ static void break_index(struct guest *g, struct queue *q)
 
 static void break_next(struct guest *g, struct queue *q)
 {
-	add_request(q, 0, T_IN, 0, data_gpa(0), 4096);
-	q->ring.desc[(q->next_desc - 2) & (q->num - 1)].next = q->num + 5;
+	struct seg seg[3] = { { header(q, 0, T_IN, 0), 16, false }, { data_gpa(0), 4096, true },
+			      { status_gpa(q, 0), 1, true } };
+
 	(void)g;
+	fill_chain(q->ring.desc, q->num - 1, q->next_desc, seg, 3);
+	q->ring.desc[(q->next_desc + 1) & (q->num - 1)].next = q->num + 5;
+	offer(q, q->next_desc);
 }
 
 static void break_order(struct guest *g, struct queue *q)
@@ -221,8 +225,16 @@ static void case_unwritable(void)
 	guest_start(&g, device, O_RDWR, 1, 64, DEFAULT_FEATURES);
 	used_page = (uint8_t *)((uintptr_t)q->ring.used & ~4095ul);
 	for (i = 0; i < 2; i++) {
-		add_request(q, 0, T_IN, 0, data_gpa(0), 4096);
+		uint16_t head = q->next_desc;
+		struct seg seg[3] = {
+			{ header(q, 0, T_IN, 0), 16, false }, { data_gpa(0), 4096, true },
+			{ status_gpa(q, 0), 1, true }
+		};
+
+		fill_chain(q->ring.desc, q->num - 1, head, seg, 3);
+		/* Only then offered: a worker that has not slept yet would need no kick to take it. */
 		must(mprotect(i ? used_page : q->headers, 4096, PROT_READ));
+		offer(q, head);
 		kick(q);
 		if (!event_wait(q->err, 10000))
 			fail("no error was reported");
