@@ -15,7 +15,7 @@ from helpers import Dm, NullBlk, run
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "crash"))
 import record   # noqa: E402
 
-FULL = [pytest.param(seed, marks=pytest.mark.full) for seed in range(100, 125)]
+FULL = [pytest.param(seed, marks=pytest.mark.full) for seed in range(100, 138)]
 
 
 @pytest.fixture
