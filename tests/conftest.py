@@ -197,6 +197,16 @@ def filesystem(cleanup, bdev, tmp_path):
 
 
 @pytest.fixture
+def writes_log(cleanup, bdev, dm):
+    """writes_log(data): a device that keeps what order writes to DATA become durable in."""
+    def make(data):
+        made = helpers.WritesLog(dm, "writes-log", data, bdev(64 * helpers.MIB))
+        cleanup(dm.remove, made.name)
+        return made
+    return make
+
+
+@pytest.fixture
 def spawn(cleanup):
     def stop(proc):
         if proc.poll() is None:

@@ -61,6 +61,12 @@ def sysfs(dev, name):
         return f.read().strip()
 
 
+def child_of(pid):
+    """The only child of a process."""
+    pid, = run("pgrep", "-P", pid).stdout.split()
+    return int(pid)
+
+
 def size_of(dev):
     """Size of a block device or file in bytes."""
     with open(dev, "rb") as f:
@@ -335,15 +341,34 @@ class Mount:
 FLUSH, FUA, DISCARD = 1, 2, 4          # flags of an entry of dm-log-writes
 
 
-def logged_writes(log):
-    """What dm-log-writes saw: a list of (sector, sectors, flags)."""
-    found = []
+def log_entries(log):
+    """What is in the log of a dm-log-writes device: (sector, sectors, flags, where its data ends)."""
     with open(log, "rb") as f:
-        _, _, entries, block = struct.unpack("<QQQI", f.read(28))
-        at = block
+        _, _, entries, unit = struct.unpack("<QQQI", f.read(28))
+        at = unit
         for _ in range(entries):
             f.seek(at)
             sector, sectors, flags, _ = struct.unpack("<QQQQ", f.read(32))
-            found.append((sector, sectors, flags))
-            at += block + (0 if flags & DISCARD else sectors * block)
-    return found
+            at += unit + (0 if flags & DISCARD else sectors * unit)
+            yield sector, sectors, flags, at
+
+
+class WritesLog:
+    """A dm-log-writes device NAME above DATA, which it writes about to LOG."""
+
+    def __init__(self, dm, name, data, log):
+        run("modprobe", "dm-log-writes")
+        self.dm, self.name, self.log = dm, name, log
+        self.path = dm.create(name, f"0 {size_of(data) // 512} log-writes {data} {log}")
+
+    def seen(self):
+        """All that came so far: a list of (sector, sectors, flags)."""
+        self.dm.message(self.name, "mark", "end")
+        found = [entry[:3] for entry in log_entries(self.log)]
+        print(found)
+        return found
+
+    def writes(self):
+        """{first sector of a write: whether it had FUA}"""
+        return {sector: bool(flags & FUA) for sector, sectors, flags in self.seen()
+                if sectors and not flags & DISCARD}

@@ -14,7 +14,7 @@ import subprocess
 
 import pytest
 
-from helpers import DISCARD, FUA, MIB, logged_writes, run, sysfs, wait_for
+from helpers import MIB, run, sysfs, wait_for
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, RESET_OWNER, SET_MEM_TABLE = 1, 2, 3, 4, 5
 SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE = 8, 9, 10, 11
@@ -299,6 +299,7 @@ def test_partial_and_slow_messages(server, bdev):
     front.close()
 
 
+@pytest.mark.core
 def test_rings_are_drained_and_restarted(server, bdev):
     """The kernel's counters of a ring that runs, stops and moves with its memory."""
     proc, path = server(bdev(64 * MIB))
@@ -366,14 +367,11 @@ class Writer:
         os.close(self.kick)
 
 
-def test_cache_mode(server, bdev, dm, cleanup):
+def test_cache_mode(server, bdev, writes_log):
     """A guest that gives up flushing has each write on stable storage when it is answered, until it
     says otherwise itself: whatever QEMU does in between, it would not say it again."""
-    run("modprobe", "dm-log-writes")
-    data, log = bdev(8 * MIB), bdev(64 * MIB)
-    device = dm.create("modes", f"0 {8 * MIB // 512} log-writes {data} {log}")
-    cleanup(dm.remove, "modes")
-    proc, path = server(device, "--queues", 1)
+    log = writes_log(bdev(8 * MIB))
+    proc, path = server(log.path, "--queues", 1)
     guest = Writer(path)
     guest.write(0)
     guest.write_through(True)
@@ -393,13 +391,10 @@ def test_cache_mode(server, bdev, dm, cleanup):
     proc.send_signal(signal.SIGTERM)
     assert proc.wait(timeout=20) == 0
     # What has not been flushed would not be in the log.
-    fd = os.open(device, os.O_RDWR)
+    fd = os.open(log.path, os.O_RDWR)
     os.fsync(fd)
     os.close(fd)
-    dm.message("modes", "mark", "end")
-    durable = {sector: bool(flags & FUA) for sector, sectors, flags in logged_writes(log)
-               if sectors and not flags & DISCARD}
-    assert durable == {0: False, 8: True, 16: True, 24: True, 32: False}
+    assert log.writes() == {0: False, 8: True, 16: True, 24: True, 32: False}
 
 
 def test_memory_that_shrinks(server, bdev):

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from helpers import DISCARD, FLUSH, FUA, MIB, logged_writes, run, size_of, wait_for
+from helpers import DISCARD, FLUSH, MIB, run, size_of, wait_for
 
 pytestmark = pytest.mark.races
 
@@ -145,34 +145,22 @@ def test_ioctls(disk, kind, case):
     ring("ringctl", case, disk(kind))
 
 
-def test_writethrough(dm, disk, cleanup):
+def test_writethrough(disk, writes_log):
     """Durable writes where the guest cannot or will not flush, by FUA or a flush behind them."""
-    run("modprobe", "dm-log-writes")
-    data, log = disk("null"), disk("null", size=64 * MIB)
-    dev = dm.create("ring-log", f"0 {size_of(data) // 512} log-writes {data} {log}")
-    cleanup(dm.remove, "ring-log")
-    ring("ringctl", "writethrough", dev)
-    dm.message("ring-log", "mark", "end")
-    seen = logged_writes(log)
-    print(seen)
-    fua = {sector: bool(flags & FUA) for sector, sectors, flags in seen
-           if sectors and not flags & DISCARD}
-    assert fua == {0: False, 8: True, 16: True, 24: False, 32: True}
+    log = writes_log(disk("null"))
+    ring("ringctl", "writethrough", log.path)
+    assert log.writes() == {0: False, 8: True, 16: True, 24: False, 32: True}
+    seen = log.seen()
     assert [s for s in seen if s[2] & DISCARD] == [(40, 8, DISCARD)]
     # When the guest gave up flushing, behind the discard, and the guest's own.
     assert sum(bool(flags & FLUSH) for _, _, flags in seen) == 3
 
 
-def test_writes_in_flight_when_flushing_ends(dm, slow, disk, cleanup):
+def test_writes_in_flight_when_flushing_ends(slow, writes_log):
     """They are durable when they are answered: a flush follows each."""
-    run("modprobe", "dm-log-writes")
-    data, log = slow(300), disk("null", size=64 * MIB)
-    dev = dm.create("ring-log", f"0 {size_of(data) // 512} log-writes {data} {log}")
-    cleanup(dm.remove, "ring-log")
-    ring("ringctl", "writeback", dev)
-    dm.message("ring-log", "mark", "end")
-    seen = logged_writes(log)
-    print(seen)
+    log = writes_log(slow(300))
+    ring("ringctl", "writeback", log.path)
+    seen = log.seen()
     writes = [i for i, (_, sectors, _) in enumerate(seen) if sectors]
     flushes = [i for i, (_, _, flags) in enumerate(seen) if flags & FLUSH]
     assert len(writes) == 3 and writes[-1] < flushes[-1]

@@ -15,19 +15,17 @@ import json
 import os
 import random
 import shlex
-import struct
 import sys
 import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from dmqcow2 import KIB, Controller, tagged   # noqa: E402
 from helpers import (MIB, SECTOR, Dm, Mount, NullBlk, image_check,   # noqa: E402
-                     image_create, run, sysfs, wait_for)
+                     image_create, log_entries, run, sysfs, wait_for)
 
 STORAGE = 160 * MIB
 FILESYSTEM = 320 * MIB      # mkfs.xfs makes no smaller ones
 LOG = 768 * MIB
-LOG_MARK, LOG_DISCARD = 8, 4
 ACTIONS = ("suspend", "noflush", "reload", "commit", "drop_cache")
 
 
@@ -66,16 +64,7 @@ def copy_sparse(source, target, size):
 
 def log_length(path):
     """Bytes of the log device that are in use."""
-    with open(path, "rb") as f:
-        _, _, entries, unit = struct.unpack("<QQQI", f.read(28))
-        at = unit
-        for _ in range(entries):
-            f.seek(at)
-            _, sectors, flags, _ = struct.unpack("<QQQQ", f.read(32))
-            at += unit
-            if not flags & LOG_DISCARD:
-                at += sectors * unit
-    return at
+    return max(end for *_, end in log_entries(path))
 
 
 def base_image(w, storage, tmp):

@@ -31,6 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "blockop.h"
 #include "dm-mark.h"
 #include "sector.h"
 
@@ -40,15 +41,6 @@
 #define RECENT_PLACES	16
 #define FINAL_CHUNK	(1U << 20)	/* bytes per read of the last comparison */
 #define MAX_REPORTS	4
-
-enum op_type {
-	OP_READ, OP_WRITE, OP_WRITE_FUA, OP_DISCARD, OP_ZEROOUT, OP_PUNCH, OP_ZERO_RANGE,
-	OP_FLUSH, OP_TYPES
-};
-
-static const char *const op_name[OP_TYPES] = {
-	"read", "write", "write-fua", "discard", "zeroout", "punch-hole", "zero-range", "flush"
-};
 
 /* Sectors from first up to, not including, end. */
 struct range {
@@ -518,9 +510,7 @@ static int punch_file(struct range r)
 
 static void perform(struct worker *w, const struct op *op, char *buf)
 {
-	uint64_t bytes[2] = { op->asked.first * SECTOR_SIZE,
-			      (op->asked.end - op->asked.first) * SECTOR_SIZE };
-	int ret = 0;
+	uint64_t first = op->asked.first, sectors = op->asked.end - first;
 
 	if (options.regular && op->effect.first < op->effect.end && !op_is_write(op)) {
 		if (punch_file(op->effect))
@@ -541,34 +531,15 @@ static void perform(struct worker *w, const struct op *op, char *buf)
 	case OP_WRITE:
 		transfer(w, op, buf);
 		break;
-	case OP_DISCARD:
-		if (!options.regular)
-			ret = ioctl(world.fd, BLKDISCARD, bytes);
-		break;
-	case OP_ZEROOUT:
-		ret = ioctl(world.fd, BLKZEROOUT, bytes);
-		break;
-	case OP_PUNCH:
-		ret = fallocate(world.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, bytes[0],
-				bytes[1]);
-		/* without write-zeroes in the storage below, DM offers none */
-		if (ret && errno == EOPNOTSUPP)
-			ret = ioctl(world.fd, BLKZEROOUT, bytes);
-		break;
-	case OP_ZERO_RANGE:
-		ret = fallocate(world.fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, bytes[0],
-				bytes[1]);
-		break;
-	case OP_FLUSH:
-		ret = fsync(world.fd);
-		break;
-	case OP_TYPES:
-		break;
+	default:
+		/* a file has no discard that changes nothing */
+		if (options.regular && op->type == OP_DISCARD)
+			break;
+		if (blockop_submit(world.fd, op->type, first * SECTOR_SIZE, sectors * SECTOR_SIZE))
+			die("%s of sectors %llu+%llu: %s", op_name[op->type],
+			    (unsigned long long)first, (unsigned long long)sectors,
+			    strerror(errno));
 	}
-	if (ret)
-		die("%s of sectors %llu+%llu: %s", op_name[op->type],
-		    (unsigned long long)op->asked.first,
-		    (unsigned long long)(op->asked.end - op->asked.first), strerror(errno));
 }
 
 /* Tell a dm-log-writes device below what it now may not lose. */

@@ -22,7 +22,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <linux/falloc.h>
 #include <linux/fs.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -34,6 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "blockop.h"
 #include "sector.h"
 
 #define MAX_THREADS	64
@@ -42,17 +42,9 @@
 #define OP_BITS		24		/* of an id: which operation of the thread in the round */
 #define ROUND_BITS	24
 
-enum op_type {
-	OP_READ, OP_WRITE, OP_WRITE_FUA, OP_DISCARD, OP_ZEROOUT, OP_PUNCH, OP_ZERO_RANGE,
-	OP_FLUSH, OP_TYPES
-};
-
-static const struct {
-	const char *name;
-	unsigned int weight;
-} op_info[OP_TYPES] = {
-	{ "read", 26 }, { "write", 30 }, { "write-fua", 4 }, { "discard", 18 }, { "zeroout", 8 },
-	{ "punch-hole", 6 }, { "zero-range", 4 }, { "flush", 4 }
+static const unsigned int op_weight[OP_TYPES] = {
+	[OP_READ] = 26, [OP_WRITE] = 30, [OP_WRITE_FUA] = 4, [OP_DISCARD] = 18,
+	[OP_ZEROOUT] = 8, [OP_PUNCH] = 6, [OP_ZERO_RANGE] = 4, [OP_FLUSH] = 4
 };
 
 struct op {
@@ -215,7 +207,7 @@ static void print_op(const struct op *op)
 	fprintf(stderr, "  %6llu..%-6llu t%u #%-4u %-10s sectors %llu+%llu\n",
 		(unsigned long long)op->begun, (unsigned long long)op->done,
 		(unsigned int)(op->id >> (OP_BITS + ROUND_BITS)) - 1,
-		(unsigned int)(op->id & ((1U << OP_BITS) - 1)), op_info[op->type].name,
+		(unsigned int)(op->id & ((1U << OP_BITS) - 1)), op_name[op->type],
 		(unsigned long long)op->first, (unsigned long long)(op->end - op->first));
 }
 
@@ -319,8 +311,8 @@ static enum op_type choose_type(struct worker *w)
 {
 	unsigned int roll = random_below(w, 100), type = 0;
 
-	while (roll >= op_info[type].weight)
-		roll -= op_info[type++].weight;
+	while (roll >= op_weight[type])
+		roll -= op_weight[type++];
 	return type;
 }
 
@@ -379,40 +371,12 @@ static int transfer(const struct op *op, char *buf)
 
 static void perform(const struct op *op, char *buf)
 {
-	uint64_t bytes[2] = { op->first * SECTOR_SIZE, (op->end - op->first) * SECTOR_SIZE };
-	int ret = 0;
+	bool moves = op->type == OP_READ || op->type == OP_WRITE || op->type == OP_WRITE_FUA;
 
-	switch (op->type) {
-	case OP_READ:
-	case OP_WRITE:
-	case OP_WRITE_FUA:
-		ret = transfer(op, buf);
-		break;
-	case OP_DISCARD:
-		ret = ioctl(world.fd, BLKDISCARD, bytes);
-		break;
-	case OP_PUNCH:
-		ret = fallocate(world.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, bytes[0],
-				bytes[1]);
-		/* DM offers none where the storage has no write-zeroes */
-		if (!ret || errno != EOPNOTSUPP)
-			break;
-		/* fallthrough */
-	case OP_ZEROOUT:
-		ret = ioctl(world.fd, BLKZEROOUT, bytes);
-		break;
-	case OP_ZERO_RANGE:
-		ret = fallocate(world.fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, bytes[0],
-				bytes[1]);
-		break;
-	case OP_FLUSH:
-		ret = fsync(world.fd);
-		break;
-	case OP_TYPES:
-		break;
-	}
-	if (ret)
-		die("%s of sectors %llu+%llu: %s", op_info[op->type].name,
+	if (moves ? transfer(op, buf) :
+	    blockop_submit(world.fd, op->type, op->first * SECTOR_SIZE,
+			   (op->end - op->first) * SECTOR_SIZE))
+		die("%s of sectors %llu+%llu: %s", op_name[op->type],
 		    (unsigned long long)op->first, (unsigned long long)(op->end - op->first),
 		    strerror(errno));
 }
@@ -605,7 +569,7 @@ int main(int argc, char **argv)
 	for (type = 0; type < OP_TYPES; type++) {
 		for (t = 0, total = 0; t < options.threads; t++)
 			total += world.workers[t].counts[type];
-		printf(" %llu %s", (unsigned long long)total, op_info[type].name);
+		printf(" %llu %s", (unsigned long long)total, op_name[type]);
 	}
 	printf("\n");
 	if (world.failed)
