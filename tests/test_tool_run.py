@@ -92,6 +92,7 @@ def run_guest(image, *options, qemu=(), **kw):
                **kw)
 
 
+@pytest.mark.core
 def test_the_guest_runs_from_its_disk(disk):
     word = b"E%016x" % random.getrandbits(64)
     image = disk(word)
