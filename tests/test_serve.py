@@ -311,6 +311,7 @@ def test_refusals(bdev, tmp_path):
             ([device, "--queues", "9999"], 2, "from 1 to 256"),
             ([device, "--queues", "two"], 2, "not a number"),
             ([device, "--workers", "3"], 2, "'1' or 'per-queue'"),
+            ([device, "--poll", "1000001"], 2, "from 0 to 1000000"),
             ([device, "--serial", "x" * 21], 2, "at most 20"),
             ([], 2, "which device?"),
             ([device, device], 2, "one device at a time")]:

@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 
 import pytest
 
@@ -343,7 +344,8 @@ class Writer:
         self.front.send(SET_VRING_KICK, struct.pack("=Q", 0), [self.kick])
         self.front.send(SET_VRING_ENABLE, struct.pack("=II", 0, 1))
 
-    def write(self, sector):
+    def post(self, sector):
+        """Put a write into the ring, and tell nobody."""
         chain = [(0x3000, 16, 1, 1), (0x4000, 512, 1, 2), (0x5000, 1, 2, 0)]
         self.mem[0:48] = b"".join(struct.pack("<QIHH", *d) for d in chain)
         self.mem[0x3000:0x3010] = struct.pack("<IIQ", 1, 0, sector)
@@ -352,10 +354,18 @@ class Writer:
         self.mem[at:at + 2] = bytes(2)
         self.count += 1
         self.mem[0x1002:0x1004] = struct.pack("<H", self.count)
+
+    def answered(self):
+        return struct.unpack("<H", self.mem[0x2002:0x2004])[0] == self.count
+
+    def notify(self):
         os.eventfd_write(self.kick, 1)
-        wait_for(lambda: struct.unpack("<H", self.mem[0x2002:0x2004])[0] == self.count,
-                 what="the answer")
+        wait_for(self.answered, what="the answer")
         assert self.mem[0x5000] == 0
+
+    def write(self, sector):
+        self.post(sector)
+        self.notify()
 
     def write_through(self, on):
         self.front.send(SET_CONFIG, struct.pack("=IIIB", 32, 1, 0, not on), flags=NEED_REPLY)
@@ -395,6 +405,27 @@ def test_cache_mode(server, bdev, writes_log):
     os.fsync(fd)
     os.close(fd)
     assert log.writes() == {0: False, 8: True, 16: True, 24: True, 32: False}
+
+
+@pytest.mark.core
+@pytest.mark.skipif(os.cpu_count() == 1, reason="who polls gives way to who wants its processor")
+@pytest.mark.parametrize("poll", [0, 1000000])
+def test_polling(server, bdev, poll):
+    """What comes soon after a request is seen without a notification, if that is wanted."""
+    proc, path = server(bdev(64 * MIB), "--queues", 1, "--poll", poll)
+    guest = Writer(path)
+    unasked = 0
+    for number in range(50):
+        guest.write(number)
+        time.sleep(0.01)        # for who does not poll to go to sleep
+        guest.post(number)
+        time.sleep(0.01)
+        unasked += guest.answered()
+        guest.notify()
+    assert bool(unasked) == bool(poll), unasked
+    guest.close()
+    proc.send_signal(signal.SIGTERM)
+    assert proc.wait(timeout=20) == 0
 
 
 def test_memory_that_shrinks(server, bdev):

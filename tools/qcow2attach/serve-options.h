@@ -13,6 +13,7 @@ enum {
 	OPT_SOCKET_OWNER,
 	OPT_QUEUES,
 	OPT_WORKERS,
+	OPT_POLL,
 	OPT_SERIAL,
 	SERVE_OPT_OTHERS,
 };
@@ -22,6 +23,7 @@ enum {
 	{ "socket-owner", required_argument, NULL, OPT_SOCKET_OWNER }, \
 	{ "queues", required_argument, NULL, OPT_QUEUES }, \
 	{ "workers", required_argument, NULL, OPT_WORKERS }, \
+	{ "poll", required_argument, NULL, OPT_POLL }, \
 	{ "serial", required_argument, NULL, OPT_SERIAL }
 
 #define SERVE_HELP \
@@ -30,6 +32,7 @@ enum {
 	"                             who may connect (default: who runs this)\n" \
 	"      --queues N             number of queues (default: one per processor)\n" \
 	"      --workers 1|per-queue  kernel threads that serve them (default: 1)\n" \
+	"      --poll MICROSECONDS    look for requests that long before sleeping (default: 0)\n" \
 	"      --serial S             serial number, up to 20 characters (default: NAME)\n"
 
 /**

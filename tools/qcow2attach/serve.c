@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../vhost-blk/uapi/vhost_blk.h"
 #include "cli.h"
 #include "serve-options.h"
 
@@ -34,6 +35,9 @@ int serve_option(struct server_options *o, int opt, const char *value)
 		else
 			return cause("workers are '1' or 'per-queue', not '%s'", value);
 		return 0;
+	case OPT_POLL:
+		return parse_uint(value, "the time to poll", 0, VHOST_BLK_MAX_BUSYLOOP_US,
+				  &o->poll_us);
 	case OPT_SERIAL:
 		if (strlen(value) > 20)
 			return cause("a serial number has at most 20 characters");

@@ -153,8 +153,10 @@ static int prepare(struct server *srv)
 	if (sandbox_server())
 		return cause_prefix("the server cannot give up its privileges");
 	/* As nobody: the kernel's workers act with the identity of who asks for them. */
-	return vhost_dev_own(&srv->vhost, srv->options->queues, srv->options->worker_per_queue,
-			     srv->disk.fd, serial);
+	if (vhost_dev_own(&srv->vhost, srv->options->queues, srv->options->worker_per_queue,
+			  srv->disk.fd, serial))
+		return -1;
+	return vhost_dev_poll(&srv->vhost, srv->options->poll_us);
 }
 
 static void __attribute__((noreturn)) unprivileged(struct server *srv, int hello_fd, pid_t parent)

@@ -20,6 +20,7 @@
  * @owner: who may connect.
  * @queues: how many rings, 0 for as many as there are processors.
  * @worker_per_queue: a kernel worker for each.
+ * @poll_us: for how many microseconds a worker looks at an empty ring before it sleeps.
  * @read_only: serve it read-only.
  * @serial: the serial number, or NULL for the device's name.
  * @background: hold on to nothing of who started it.
@@ -30,6 +31,7 @@ struct server_options {
 	struct socket_owner owner;
 	unsigned int queues;
 	bool worker_per_queue;
+	unsigned int poll_us;
 	bool read_only;
 	const char *serial;
 	bool background;

@@ -121,3 +121,14 @@ int vhost_dev_own(struct vhost_dev *dev, unsigned int queues, bool workers, int 
 	/* No ring has an address yet, so none starts; each is started by itself later. */
 	return VHOST_CALL(dev, VHOST_BLK_SET_BACKEND, &backend);
 }
+
+int vhost_dev_poll(struct vhost_dev *dev, unsigned int us)
+{
+	for (unsigned int i = 0; us && i < dev->queues; i++) {
+		struct vhost_vring_state state = { .index = i, .num = us };
+
+		if (VHOST_CALL(dev, VHOST_SET_VRING_BUSYLOOP_TIMEOUT, &state))
+			return -1;
+	}
+	return 0;
+}

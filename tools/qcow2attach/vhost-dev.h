@@ -49,6 +49,15 @@ int vhost_dev_own(struct vhost_dev *dev, unsigned int queues, bool workers, int 
 		  const char *serial);
 
 /**
+ * vhost_dev_poll() - have the kernel's workers wait for requests awake.
+ * @dev: the device, owned.
+ * @us: for how many microseconds after the last request; 0 for not at all.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int vhost_dev_poll(struct vhost_dev *dev, unsigned int us);
+
+/**
  * vhost_dev_call() - one ioctl, its failure named.
  * @dev: the device.
  * @request: the ioctl.
