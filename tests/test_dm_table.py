@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from dmqcow2 import (KIB, PUNCH_HOLE, ZERO_RANGE, Attached, Chain, Disk, Place, exercise, refused,
-                     verify_device)
+from dmqcow2 import (KIB, PUNCH_HOLE, ZERO_RANGE, Attached, Chain, Disk, Place, checksum, exercise,
+                     refused, verify_device)
 from helpers import (MIB, SECTOR, image_check, image_create, image_map, qemu_io, run, size_of,
                      sync_caches, wait_for)
 
@@ -228,6 +228,47 @@ def test_suspended_image_is_whole(dm, bdev, filesystem, storage):
         assert done.returncode == 0, done.stdout + done.stderr
         assert said.returncode == 0 and "failed" not in said.stdout, said.stdout + said.stderr
     image_check(image)
+
+
+@pytest.mark.parametrize("storage", ["bdev", "ext4"])
+def test_external_snapshot(dm, bdev, filesystem, spawn, tmp_path, storage):
+    """A new overlay on top under I/O: the old top stays as it was, and others may read it."""
+    place = Place(storage, bdev, filesystem)
+    golden = image_create(place("golden"), 64 * MIB)
+    qemu_io(golden, "write -P 0x11 0 64M")
+    old = image_create(place("old"), backing=golden)
+    new = place("new")
+    fio = ["fio", "--name=j", "--filename=/dev/mapper/q", "--direct=1", "--ioengine=libaio",
+           "--iodepth=16", "--rw=randwrite", "--bs=4k", "--offset=32m", "--size=16m",
+           "--verify=crc32c", "--verify_fatal=1", "--randseed=7", f"--aux-path={tmp_path}"]
+    chain = [f"qcow2:{old}", f"qcow2:{golden}"]
+    with Attached(dm, chain) as disk:
+        disk.write(0x22, 4 * MIB, 8 * MIB)
+        writer = spawn(*fio, "--do_verify=0", "--rate_iops=1000")
+        time.sleep(1)
+        run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", old, "-F", "qcow2", new,
+            64 * MIB)
+        dm.reload("q", dm.qcow2_table([f"qcow2:{new}", *chain], sectors=64 * MIB // SECTOR))
+        sync_caches()
+        before = checksum(old)
+        disk.write(0x33, 8 * MIB, 8 * MIB)
+        disk.discard(4 * MIB, MIB)
+        assert writer.wait(timeout=120) == 0
+        # It is locked as any backing file is: to be read by all, and written by nobody.
+        image_check(old)
+        with Attached(dm, chain, "read_only", name="r") as below:
+            below.expect(0x22, 4 * MIB, 8 * MIB)
+        done = run("qemu-io", "-f", "qcow2", "-c", "write 0 4k", old, check=False)
+        assert done.returncode and "lock" in done.stderr, done.stderr
+    sync_caches()
+    assert checksum(old) == before
+    for image in (golden, old, new):
+        image_check(image)
+    qemu_io(old, "read -P 0x11 0 4M", "read -P 0x22 4M 8M", "read -P 0x11 12M 20M")
+    qemu_io(new, "read -P 0x11 0 4M", "read -P 0 4M 1M", "read -P 0x22 5M 3M",
+            "read -P 0x33 8M 8M", "read -P 0x11 16M 16M", "read -P 0x11 48M 16M")
+    with Attached(dm, [f"qcow2:{new}", *chain]):
+        run(*fio, "--verify_only=1", timeout=240)
 
 
 def test_read_only(dm, bdev):
