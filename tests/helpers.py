@@ -338,7 +338,7 @@ class Mount:
         run("umount", self.path)
 
 
-FLUSH, FUA, DISCARD = 1, 2, 4          # flags of an entry of dm-log-writes
+FLUSH, FUA, DISCARD, MARK = 1, 2, 4, 8     # flags of an entry of dm-log-writes
 
 
 def log_entries(log):
@@ -358,13 +358,21 @@ class WritesLog:
 
     def __init__(self, dm, name, data, log):
         run("modprobe", "dm-log-writes")
-        self.dm, self.name, self.log = dm, name, log
+        self.dm, self.name, self.log, self.marks = dm, name, log, 0
         self.path = dm.create(name, f"0 {size_of(data) // 512} log-writes {data} {log}")
 
     def seen(self):
         """All that came so far: a list of (sector, sectors, flags)."""
-        self.dm.message(self.name, "mark", "end")
-        found = [entry[:3] for entry in log_entries(self.log)]
+        found = []
+
+        def complete():
+            run("blockdev", "--flushbufs", self.log)    # the log is not written through the page cache
+            found[:] = [entry[:3] for entry in log_entries(self.log)]
+            return sum(bool(flags & MARK) for _, _, flags in found) == self.marks
+
+        self.dm.message(self.name, "mark", "now")
+        self.marks += 1
+        wait_for(complete, what="the log's thread")
         print(found)
         return found
 
