@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What in a kernel log makes a run a failure, whatever the test said."""
+import itertools
 import re
 
 BAD = re.compile("|".join((
@@ -20,12 +21,21 @@ HARMLESS = re.compile("|".join((
     r"WARNING: Spectre", r"WARNING: You are running an unsupported",
     r"Warning: unsafe iommu", r"spectre", r"MDS CPU bug present", r"TAA CPU bug present",
 )))
+# What the kernel itself loses, by who took it: blk_throtl_exit() of 6.12 frees nothing, since it asks whether
+# throttling is active after blkg_destroy_all() has ended it.
+LOST_BY_OTHERS = re.compile(r"\bblk_throtl_init\+")
+
+
+def lost_by_others(log, i):
+    """Whether LOG[I] begins kmemleak's report of an object that is known to be lost."""
+    report = itertools.takewhile(lambda line: line.startswith(" "), log[i + 1:])
+    return "unreferenced object" in log[i] and any(map(LOST_BY_OTHERS.search, report))
 
 
 def faults(log):
     """The (line number, line) pairs of LOG, a list of lines, that are a report of a fault."""
     return [(i, line) for i, line in enumerate(log)
-            if BAD.search(line) and not HARMLESS.search(line)]
+            if BAD.search(line) and not HARMLESS.search(line) and not lost_by_others(log, i)]
 
 
 def report(log, before=2, after=40):

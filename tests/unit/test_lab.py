@@ -51,6 +51,14 @@ def test_harmless_line(line):
     assert not klog.faults(["[   12.345678] " + line])
 
 
+def test_leak_of_the_kernels_own():
+    """It is told by its trace, and hides no other."""
+    log = ["unreferenced object 0xffff888110b6b400 (size 512):", "  backtrace (crc d8242ad8):",
+           "    blk_throtl_init+0x32/0x190", "unreferenced object 0xffff888104a0c000 (size 64):",
+           "  backtrace (crc 1):", "    alloc_init+0x32/0x190 [dm_qcow2]"]
+    assert [i for i, _ in klog.faults(log)] == [3]
+
+
 @pytest.mark.parametrize("options, text, may", [
     ([], "", True),
     (["-m", "races"], "pytestmark = pytest.mark.races", True),
