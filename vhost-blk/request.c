@@ -91,8 +91,11 @@ struct vhost_blk_part *vhost_blk_add_part(struct vhost_blk_req *req, unsigned in
 
 	bio = &part->bio;
 	bio_init(bio, blk->bdev, vecs, nr_vecs, opf);
-	/* A vhost task is in its owner's cgroup by itself, and follows when the owner moves. */
-	if (unlikely(current->flags & PF_KTHREAD) && blk->css)
+	/*
+	 * A vhost task is in its owner's cgroup by itself, and follows when the owner moves. An
+	 * interrupt may change other flags of ours meanwhile.
+	 */
+	if (unlikely(data_race(current->flags & PF_KTHREAD)) && blk->css)
 		bio_associate_blkg_from_css(bio, blk->css);
 	bio->bi_iter.bi_sector = sector;
 	bio->bi_private = req;
