@@ -32,7 +32,7 @@ enum {
 	"                             who may connect (default: who runs this)\n" \
 	"      --queues N             number of queues (default: one per processor)\n" \
 	"      --workers 1|per-queue  kernel threads that serve them (default: 1)\n" \
-	"      --poll MICROSECONDS    look for requests that long before sleeping (default: 0)\n" \
+	"      --poll MICROSECONDS    how long to wait awake for requests (default: 0)\n" \
 	"      --serial S             serial number, up to 20 characters (default: NAME)\n"
 
 /**
