@@ -87,7 +87,6 @@ def write_until_full(disk, size, step=64 * KIB):
     return size
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("storage", ["bdev", "ext4"])
 def test_error_if_no_space(dm, bdev, filesystem, storage):
     """A thin image that outgrows its storage: ENOSPC, what was written stays, the image is clean."""

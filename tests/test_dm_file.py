@@ -112,7 +112,6 @@ for i in range(150):
     image_check(image)
 
 
-@pytest.mark.core
 def test_file_size_limit(dm, filesystem):
     """A process that may not write large files may still write to a disk."""
     image = preallocated(filesystem("xfs"), 16 * MIB)

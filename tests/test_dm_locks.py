@@ -132,7 +132,6 @@ def test_open_in_qemu(dm, place, spawn, tmp_path):
     daemon.stop()
 
 
-@pytest.mark.core
 def test_golden_image_is_shared(dm, place):
     """Two overlays of ours and one of QEMU's on one backing image; nobody may write it."""
     golden = image_create(place("golden"), 8 * MIB)

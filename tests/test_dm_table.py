@@ -230,7 +230,7 @@ def test_suspended_image_is_whole(dm, bdev, filesystem, storage):
     image_check(image)
 
 
-@pytest.mark.parametrize("storage", ["bdev", "ext4"])
+@pytest.mark.parametrize("storage", [pytest.param("bdev", marks=pytest.mark.full), "ext4"])
 def test_external_snapshot(dm, bdev, filesystem, spawn, tmp_path, storage):
     """A new overlay on top under I/O: the old top stays as it was, and others may read it."""
     place = Place(storage, bdev, filesystem)
@@ -308,8 +308,7 @@ def test_removal_waits_for_the_last_close(dm, tmp_path):
     qemu_io(image, "read -P 0x11 0 64k")
 
 
-@pytest.mark.parametrize("storage", [pytest.param("bdev", marks=pytest.mark.core), "ext4",
-                                     pytest.param("xfs", marks=pytest.mark.core)])
+@pytest.mark.parametrize("storage", [pytest.param("bdev", marks=pytest.mark.core), "ext4", "xfs"])
 def test_fio_verify(dm, bdev, filesystem, tmp_path, storage):
     """Concurrent verified jobs, and the checksums once more from a new device."""
     image = image_create(Place(storage, bdev, filesystem)("image"), 96 * MIB)
@@ -349,7 +348,7 @@ def host_blocks(path):
     return os.stat(path).st_blocks * SECTOR
 
 
-@pytest.mark.parametrize("fstype", [pytest.param("ext4", marks=pytest.mark.core), "xfs"])
+@pytest.mark.parametrize("fstype", ["ext4", "xfs"])
 def test_discard_frees_file_space(dm, filesystem, fstype):
     """du shrinks, QEMU sees the clusters free, and they are used again."""
     image = image_create(os.path.join(filesystem(fstype), "image"), 64 * MIB)

@@ -59,12 +59,8 @@ def seeded():
 def image(filesystem, cleanup, tmp_path):
     """An image on a golden one, from which a guest boots that uses its disk until it is killed.
     Should the test fail, its device goes before what it lies on."""
-    # The storage is memory, too: take all of it now, lest it should grow with what is written.
     images = filesystem("ext4", 256 * MIB,
                         mkfs=["-E", "lazy_itable_init=0,lazy_journal_init=0", "-m", "0"])
-    run("dd", "if=/dev/zero", f"of={images}/all", "bs=1M", check=False)
-    sync_caches()
-    os.unlink(f"{images}/all")
     cleanup(lambda: run("dmsetup", "remove", "--retry", "--force", "vm", check=False))
     image_create(f"{images}/golden.qcow2", 64 * MIB)
     bootsector.assemble(bootsector.COUNT, tmp_path)
@@ -103,6 +99,13 @@ def hammer(spawn):
         assert proc.stdout.readline() == b"begun\n"
         return proc
     return start
+
+
+def fill(directory):
+    """The storage is memory, too: take all of it now, lest it should grow with what is written."""
+    run("dd", "if=/dev/zero", f"of={directory}/all", "bs=1M", check=False)
+    sync_caches()
+    os.unlink(f"{directory}/all")
 
 
 def sockets():
@@ -199,6 +202,7 @@ def kernel_threads():
 @pytest.mark.parametrize("cycles", [12, 200])
 def test_cycles(image, attach, detached, hammer, spawn, cycles):
     rng = seeded()
+    fill(os.path.dirname(image))
 
     def cycle(number):
         device = attach()
@@ -325,7 +329,7 @@ class Lives:
 
 @pytest.mark.skipif("User Mode" in Path("/proc/cpuinfo").read_text(),
                     reason="User Mode Linux does not survive the kill of a process in fork()")
-@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.full)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.full)])
 def test_killed_at_random(image, attach, detached, spawn, rounds):
     lives = Lives(image, attach, spawn, seeded())
     lives.measure()

@@ -13,7 +13,7 @@ from helpers import DISCARD, FLUSH, MIB, run, size_of, wait_for
 
 pytestmark = pytest.mark.races
 
-DEVICES = ["brd", pytest.param("null", marks=pytest.mark.core)]
+DEVICES = ["brd", "null"]
 
 
 def pinned():
@@ -46,7 +46,7 @@ def disk(bdev):
     return make
 
 
-@pytest.mark.parametrize("kind", DEVICES)
+@pytest.mark.parametrize("kind", ["brd", pytest.param("null", marks=pytest.mark.core)])
 @pytest.mark.parametrize("case", ["basic", "depth", "layouts", "regions", "malformed", "readonly",
                                   "event_idx"])
 def test_requests(disk, kernel_log, kind, case):
@@ -91,7 +91,7 @@ def slow(dm, disk, cleanup):
     return make
 
 
-@pytest.mark.parametrize("kind", DEVICES)
+@pytest.mark.parametrize("kind", ["brd", pytest.param("null", marks=pytest.mark.core)])
 @pytest.mark.parametrize("case", ["broken", "unwritable", "resume", "kill", "workers", "churn",
                                   "rewire"])
 def test_life(disk, kind, case):
