@@ -249,6 +249,7 @@ def test_external_snapshot(dm, bdev, filesystem, spawn, tmp_path, storage):
         run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", old, "-F", "qcow2", new,
             64 * MIB)
         dm.reload("q", dm.qcow2_table([f"qcow2:{new}", *chain], sectors=64 * MIB // SECTOR))
+        assert writer.poll() is None, "there was no I/O to do it under"
         sync_caches()
         before = checksum(old)
         disk.write(0x33, 8 * MIB, 8 * MIB)

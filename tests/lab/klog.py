@@ -28,8 +28,8 @@ LOST_BY_OTHERS = re.compile(r"\bblk_throtl_init\+")
 
 def lost_by_others(log, i):
     """Whether LOG[I] begins kmemleak's report of an object that is known to be lost."""
-    report = itertools.takewhile(lambda line: line.startswith(" "), log[i + 1:])
-    return "unreferenced object" in log[i] and any(map(LOST_BY_OTHERS.search, report))
+    trace = itertools.takewhile(lambda line: line.startswith(" "), log[i + 1:])
+    return "unreferenced object" in log[i] and any(map(LOST_BY_OTHERS.search, trace))
 
 
 def faults(log):
