@@ -4,8 +4,10 @@ it through the firmware's own virtio driver, and speak on the serial port.
 """
 from helpers import run
 
-# What QEMU needs for one: the memory is the caller's, an exit code n ends it with 2 n + 1.
-QEMU = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64M", "-nodefaults", "-nographic",
+# What QEMU needs for one: the memory is the caller's, an exit code n ends it with 2 n + 1. It is not
+# -nographic: that makes the firmware use the serial port, too, and what it has queued for it would
+# come out between our own characters.
+QEMU = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64M", "-nodefaults", "-display", "none",
         "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
 
 FRAME = r"""

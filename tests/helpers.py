@@ -245,6 +245,24 @@ def image_map(path, fmt="qcow2"):
     return json.loads(run("qemu-img", "map", "-f", fmt, "--output=json", path).stdout)
 
 
+class QemuDaemon:
+    """An image held open by qemu-storage-daemon, writable or not."""
+
+    def __init__(self, spawn, tmp_path, image, read_only=False):
+        pid = tmp_path / f"qsd-{os.path.basename(image)}-{read_only}.pid"
+        node = {"driver": "qcow2", "node-name": "q", "read-only": read_only,
+                "file": {"driver": "host_device" if image.startswith("/dev/") else "file",
+                         "filename": image}}
+        self.proc = spawn("qemu-storage-daemon", "--blockdev", json.dumps(node), "--pidfile", pid,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wait_for(lambda: pid.exists() or self.proc.poll() is not None, what="the daemon")
+        assert self.proc.poll() is None, self.proc.stdout.read()
+
+    def stop(self):
+        self.proc.terminate()
+        assert self.proc.wait(timeout=30) == 0
+
+
 def qemu_io(path, *commands, fmt="qcow2"):
     """Run qemu-io commands such as "write -P 0xab 0 64k" on an image; returns the output."""
     done = run("qemu-io", "-f", fmt, *itertools.chain(*(("-c", c) for c in commands)), path)

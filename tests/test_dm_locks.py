@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An image has one writer: between this module and QEMU, and between two devices."""
-import json
 import os
 import re
-import subprocess
 
 import pytest
 
 from dmqcow2 import KIB, Attached, Place, refused
-from helpers import MIB, SECTOR, image_check, image_create, qemu_io, run, wait_for
+from helpers import MIB, SECTOR, QemuDaemon, image_check, image_create, qemu_io, run, wait_for
 
 QEMU_SAYS = re.compile(r"lock|Is another process using the image")
 WE_SAY = re.compile(r"in use|lock|busy|another|attached", re.I)
@@ -17,24 +15,6 @@ WE_SAY = re.compile(r"in use|lock|busy|another|attached", re.I)
 @pytest.fixture(params=["bdev", pytest.param("ext4", marks=pytest.mark.full), "xfs"])
 def place(request, bdev, filesystem):
     return Place(request.param, bdev, filesystem, size=256 * MIB)
-
-
-class Daemon:
-    """An image held open by qemu-storage-daemon, writable or not."""
-
-    def __init__(self, spawn, tmp_path, image, read_only=False):
-        pid = tmp_path / f"qsd-{os.path.basename(image)}-{read_only}.pid"
-        node = {"driver": "qcow2", "node-name": "q", "read-only": read_only,
-                "file": {"driver": "host_device" if image.startswith("/dev/") else "file",
-                         "filename": image}}
-        self.proc = spawn("qemu-storage-daemon", "--blockdev", json.dumps(node), "--pidfile", pid,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        wait_for(lambda: pid.exists() or self.proc.poll() is not None, what="the daemon")
-        assert self.proc.poll() is None, self.proc.stdout.read()
-
-    def stop(self):
-        self.proc.terminate()
-        assert self.proc.wait(timeout=30) == 0
 
 
 def qemu_is_refused(image):
@@ -117,14 +97,14 @@ def test_by_another_name(dm, bdev, filesystem):
 @pytest.mark.core
 def test_open_in_qemu(dm, place, spawn, tmp_path):
     image = image_create(place("image"), 8 * MIB)
-    daemon = Daemon(spawn, tmp_path, image)
+    daemon = QemuDaemon(spawn, tmp_path, image)
     assert WE_SAY.search(refused(dm, [f"qcow2:{image}"], sectors=8 * MIB // SECTOR))
     assert WE_SAY.search(refused(dm, [f"qcow2:{image}"], ["read_only"], 8 * MIB // SECTOR))
     daemon.stop()
     with Attached(dm, f"qcow2:{image}"):
         pass
     # held open for reading only: we may read, too, but not write
-    daemon = Daemon(spawn, tmp_path, image, read_only=True)
+    daemon = QemuDaemon(spawn, tmp_path, image, read_only=True)
     assert WE_SAY.search(refused(dm, [f"qcow2:{image}"], sectors=8 * MIB // SECTOR))
     with Attached(dm, f"qcow2:{image}", "read_only") as disk:
         qemu_io_read_only(image, "read 0 64k")
@@ -168,7 +148,7 @@ def test_backing_open_for_writing(dm, place, spawn, tmp_path):
     golden = image_create(place("golden"), 8 * MIB)
     top = image_create(place("top"), backing=golden)
     chain = [f"qcow2:{top}", f"qcow2:{golden}"]
-    daemon = Daemon(spawn, tmp_path, golden)
+    daemon = QemuDaemon(spawn, tmp_path, golden)
     assert WE_SAY.search(refused(dm, chain, sectors=8 * MIB // SECTOR))
     daemon.stop()
     with Attached(dm, f"qcow2:{golden}"):

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from helpers import (MIB, image_check, image_compare, image_create, image_info, qemu_io, run,
-                     wait_for)
+from helpers import (MIB, QemuDaemon, image_check, image_compare, image_create, image_info, qemu_io,
+                     run, wait_for)
 
 VERBS = ["run", "attach", "serve", "list", "status", "detach", "check"]
 
@@ -490,10 +490,9 @@ def test_check(images, attach, tmp_path):
     tool("check", image)
 
 
-def test_check_refuses(images, spawn):
+def test_check_refuses(images, spawn, tmp_path):
     image = image_create(f"{images}/open.qcow2", MIB)
-    spawn("qemu-io", "-c", "sleep 600000", image)
-    wait_for(lambda: run("qemu-img", "info", image, check=False).returncode, what="the lock")
+    QemuDaemon(spawn, tmp_path, image)
     assert "has the image open" in refused("check", image, code=3)
     # It must not be led elsewhere by what the header says.
     outside = image_create(f"{images}/data.qcow2", MIB, data_file=f"{images}/elsewhere")
