@@ -238,12 +238,22 @@ static void put_entry(const struct log_entry *e, bool undoable)
 		put_sector(e, i, undoable);
 }
 
-/* A power cut in the middle of one write: any of its sectors, or the first or last few. */
+/*
+ * A power cut in the middle of one write: any of its sectors, or the first or last few.
+ *
+ * What is below the image may count on more: ext4's superblock has two sectors and a checksum over
+ * both, and it does not mount if they do not match.  It lies in the first page.
+ */
 static void put_torn(const struct log_entry *e)
 {
 	uint64_t cut = random_below(e->sectors + 1), i;
 	unsigned int how = random_below(3);
 
+	if (options.command && e->first * SECTOR_SIZE < PAGE) {
+		if (how)
+			put_entry(e, true);
+		return;
+	}
 	for (i = 0; i < e->sectors; i++)
 		if (how == 0 ? i < cut : how == 1 ? i >= cut : random_below(2))
 			put_sector(e, i, true);
