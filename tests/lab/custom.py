@@ -39,24 +39,19 @@ rm -f .tmp_vmlinux* vmlinux.unstripped
 '''
 
 
-def binds():
-    """Where the source must be when modules are built for a kernel of ours."""
-    return source.binds()
-
-
 def configuration(lists):
     return "".join(read(os.path.join(LAB, "config", name + ".config")) for name in lists)
 
 
-def build(name, target, make_args, lists=None, only_kernel=()):
+def build(name, target, make_args, lists=None, only_kernel=(), of="stable"):
     """The object tree of kernel NAME; it must be at /lab/kernel when modules are built for it.
 
-    LISTS are the option lists that make up its configuration; ONLY_KERNEL are variables that modules
-    of ours are not built with.
+    It is built from the source of packaged kernel OF. LISTS are the option lists that make up its
+    configuration; ONLY_KERNEL are variables that modules of ours are not built with.
     """
     text = configuration(lists or [name])
     args = [*make_args, *only_kernel]
-    src = source.path()
+    src = source.path(of)
 
     def make(tmp):
         tree = os.path.join(tmp, "tree")

@@ -11,6 +11,8 @@ import custom
 import kernel
 import qemu
 import rootfs
+import source
+import source
 from common import cached, digest, read
 
 # Given to make for the kernel, and not for our modules.
@@ -39,7 +41,7 @@ def setup(name):
 def build_for(name):
     """What build.py needs to build modules for kernel NAME."""
     at = tree(name)
-    return read(os.path.join(at, "release")).strip(), at, ["-C", "/lab/kernel"], custom.binds()
+    return read(os.path.join(at, "release")).strip(), at, ["-C", "/lab/kernel"], source.binds()
 
 
 class Debug(qemu.Qemu):

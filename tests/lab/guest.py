@@ -49,11 +49,6 @@ class Job:
         return {"cmd": cmd, "env": env}
 
 
-def die_with_parent():
-    """In the child: killed by the kernel when the lab dies, so that no guest outlives it."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
 class Guest:
     """A subclass gives command(), the argv to start it, and expire_report()."""
 
@@ -79,11 +74,16 @@ class Guest:
         """Have the kernel say on its console what it is doing."""
         raise NotImplementedError
 
+    def in_child(self):
+        """Before the guest's program: the kernel kills it when the lab dies, so that it does not
+        outlive us."""
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
     def run(self, timeout):
         """The job's exit code; None if the guest never told one."""
         saved = termios.tcgetattr(0) if self.job.shell else None
         try:
-            proc = subprocess.Popen(self.command(), preexec_fn=die_with_parent,
+            proc = subprocess.Popen(self.command(), preexec_fn=self.in_child,
                                     stdin=None if self.job.shell else subprocess.DEVNULL,
                                     pass_fds=[s.fileno() for s in self.child.values()])
             for s in self.child.values():

@@ -33,7 +33,7 @@ def parse(argv):
                             "`make install`")
         s.add_argument("--timeout", type=float, default=600 if verb == "run" else None,
                        help="seconds until the guest is killed")
-        s.add_argument("--smp", type=int, default=2)
+        s.add_argument("--smp", type=int, help="how many CPUs (1 on um, else 2)")
         s.add_argument("--mem", default="4G")
         s.add_argument("--append", default="", help="more for the kernel's command line")
         s.add_argument("--icount", action="store_true",

@@ -22,9 +22,9 @@ PORTS = {name: number for number, name in enumerate(guest.CHANNELS, 1)}
 class Qemu(guest.Guest):
     extra_channels = ("qmp",)
 
-    def __init__(self, name, job, smp=2, mem="4G", append="", icount=False, plugin=None):
+    def __init__(self, name, job, smp=None, mem="4G", append="", icount=False, plugin=None):
         super().__init__(name, job)
-        self.smp, self.mem, self.append, self.plugin = smp, mem, append, plugin
+        self.smp, self.mem, self.append, self.plugin = smp or 2, mem, append, plugin
         self.accel = ["-accel", "tcg,thread=multi,tb-size=1024"]
         if icount:
             # A nanosecond is an instruction; nothing that another process does here shows.

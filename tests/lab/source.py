@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel's source, from Debian's linux-source package of the stable kernel.
+"""The source of a packaged kernel, from Debian's linux-source package.
 
 Only kernels built here and checkpatch need it. What no kernel of ours compiles is left out.
 """
 import os
 import re
+from subprocess import PIPE
 
 import kernel
 import rootfs
@@ -30,11 +31,10 @@ xz -T0 -dc /tmp/source.tar.xz | tar -x -C /lab/src --strip-components=1 "$@"
 '''
 
 
-def path():
-    """The source tree, at /lab/src when entered with binds()."""
-    release = kernel.version("stable")
+def path(name="stable"):
+    """The source tree of packaged kernel NAME, at /lab/src when entered with binds()."""
+    release = kernel.version(name)
     series = ".".join(re.match(r"(\d+)\.(\d+)", release).groups())
-    version = re.match(r"[\d.]+", release).group(0) + "-1"
     exclude = ["--exclude=*/Documentation/*/*"]
     exclude += [f"--exclude=*/{d}/*.[ch]" for d in LEFT_OUT_CODE]
     exclude += [f"--exclude=*/arch/{a}/*.[chS]" for a in ARCHES.split()]
@@ -42,6 +42,8 @@ def path():
     def make(tmp):
         tree = os.path.join(tmp, "tree")
         os.mkdir(tree)
+        version = run(rootfs.enter(["dpkg-query", "--show", "--showformat=${source:Version}",
+                                    "linux-image-" + release]), stdout=PIPE, text=True).stdout
         run(rootfs.enter(["sh", "-c", FETCH, "fetch", "linux-source-" + series, version] +
                          exclude, [(tree, "/lab/src")]))
         if not os.path.exists(os.path.join(tree, "scripts", "checkpatch.pl")):
@@ -50,5 +52,5 @@ def path():
     return os.path.join(cached("linux-source", digest(release, FETCH, *exclude), make), "tree")
 
 
-def binds():
-    return [(path(), "/lab/src")]
+def binds(name="stable"):
+    return [(path(name), "/lab/src")]
