@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
@@ -327,9 +326,7 @@ class Lives:
         tool("detach", "vm")
 
 
-@pytest.mark.skipif("User Mode" in Path("/proc/cpuinfo").read_text(),
-                    reason="User Mode Linux does not survive the kill of a process in fork()")
-@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.full)])
+@pytest.mark.parametrize("rounds", [20, pytest.param(100, marks=pytest.mark.full)])
 def test_killed_at_random(image, attach, detached, spawn, rounds):
     lives = Lives(image, attach, spawn, seeded())
     lives.measure()
