@@ -42,7 +42,7 @@ def replay(directory, *options):
                check=False, timeout=900, cwd=directory)
 
 
-@pytest.mark.parametrize("seed", [pytest.param(2, marks=pytest.mark.core), 1, 5, *FULL])
+@pytest.mark.parametrize("seed", [2, 1, 5, *FULL])
 def test_block_device(disks, tmp_path, seed):
     dm, storage, log = disks("bdev")
     w = record.Workload(seed, 200)

@@ -357,7 +357,6 @@ def test_truncated(dm, template, tmp_path):
             no_guest_data_in(image, metadata)
 
 
-@pytest.mark.core
 def test_attention_and_corrupt_bit(dm, image):
     """The first bad entry met sets the corrupt bit, says so in the status, and stops writing."""
     image.write(image.l2_at(EVEN), COPIED)

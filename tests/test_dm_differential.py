@@ -26,9 +26,9 @@ DIMENSIONS = {
 }
 PAIRWISE_MAX = 16
 # what most people have comes first, and runs on every kernel
-FIRST = (("bdev", "none", 64, 3, "large"), ("ext4", "qcow2", 64, 3, "small"),
-         ("xfs", "raw", 4, 3, "large"), ("bdev", "deep", 64, 2, "small"))
-CORE = 3            # of FIRST
+FIRST = (("bdev", "none", 64, 3, "large"), ("xfs", "qcow2", 64, 3, "small"),
+         ("ext4", "raw", 4, 3, "large"), ("bdev", "deep", 64, 2, "small"))
+CORE = 2            # of FIRST
 SMALL_CACHE_KIB = 128
 OPS = int(os.environ.get("DIFFERENTIAL_OPS", "500"))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))

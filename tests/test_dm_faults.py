@@ -228,7 +228,6 @@ def test_failing_writes(dm, fragile):
     dm.remove(fragile.name)
 
 
-@pytest.mark.core
 def test_failed_commit_is_sticky(dm, fragile):
     """A flush that failed for metadata is not forgotten by the next one."""
     image = image_create(fragile.path, 32 * MIB)

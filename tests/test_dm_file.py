@@ -42,7 +42,7 @@ def scatter(path, directory, step=8 * KIB):
     return scattered
 
 
-@pytest.mark.parametrize("fstype", [pytest.param("ext4", marks=pytest.mark.core), "xfs"])
+@pytest.mark.parametrize("fstype", ["ext4", "xfs"])
 def test_cold_and_fragmented(dm, filesystem, fstype):
     """The file system must read its own extent blocks to answer: it waits for bios of its own, which
     must not be behind ours."""
@@ -132,7 +132,7 @@ for at in range(0, 8 << 20, 65536):
     image_check(image)
 
 
-@pytest.mark.parametrize("fstype", ["ext4", pytest.param("xfs", marks=pytest.mark.core)])
+@pytest.mark.parametrize("fstype", ["ext4", "xfs"])
 def test_frozen_file_system(dm, filesystem, fstype):
     """Writes wait for the thaw, reads do not, and nobody else is held up."""
     directory = filesystem(fstype)

@@ -301,7 +301,6 @@ def test_not_an_image(dm, tmp_path, damage, word):
     assert re.search(word, reason(refused(dm, [f"qcow2:{image}"])))
 
 
-@pytest.mark.core
 def test_chain_must_agree_with_the_headers(dm, bdev):
     base = image_create(bdev(16 * MIB), MIB)
     other = image_create(bdev(16 * MIB), MIB)

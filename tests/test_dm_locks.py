@@ -64,7 +64,6 @@ def test_locks_survive_suspend_and_reload(dm, bdev, filesystem):
         image_check(image)
 
 
-@pytest.mark.core
 def test_second_device(dm, place):
     image = image_create(place("image"), 8 * MIB)
     with Attached(dm, f"qcow2:{image}") as disk:
@@ -94,7 +93,6 @@ def test_by_another_name(dm, bdev, filesystem):
         os.remove(node)
 
 
-@pytest.mark.core
 def test_open_in_qemu(dm, place, spawn, tmp_path):
     image = image_create(place("image"), 8 * MIB)
     daemon = QemuDaemon(spawn, tmp_path, image)

@@ -21,7 +21,6 @@ FEATURES = ([], ["read_only", "l2_cache_kib 512"],
             ["l2_cache_kib 256", "discard_no_unref", "no_discard_passdown", "error_if_no_space"])
 
 
-@pytest.mark.core
 def test_table_loads_again(dm, bdev):
     base = image_create(bdev(16 * MIB), 8 * MIB)
     top = image_create(bdev(16 * MIB), backing=base)
@@ -143,7 +142,6 @@ def test_status(dm, bdev, filesystem, storage):
     image_check(image)
 
 
-@pytest.mark.core
 def test_commit_makes_it_durable(dm, filesystem, tmp_path):
     """After `commit` a copy of the file holds everything, as QEMU reads it."""
     image = image_create(os.path.join(filesystem("ext4"), "image"), 64 * MIB)
@@ -330,7 +328,6 @@ def test_fio_verify(dm, bdev, filesystem, tmp_path, storage):
 
 # ---- limits, discard ----
 
-@pytest.mark.core
 def test_limits(dm, bdev):
     for size in (4 * KIB, 64 * KIB, 2 * MIB):
         image = image_create(bdev(64 * MIB), 32 * MIB, cluster_size=size)

@@ -464,7 +464,6 @@ def test_compare_with_qemu(images, attach):
     image_compare(image, copy)
 
 
-@pytest.mark.core
 def test_check(images, attach, tmp_path):
     """What a crash leaks is found and given back; an image in use is left alone."""
     image = image_create(f"{images}/disk.qcow2", 64 * MIB)
