@@ -76,7 +76,8 @@ def test_cold_and_fragmented(dm, filesystem, fstype):
     image_check(image)
 
 
-@pytest.mark.parametrize("upper, lower", [("ext4", "ext4"), ("btrfs", "btrfs")])
+@pytest.mark.parametrize("upper, lower", [
+    ("ext4", "ext4"), pytest.param("btrfs", "btrfs", marks=pytest.mark.full)])
 def test_same_file_system_above_and_below(dm, filesystem, tmp_path, upper, lower):
     """Both use the same locks' classes and the same per-task state; the upper one submits from
     inside its transactions."""

@@ -146,8 +146,7 @@ def test_empty_image_costs_nothing(dm, filesystem):
         assert f.read() == before
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("storage", ["bdev", "ext4"])
+@pytest.mark.parametrize("storage", [pytest.param("bdev", marks=pytest.mark.core), "ext4"])
 def test_one_tebibyte(dm, bdev, filesystem, storage):
     """A sparse giant: writes at its ends and in between are where they belong."""
     image = image_create(Place(storage, bdev, filesystem)("image"), 1024 * GIB)
@@ -373,7 +372,7 @@ def header_field(path, field):
         return struct.unpack(form, f.read(struct.calcsize(form)))[0]
 
 
-@pytest.mark.parametrize("storage", ["bdev", "ext4", "xfs"])
+@pytest.mark.parametrize("storage", ["bdev", pytest.param("ext4", marks=pytest.mark.full), "xfs"])
 def test_back_and_forth(dm, bdev, filesystem, tmp_path, storage):
     """Several rounds of we write, QEMU writes, on one image with a backing file."""
     chain = Chain(Place(storage, bdev, filesystem), tmp_path, "qcow2", 32 * MIB, cluster=64 * KIB)

@@ -168,8 +168,7 @@ def test_client_killed(serve, bdev, spawn, queues, tmp_path):
     same(device, tmp_path / "expected")
 
 
-@pytest.mark.parametrize("victim", ["worker", "parent",
-                                    pytest.param("both", marks=pytest.mark.core)])
+@pytest.mark.parametrize("victim", ["worker", "parent", "both"])
 def test_server_killed(serve, bdev, spawn, victim, tmp_path):
     """A server killed at any moment leaves a device that the next one can have."""
     device = bdev(64 * MIB)

@@ -46,9 +46,9 @@ def disk(bdev):
     return make
 
 
-@pytest.mark.parametrize("kind", ["brd", pytest.param("null", marks=pytest.mark.core)])
-@pytest.mark.parametrize("case", ["basic", "depth", "layouts", "regions", "malformed", "readonly",
-                                  "event_idx"])
+@pytest.mark.parametrize("kind", ["brd", "null"])
+@pytest.mark.parametrize("case", ["basic", pytest.param("depth", marks=pytest.mark.core), "layouts",
+                                  "regions", "malformed", "readonly", "event_idx"])
 def test_requests(disk, kernel_log, kind, case):
     ring("ringtest", case, disk(kind))
     # The block layer would stop what lies outside the device, too; but it must not come so far.
