@@ -407,6 +407,21 @@ def test_cache_mode(server, bdev, writes_log):
     assert log.writes() == {0: False, 8: True, 16: True, 24: True, 32: False}
 
 
+def test_who_comes_back_at_once_is_let_in(server, bdev):
+    """The end of a connection is seen before the next one, whatever the first has left to be read."""
+    proc, path = server(bdev(8 * MIB))
+    front = FrontEnd(path)
+    front.negotiate()
+    os.killpg(proc.pid, signal.SIGSTOP)
+    for _ in range(3):
+        front.send(SET_OWNER)
+    front.close()
+    again = FrontEnd(path)
+    os.killpg(proc.pid, signal.SIGCONT)
+    again.negotiate()
+    assert FrontEnd(path).closed()      # while it is there
+
+
 @pytest.mark.core
 @pytest.mark.skipif(os.cpu_count() == 1, reason="who polls gives way to who wants its processor")
 @pytest.mark.parametrize("poll", [0, 1000000])

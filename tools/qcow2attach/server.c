@@ -131,10 +131,13 @@ static int serve(struct server *srv)
 		}
 		if (p[POLL_SIGNAL].revents)
 			break;
-		/* Before a new connection: the old one may just have ended. */
+		/*
+		 * A new connection waits until there is nothing more to read from the old one: who comes
+		 * back has closed it already, maybe with messages before its end.
+		 */
 		if (p[POLL_SESSION].revents)
 			ret = serve_message(&session, &box, &connected);
-		if (!ret && p[POLL_LISTEN].revents)
+		else if (p[POLL_LISTEN].revents)
 			accept_front_end(srv, &session, &connected);
 		if (p[POLL_UEVENT].revents && uevent_about(srv->uevents, srv->disk.dev) &&
 		    disk_resized(&srv->disk) && connected)
