@@ -132,8 +132,8 @@ static int serve(struct server *srv)
 		if (p[POLL_SIGNAL].revents)
 			break;
 		/*
-		 * A new connection waits until there is nothing more to read from the old one: who comes
-		 * back has closed it already, maybe with messages before its end.
+		 * A new connection waits until nothing more is to be read from the old one: who
+		 * comes back has closed it already, maybe with messages before its end.
 		 */
 		if (p[POLL_SESSION].revents)
 			ret = serve_message(&session, &box, &connected);
