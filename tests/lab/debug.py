@@ -12,7 +12,6 @@ import kernel
 import qemu
 import rootfs
 import source
-import source
 from common import cached, digest, read
 
 # Given to make for the kernel, and not for our modules.

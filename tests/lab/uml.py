@@ -41,7 +41,9 @@ def build_for():
 
 
 def take_cpu():
-    """A CPU that no other guest of this kind keeps to, and the lock that says so; or just any."""
+    """A CPU that no other guest of this kind keeps to, and the lock that says so, which is held until
+    it is closed; or just any."""
+    os.makedirs(CACHE, exist_ok=True)
     cpus = sorted(os.sched_getaffinity(0))
     for cpu in cpus:
         lock = open(os.path.join(CACHE, f"cpu-{cpu}.lock"), "w")
