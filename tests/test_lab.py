@@ -8,7 +8,6 @@ from helpers import (MIB, CommandError, image_check, image_compare, image_create
                      qemu_io, run, size_of, sysfs)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("kind", ["null", "brd", "loop"])
 def test_bdev(bdev, kind):
     dev = bdev(64 * MIB, kind)
@@ -34,7 +33,6 @@ def test_filesystem(filesystem, fstype):
         f.write(os.urandom(MIB))
 
 
-@pytest.mark.core
 def test_dm(dm, bdev):
     dev = bdev(16 * MIB)
     top = dm.create("lab-linear", f"0 2048 linear {dev} 0")

@@ -21,7 +21,7 @@ from common import KERNELS, LAB, REPO, read, say
 LOGS = os.path.join(REPO, "build", "out", "check")
 MAX_BOOTS = 4           # for one batch
 DEADLINE, FULL_DEADLINE = 1200, 10800       # seconds for one batch
-CORE_BATCHES = 6        # of a kernel's core, whose files are too short to be worth a guest each
+CORE_BATCHES = 4        # of a kernel's core, whose files are too short to be worth a guest each
 CORE = ["-m", "core and not nested"]
 # What is as good in User Mode Linux, where it is many times faster and KASAN watches: `make check`
 # runs these files whole there, and their core on the packaged kernels.
