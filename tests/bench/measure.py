@@ -85,7 +85,8 @@ class Bench:
         for kind in ("prealloc", "empty", "backed"):
             if kind in self.o.groups:
                 for path in paths.PATHS:
-                    if self.selected(path.name) and plan.wanted(path, kind, self.o.quick):
+                    if self.selected(path.name) and \
+                            plan.wanted(path, kind, self.o.mode, self.o.quick):
                         self.kind(path, kind)
 
     def tebibyte(self):

@@ -58,6 +58,7 @@ class Path:
     """KINDS are the images that it can be measured on."""
 
     kinds = ("prealloc", "empty", "backed")
+    modes = ("icount", "wall")
     guest = False       # its load comes through a guest's ring
 
     def __init__(self, name, label):
@@ -185,11 +186,16 @@ class Vhost(Path):
 
     guest = True
 
-    def __init__(self, place=None, queues=1):
-        super().__init__(f"vhost-{place or 'null'}", "vhost-blk on null_blk" if not place else
-                         f"vhost-blk and dm-qcow2 on {PLACES[place]}")
-        self.place, self.queues = place, queues
-        if not place:
+    def __init__(self, place=None, queues=1, poll_us=0):
+        super().__init__(f"vhost-{place or 'null'}" + ("-poll" if poll_us else ""),
+                         ("vhost-blk on null_blk" if not place else
+                          f"vhost-blk and dm-qcow2 on {PLACES[place]}") +
+                         (f", polling for {poll_us} us" if poll_us else ""))
+        self.place, self.queues, self.poll_us = place, queues, poll_us
+        if poll_us:
+            # On one CPU it polls while the client waits for that CPU.
+            self.modes = ("wall",)
+        if not place or poll_us:
             self.kinds = ("prealloc",)
 
     def start(self, storage, kind, stack):
@@ -198,7 +204,7 @@ class Vhost(Path):
             _, layers = storage.image(kind, self.place)
             dev = qcow2(storage, stack, layers, SIZES[kind])
         proc = spawn(stack, "qcow2attach", "serve", dev, "--socket", SOCKET, "--queues",
-                     str(self.queues), "--workers", "per-queue")
+                     str(self.queues), "--workers", "per-queue", "--poll", str(self.poll_us))
         wait_for_server(proc, lambda: os.path.exists(SOCKET))
         return guest_client()
 
@@ -231,6 +237,7 @@ class StorageDaemon(Path):
 
 
 AIO = ("io_uring", "native")
+POLL_US = 1000          # in an emulated machine waking a thread takes about as long
 PATHS = [
     Device("null", "null_blk", bare=True),
     Device("null-aio", "null_blk, Linux AIO", bare=True, engine="aio"),
@@ -241,6 +248,7 @@ PATHS = [
     Thin("thin", "dm-thin"),
     *(QemuNbd(aio) for aio in AIO),
     Vhost(), *(Vhost(place) for place in PLACES),
+    *(Vhost(place, poll_us=POLL_US) for place in (None, "bdev")),
     *(StorageDaemon(aio) for aio in AIO),
     *(StorageDaemon(aio, place) for place in PLACES for aio in AIO),
 ]

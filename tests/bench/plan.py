@@ -59,7 +59,7 @@ def tebibyte_loads(warm):
 QUICK = {"prealloc": None, "empty": ("qcow2-bdev", "nbd", "thin"), "backed": ()}
 
 
-def wanted(path, kind, quick):
-    """Is PATH measured on KIND? Paths that exist for one kind only say so themselves."""
-    return kind in path.kinds and (not quick or QUICK[kind] is None or
-                                   path.name.startswith(QUICK[kind]))
+def wanted(path, kind, mode, quick):
+    """Is PATH measured on KIND? What a path exists for it says itself."""
+    return kind in path.kinds and mode in path.modes and (
+        not quick or QUICK[kind] is None or path.name.startswith(QUICK[kind]))

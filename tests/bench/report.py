@@ -7,6 +7,7 @@ BASES = {"qcow2-bdev": ["linear", "thin"], "qcow2-xfs": ["loop-xfs"], "qcow2-ext
          "linear": ["raw"], "vhost-null": ["qsd-io_uring-null", "qsd-native-null"]}
 BASES.update({f"vhost-{place}": [f"qsd-io_uring-{place}", f"qsd-native-{place}"]
               for place in ("bdev", "xfs", "ext4")})
+BASES.update({f"{path}-poll": BASES[path] for path in ("vhost-null", "vhost-bdev")})
 KINDS = {"prealloc": "a preallocated image", "empty": "an empty image",
          "backed": "an empty image on a preallocated one",
          "1t-warm": "a preallocated image of 1 TiB, its tables in the cache",

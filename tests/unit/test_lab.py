@@ -54,9 +54,11 @@ def test_harmless_line(line):
 def test_leak_of_the_kernels_own():
     """It is told by its trace, and hides no other."""
     log = ["unreferenced object 0xffff888110b6b400 (size 512):", "  backtrace (crc d8242ad8):",
-           "    blk_throtl_init+0x32/0x190", "unreferenced object 0xffff888104a0c000 (size 64):",
+           "    blk_throtl_init+0x32/0x190", "unreferenced object 0x62831660 (size 8):",
+           '  comm "swapper/0", pid 0, jiffies 4294937302', "  backtrace (crc bea23b04):",
+           "unreferenced object 0xffff888104a0c000 (size 64):", '  comm "dmsetup", pid 90, jiffies 1',
            "  backtrace (crc 1):", "    alloc_init+0x32/0x190 [dm_qcow2]"]
-    assert [i for i, _ in klog.faults(log)] == [3]
+    assert [i for i, _ in klog.faults(log)] == [6]
 
 
 @pytest.mark.parametrize("options, text, may", [
