@@ -33,8 +33,8 @@ import results      # noqa: E402
 
 # Guest seconds of each measurement and rounds. An instruction is a nanosecond there, and costs
 # about ten here.
-MODES = {"icount": {"seconds": 0.1, "rounds": 1}, "wall": {"seconds": 1, "rounds": 3}}
-QUICK = {"icount": {"seconds": 0.05, "rounds": 1}, "wall": {"seconds": 0.4, "rounds": 1}}
+MODES = {"icount": {"seconds": 0.05, "rounds": 1}, "wall": {"seconds": 1, "rounds": 3}}
+QUICK = {"icount": {"seconds": 0.03, "rounds": 1}, "wall": {"seconds": 0.4, "rounds": 1}}
 PANELS = [(f"{op}, 4 KiB, depth 32, preallocated, {report.MODES[mode]}",
            f"{op} 4k d32 prealloc", mode)
           for mode in MODES for op in ("randread", "randwrite")]
