@@ -95,19 +95,9 @@ def server(request, spawn, tmp_path):
     return OwnServer() if request.param == "qcow2attach" else QemuServer(spawn, tmp_path)
 
 
-# A report whose registers are all off by one, code segment included: a page fault that came without its
-# error code, which no processor does. The emulated one, seldom, to a guest within the guest.
-MISDELIVERED_FAULT = re.compile(r"RIP: 0000:\w+\+0x")
-
-
 def boot(server, image, script):
     guest = server.guest(image, script)
     code = guest.run(timeout=280)
-    if code is None and not guest.output and MISDELIVERED_FAULT.search(guest.log):
-        # It had not come to the script, and so has changed nothing.
-        print(f"the emulator has broken the guest; once more:\n{guest.log}")
-        guest = server.guest(image, script)
-        code = guest.run(timeout=280)
     assert code == 0, f"exit code {code}\n{guest.output}\n{guest.log}"
     return guest.output
 

@@ -21,7 +21,7 @@ from helpers import CommandError, run
 
 GROUPS = ("prealloc", "empty", "backed", "1t", "queues", "memory")
 LOAD_TIMEOUT = 120
-REPEATS = 3
+REPEATS = 3             # of a measurement by instructions
 
 
 class Bench:

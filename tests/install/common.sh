@@ -56,14 +56,12 @@ readme() {
 }
 
 # All that is on the machine, but what it has written about itself and the large trees of headers.
-# Contents count where they are small and others have a hand in them. Of what packages hold the names
-# are enough: each look at an inode is a message to the host here.
+# Contents count where they are small and others have a hand in them.
 snapshot() {
-	find / -xdev \( -path /home -o -path /var/log -o -path /var/cache -o -path '/usr/[!l]*' \
-		-o -path '/usr/lib/[!m]*' -o -path '/var/lib/dkms/[!q]*' \
+	find / -xdev \( -path /home -o -path /var/log -o -path /var/cache -o -path '/usr/src/linux-*' \
+		-o -path '/var/lib/dkms/[!q]*' \
 		-o -path /var/lib/sudo -o -path /repo -o -path /out \) -prune \
 		-o -printf '%y %m %u:%g %p %l\n' | sort
-	find /usr -xdev -path '/usr/src/linux-*' -prune -o -printf '%y %p\n' | sort
 	find /lib/modules/*/modules.* /etc -type f -exec sha256sum {} + | sort -k 2
 }
 

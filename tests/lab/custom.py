@@ -6,7 +6,7 @@ modules are built against: the object tree without its objects, and the modules 
 
 A line of the source may be changed, in a copy of its file that lies over it during the build: only
 where the kernel stays the one to be tested, and becomes faster. Where another version has no such
-line the kernel is built without the change, and slower.
+line its file is left as it is, and the kernel is slower.
 """
 import os
 
@@ -48,19 +48,23 @@ def configuration(lists):
 
 
 def changed(src, changes, where):
-    """Copies below WHERE of the files of SRC that CHANGES are about, and where to bind them."""
-    texts = {}
-    for path, old, new in changes:
-        text = texts.get(path) or read(os.path.join(src, path))
-        if text.count(old) != 1:
-            say(f"{path} has not once what is changed to make the kernel faster: {old.strip()}")
-            continue
-        texts[path] = text.replace(old, new)
+    """Copies below WHERE of the files of SRC that CHANGES are about, and where to bind them.
+
+    A file that one of its changes does not fit is left as it is: the others may need that one.
+    """
     binds = []
-    for number, (path, text) in enumerate(texts.items()):
-        copy = os.path.join(where, f"changed-{number}")
-        write(copy, text)
-        binds.append((copy, "/lab/src/" + path))
+    for number, path in enumerate(dict.fromkeys(path for path, _, _ in changes)):
+        source_file = os.path.join(src, path)
+        text = read(source_file) if os.path.exists(source_file) else ""
+        for old, new in (change[1:] for change in changes if change[0] == path):
+            if text.count(old) != 1:
+                say(f"{path} has not once what is changed to make the kernel faster: {old.strip()}")
+                break
+            text = text.replace(old, new)
+        else:
+            copy = os.path.join(where, f"changed-{number}")
+            write(copy, text)
+            binds.append((copy, "/lab/src/" + path))
     return binds
 
 

@@ -22,9 +22,9 @@ HARMLESS = re.compile("|".join((
     r"Warning: unsafe iommu", r"spectre", r"MDS CPU bug present", r"TAA CPU bug present",
 )))
 # What the kernel itself loses, by who took it: blk_throtl_exit() of 6.12 frees nothing, since it asks whether
-# throttling is active after blkg_destroy_all() has ended it. And 7.3 what its first root was mounted with, as
-# it boots, before any process: kmemleak says "softirq" or "hardirq" of what an interrupt takes.
-LOST_BY_OTHERS = re.compile(r'\bblk_throtl_init\+|comm "swapper/0", pid 0,')
+# throttling is active after blkg_destroy_all() has ended it. And 7.3, as it boots, what its first root was
+# mounted with.
+LOST_BY_OTHERS = re.compile(r"\b(blk_throtl_init|ramfs_init_fs_context)\+")
 
 
 def lost_by_others(log, i):

@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lab"))
 import check  # noqa: E402
+import custom  # noqa: E402
 import klog  # noqa: E402
 
 # The line by which each report is known, as the kernels print it.
@@ -55,10 +56,25 @@ def test_leak_of_the_kernels_own():
     """It is told by its trace, and hides no other."""
     log = ["unreferenced object 0xffff888110b6b400 (size 512):", "  backtrace (crc d8242ad8):",
            "    blk_throtl_init+0x32/0x190", "unreferenced object 0x62831660 (size 8):",
-           '  comm "swapper/0", pid 0, jiffies 4294937302', "  backtrace (crc bea23b04):",
+           '  comm "swapper/0", pid 0, jiffies 4294937302', "    ramfs_init_fs_context+0x49/0xb0",
            "unreferenced object 0xffff888104a0c000 (size 64):", '  comm "dmsetup", pid 90, jiffies 1',
            "  backtrace (crc 1):", "    alloc_init+0x32/0x190 [dm_qcow2]"]
     assert [i for i, _ in klog.faults(log)] == [6]
+
+
+def test_changes_of_the_source(tmp_path, capsys):
+    """A file is changed as a whole or, where one change does not fit, not at all."""
+    (tmp_path / "a.c").write_text("one\ntwo\n")
+    (tmp_path / "b.c").write_text("one\none\n")
+    binds = custom.changed(tmp_path, [("a.c", "one", "1"), ("b.c", "one\none", "2"),
+                                      ("b.c", "one\n", "1"), ("a.c", "two", "2"),
+                                      ("gone.c", "one", "1")], tmp_path)
+    (copy, target), = binds
+    assert target == "/lab/src/a.c"
+    with open(copy) as f:
+        assert f.read() == "1\n2\n"
+    said = capsys.readouterr()
+    assert all(name in said.out + said.err for name in ("b.c", "gone.c"))
 
 
 @pytest.mark.parametrize("options, text, may", [
