@@ -72,11 +72,15 @@ bool vhost_blk_is_direct(struct block_device *bdev, const struct iov_iter *iter,
 /*
  * Pin guest memory and add it to a bio, until either is used up. Segments are whole blocks; where
  * one has to be cut, the cut is at a block's end. Returns 0 if anything was added.
+ *
+ * This is iov_iter_extract_pages() for what comes here, segments of user memory none of which is
+ * empty: with one page to a request, its generality would cost more than its work.
  */
 static int vhost_blk_pin_pages(struct bio *bio, struct iov_iter *data)
 {
 	unsigned int block_mask = bdev_logical_block_size(bio->bi_bdev) - 1;
-	size_t offset, trim = 0;
+	unsigned int flags = iov_iter_rw(data) == READ ? FOLL_WRITE : 0;
+	size_t trim = 0;
 
 	bio_set_flag(bio, BIO_PAGE_PINNED);
 	while (iov_iter_count(data) && bio->bi_vcnt < bio->bi_max_vecs && !trim) {
@@ -87,20 +91,24 @@ static int vhost_blk_pin_pages(struct bio *bio, struct iov_iter *data)
 		 * a note, so that filling the vectors from the start never overtakes the reading.
 		 */
 		struct page **pages = (struct page **)(bv + room) - room;
-		ssize_t len = iov_iter_extract_pages(data, &pages, U32_MAX - bio->bi_iter.bi_size,
-						     room, 0, &offset);
+		unsigned long addr = (unsigned long)iter_iov_addr(data);
+		size_t offset = offset_in_page(addr);
+		size_t len = min3(iter_iov_len(data), iov_iter_count(data),
+				  (size_t)U32_MAX - bio->bi_iter.bi_size);
 		struct page *page, *last = NULL;
-		unsigned int i, nr_pages;
+		int i, nr_pages;
 
-		if (len <= 0) {
+		nr_pages = min_t(size_t, DIV_ROUND_UP(offset + len, PAGE_SIZE), room);
+		nr_pages = pin_user_pages_fast(addr - offset, nr_pages, flags, pages);
+		if (nr_pages <= 0) {
 			if (bio->bi_vcnt)
 				break;
-			return len ? len : -EFAULT;
+			return nr_pages ? nr_pages : -EFAULT;
 		}
-		nr_pages = DIV_ROUND_UP(offset + len, PAGE_SIZE);
+		len = min(len, nr_pages * PAGE_SIZE - offset);
 		trim = len & block_mask;
-		iov_iter_revert(data, trim);
 		len -= trim;
+		iov_iter_advance(data, len);
 		bio->bi_iter.bi_size += len;
 		for (i = 0; len; i++) {
 			size_t n = min_t(size_t, len, PAGE_SIZE - offset);

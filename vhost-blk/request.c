@@ -103,24 +103,23 @@ struct vhost_blk_part *vhost_blk_add_part(struct vhost_blk_req *req, unsigned in
 	return part;
 }
 
-/* Unpin what a bio has pinned; make sure that what the device wrote is kept. */
+/*
+ * Unpin what a bio has pinned; make sure that what the device wrote is kept. A vector's pages are
+ * of one folio, which is nearly always dirty already, and then it need not be locked.
+ */
 static void vhost_blk_release_pages(struct bio *bio, bool dirties)
 {
-	struct folio_iter fi;
-	bool dirty = false;
+	unsigned int i;
 
 	if (!bio_flagged(bio, BIO_PAGE_PINNED))
 		return;
-	/* Guest memory is nearly always dirty already, and marking it needs the folio's lock. */
-	if (dirties) {
-		bio_for_each_folio_all(fi, bio) {
-			if (!folio_test_dirty(fi.folio)) {
-				dirty = true;
-				break;
-			}
-		}
+	for (i = 0; i < bio->bi_vcnt; i++) {
+		struct bio_vec *bv = &bio->bi_io_vec[i];
+
+		unpin_user_page_range_dirty_lock(bv->bv_page,
+						 DIV_ROUND_UP(bv->bv_offset + bv->bv_len,
+							      PAGE_SIZE), dirties);
 	}
-	bio_release_pages(bio, dirty);
 }
 
 static void vhost_blk_free_part(struct vhost_blk_req *req, struct vhost_blk_part *part)
@@ -259,9 +258,14 @@ static int vhost_blk_read_header(struct vhost_virtqueue *vq, struct iovec *iov, 
 
 		if (get_user(hdr.type, &p->type) || get_user(hdr.sector, &p->sector))
 			return -EFAULT;
-		iov->iov_base = p + 1;
-		iov->iov_len -= sizeof(hdr);
-		iov_iter_init(data, ITER_SOURCE, iov, nr, len - sizeof(hdr));
+		/* Who pins the memory wants no empty segment. */
+		if (iov->iov_len == sizeof(hdr)) {
+			iov_iter_init(data, ITER_SOURCE, iov + 1, nr - 1, len - sizeof(hdr));
+		} else {
+			iov->iov_base = p + 1;
+			iov->iov_len -= sizeof(hdr);
+			iov_iter_init(data, ITER_SOURCE, iov, nr, len - sizeof(hdr));
+		}
 	} else {
 		iov_iter_init(data, ITER_SOURCE, iov, nr, len);
 		if (!copy_from_iter_full(&hdr, sizeof(hdr), data))
