@@ -258,14 +258,14 @@ static int vhost_blk_read_header(struct vhost_virtqueue *vq, struct iovec *iov, 
 
 		if (get_user(hdr.type, &p->type) || get_user(hdr.sector, &p->sector))
 			return -EFAULT;
-		/* Who pins the memory wants no empty segment. */
-		if (iov->iov_len == sizeof(hdr)) {
-			iov_iter_init(data, ITER_SOURCE, iov + 1, nr - 1, len - sizeof(hdr));
-		} else {
-			iov->iov_base = p + 1;
-			iov->iov_len -= sizeof(hdr);
-			iov_iter_init(data, ITER_SOURCE, iov, nr, len - sizeof(hdr));
+		iov->iov_base = p + 1;
+		iov->iov_len -= sizeof(hdr);
+		/* vhost_blk_pin_pages() relies on it that no segment is empty. */
+		if (!iov->iov_len) {
+			iov++;
+			nr--;
 		}
+		iov_iter_init(data, ITER_SOURCE, iov, nr, len - sizeof(hdr));
 	} else {
 		iov_iter_init(data, ITER_SOURCE, iov, nr, len);
 		if (!copy_from_iter_full(&hdr, sizeof(hdr), data))
