@@ -80,6 +80,12 @@ def image_end(image):
     return -(-size_of(image) // CLUSTER) * CLUSTER
 
 
+def fill(path):
+    """Write a RAM disk all over, by itself or by a file on it: it allocates each page at the first
+    write to it, and whoever comes first would pay for that."""
+    run("dd", "if=/dev/zero", f"of={path}", "bs=1M", "oflag=direct", "status=none", check=False)
+
+
 class Storage:
     """Everything that is made once; fresh images by image()."""
 
@@ -90,6 +96,7 @@ class Storage:
         run("modprobe", "nbd", "nbds_max=1", "max_part=0")
         self.null = self.null_blk(PREALLOC)
         self.made = {}
+        fill(SCRATCH)
 
     @staticmethod
     def null_blk(size):
@@ -108,6 +115,10 @@ class Storage:
         if fstype not in self.made:
             dev = {"xfs": XFS, "ext4": EXT4}[fstype]
             self.made[fstype] = Mount(dev, fstype, f"/mnt/{fstype}", "noatime")
+            everything = f"{self.made[fstype].path}/everything"
+            fill(everything)
+            os.unlink(everything)
+            sync_caches()
         return self.made[fstype].path
 
     def prealloc(self, place):
