@@ -15,12 +15,19 @@
  */
 #include <linux/device-mapper.h>
 #include <linux/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "alloc.h"
 #include "commit.h"
 
 #define RUN_BYTES	(8U << 20)
+
+/*
+ * Slices of refcounts that an image may have at open, whose counters take 64 MiB: with refcounts of
+ * 16 bits enough for 256 TiB in clusters of 4 KiB, or 4 PiB in those of 64 KiB.
+ */
+#define MAX_SLICES	(32ULL << 20)
 
 static u32 per_slice(const struct qcow2_image *img)
 {
@@ -114,6 +121,21 @@ static void account(struct qcow2_alloc *a, u64 si, u64 first, u32 nr)
 }
 
 /*
+ * Clusters are about to be taken, and their content made zeroes. Those of a damaged image may be
+ * metadata that no refcount speaks of: then nothing may be touched.
+ */
+static int check_unused(struct qcow2_image *img, u64 first, u64 nr)
+{
+	unsigned long at = first;
+
+	if (!mt_find(&img->metadata, &at, first + nr - 1))
+		return 0;
+	image_mark_corrupt(img, "metadata is not counted in the refcounts",
+			   (u64)at << img->cluster_bits);
+	return -EIO;
+}
+
+/*
  * The refcount table is full: double it (at least), in a region that the new entries cover, right
  * behind the new block that describes that region.  All of it enters one generation, which links
  * the new table last.
@@ -137,7 +159,9 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	if (entries > most || clusters + 1 > per_slice(img) ||
 	    base + clusters + 1 > limit_clusters(img))
 		return -ENOSPC;
-	r = grow_used(a, si);
+	r = check_unused(img, base, clusters + 1);
+	if (!r)
+		r = grow_used(a, si);
 	if (r)
 		return r;
 	r = img->st.ops->prepare(&img->st, pos, (u64)(clusters + 1) << img->cluster_bits, &zeroed);
@@ -161,11 +185,16 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	for (i = 0; !r && i < img->reftable.nr_slices; i++)
 		if (!slice_try_prepare(img->reftable.slices[i]))
 			r = -ENOMEM;
+	/* Two ranges, for the next move removes the table and not the block. */
 	if (!r)
-		r = add_metadata(img, pos, (u64)(clusters + 1) << img->cluster_bits);
+		r = add_metadata(img, pos, img->cluster_size);
+	if (!r) {
+		r = add_metadata(img, pos + img->cluster_size, (u64)clusters << img->cluster_bits);
+		if (r)
+			remove_metadata(img, pos);
+	}
 	if (r) {
 		slice_discard(s);
-		r = r == -EEXIST ? -EIO : r;
 		goto shrink;
 	}
 
@@ -211,19 +240,18 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 
 	if (rb >= img->reftable.nr_entries)
 		return move_reftable(img, rb);
-	r = grow_used(a, si);
+	r = check_unused(img, base, 1);
+	if (!r)
+		r = grow_used(a, si);
 	if (r)
 		return r;
 	r = img->st.ops->prepare(&img->st, pos, img->cluster_size, &zeroed);
 	if (!r && !zeroed)
 		r = storage_zero_sync(&img->st, pos, img->cluster_size);
+	if (!r)
+		r = add_metadata(img, pos, img->cluster_size);
 	if (r)
 		return r;
-	r = add_metadata(img, pos, img->cluster_size);
-	if (r == -EEXIST)
-		image_mark_corrupt(img, "metadata where no refcounts exist", pos);
-	if (r)
-		return r == -EEXIST ? -EIO : r;
 	s = cache_add_zeroed(&img->cache, SLICE_REFBLOCK, si, pos);
 	if (IS_ERR(s)) {
 		remove_metadata(img, pos);
@@ -278,16 +306,13 @@ static int prepare_run(struct qcow2_image *img, u64 first, u32 *nr, bool *zeroed
 static int take_run(struct qcow2_image *img, struct slice *s, u64 first, u32 nr)
 {
 	struct qcow2_alloc *a = img->alloc;
-	unsigned long at = first;
 	u32 mask = per_slice(img) - 1, i;
 	bool zeroed;
 	int r;
 
-	if (mt_find(&img->metadata, &at, first + nr - 1)) {
-		image_mark_corrupt(img, "metadata is not counted in the refcounts",
-				   (u64)at << img->cluster_bits);
-		return -EIO;
-	}
+	r = check_unused(img, first, nr);
+	if (r)
+		return r;
 	if (!slice_try_prepare(s))
 		return -ENOMEM;
 	r = prepare_run(img, first, &nr, &zeroed);
@@ -502,6 +527,22 @@ static u32 count_used(const struct qcow2_image *img, struct slice *s, u32 *last)
 	return n;
 }
 
+/* Note what a slice of refcounts counts. Those that count nothing take no memory. */
+static int count_slice(struct dm_target *ti, struct qcow2_alloc *a, u64 si, u32 nr)
+{
+	if (si >= MAX_SLICES) {
+		ti->error = "Refcounts for more than there can be";
+		return -EFBIG;
+	}
+	if (grow_used(a, si)) {
+		ti->error = "Out of memory setting up the allocator";
+		return -ENOMEM;
+	}
+	a->used[si] = nr;
+	a->nr_used += nr;
+	return 0;
+}
+
 /**
  * alloc_init - learn what is in use
  * @ti: for ti->error
@@ -518,7 +559,7 @@ int alloc_init(struct dm_target *ti, struct qcow2_image *img)
 	struct slice scan = { .img = img };
 	void *buf;
 	struct qcow2_alloc *a;
-	u32 rb, nr_rb = 0;
+	u32 rb, nr_rb = 0, n;
 	int r = 0;
 
 	a = kzalloc(sizeof(*a), GFP_KERNEL);
@@ -532,7 +573,7 @@ int alloc_init(struct dm_target *ti, struct qcow2_image *img)
 		if (flat_entry(&img->reftable, rb))
 			nr_rb = rb + 1;
 	buf = (void *)__get_free_pages(GFP_KERNEL | __GFP_COMP, order);
-	if (!buf || (nr_rb && grow_used(a, ((u64)nr_rb << shift) - 1))) {
+	if (!buf) {
 		ti->error = "Out of memory setting up the allocator";
 		r = -ENOMEM;
 	}
@@ -551,10 +592,16 @@ int alloc_init(struct dm_target *ti, struct qcow2_image *img)
 			}
 			cond_resched();
 			scan.data = buf + i * SLICE_SIZE % chunk;
-			a->used[si] = count_used(img, &scan, &last);
-			a->nr_used += a->used[si];
-			if (a->used[si])
+			n = count_used(img, &scan, &last);
+			if (n)
+				r = count_slice(ti, a, si, n);
+			if (n && !r)
 				a->end = (si << img->rb_slice_bits) + last + 1;
+			/* A sparse image can name more blocks than anybody would wait for. */
+			if (!r && fatal_signal_pending(current)) {
+				ti->error = "Interrupted reading the refcount blocks";
+				r = -EINTR;
+			}
 		}
 	}
 	free_pages((unsigned long)buf, order);

@@ -215,14 +215,14 @@ int tables_load(struct dm_target *ti, struct qcow2_image *img)
 	return check_top(ti, img, &img->reftable, QCOW2_REFTABLE_RESERVED, "refcount table");
 }
 
-static int reserve_top(struct qcow2_image *img, const struct flat_table *t)
+static int reserve_top(struct qcow2_image *img, const struct flat_table *t, u64 nr)
 {
 	u64 start = 0, end = 0;
 	u32 i;
 	int r = 0;
 
 	/* Tables mostly lie one behind the other: reserve whole stretches. */
-	for (i = 0; i < t->nr_entries && !r; i++) {
+	for (i = 0; i < min_t(u64, t->nr_entries, nr) && !r; i++) {
 		u64 pos = flat_entry(t, i) & QCOW2_OFFSET_MASK;
 
 		if (!pos)
@@ -246,11 +246,13 @@ static int reserve_top(struct qcow2_image *img, const struct flat_table *t)
  *
  * Images are made with tables that are holes in the file.  A commit must not be the one who finds
  * that the host is full: all that it writes has its room since it was allocated, or since here.
+ * L2 tables behind the end of the disk are never written.
  *
  * Return: 0 or -errno.
  */
 int tables_reserve(struct qcow2_image *img)
 {
+	u64 l2_covers = 1ULL << (img->cluster_bits + img->l2_bits);
 	int r;
 
 	r = img->st.ops->reserve(&img->st, 0, img->cluster_size);
@@ -261,6 +263,6 @@ int tables_reserve(struct qcow2_image *img)
 		r = img->st.ops->reserve(&img->st, img->reftable.pos,
 					 (u64)img->reftable.nr_slices * SLICE_SIZE);
 	if (!r)
-		r = reserve_top(img, &img->l1);
-	return r ?: reserve_top(img, &img->reftable);
+		r = reserve_top(img, &img->l1, DIV64_U64_ROUND_UP(img->size, l2_covers));
+	return r ?: reserve_top(img, &img->reftable, img->reftable.nr_entries);
 }

@@ -330,6 +330,26 @@ def test_refcount_table_entry(dm, image, value):
     survive(dm, image, metadata, ())
 
 
+def test_no_refcounts_where_the_tables_are(dm, tmp_path):
+    """Version 2, which cannot be marked corrupt: all that QEMU can mend it from is left alone."""
+    image = Image(tmp_path / "image")
+    image_create(image.path, SIZE, compat="0.10", cluster_size=CLUSTER)
+    qemu_io(image.path, f"write -P 0x55 0 {CLUSTER}")
+    places = image.metadata().values()
+    image.write(image.field("refcount_offset"), 0)
+    tables = [image.read(at, f"{CLUSTER}s") for at in places]
+    device = attach(dm, image)
+    with Clusters(device) as disk:
+        assert disk.get(0) == 0x55
+        assert not disk.put(ODD)
+        assert not disk.put(EVEN)
+    dm.remove("q")
+    assert [image.read(at, f"{CLUSTER}s") for at in places] == tables
+    run("qemu-img", "check", "-f", "qcow2", "-r", "all", image.path)
+    image_check(image.path)
+    qemu_io(image.path, f"read -P 0x55 0 {CLUSTER}")
+
+
 def test_overlapping_tables(dm, template, tmp_path):
     """The L1 table in the place of something else."""
     for name in ("header", "refcount table", "refcount block", "L2 table"):
