@@ -293,6 +293,39 @@ int commit_now(struct qcow2_image *img)
 	return r;
 }
 
+struct commit_call {
+	struct work_struct work;
+	struct qcow2_image *img;
+	int ret;
+};
+
+static void commit_call_work(struct work_struct *work)
+{
+	struct commit_call *call = container_of(work, struct commit_call, work);
+
+	call->ret = commit_now(call->img);
+}
+
+/**
+ * commit_for_caller - commit_now() when a process asks for it
+ * @img: a writable image
+ *
+ * A worker does it, since a filesystem applies to whoever writes his file size limit, and may stop
+ * waiting when he is killed: neither is to fail an image.  Sleeps.
+ *
+ * Return: as commit_now()
+ */
+int commit_for_caller(struct qcow2_image *img)
+{
+	struct commit_call call = { .img = img };
+
+	INIT_WORK_ONSTACK(&call.work, commit_call_work);
+	queue_work(img->commit->wq, &call.work);
+	flush_work(&call.work);
+	destroy_work_on_stack(&call.work);
+	return call.ret;
+}
+
 static void commit_work(struct work_struct *work)
 {
 	commit_now(container_of(work, struct qcow2_commit, work)->img);
@@ -517,7 +550,7 @@ int commit_everything(struct qcow2_image *img)
 	if (image_mode(img) < MODE_READ_ONLY)
 		alloc_return_run(img);
 	do {
-		r = commit_now(img);
+		r = commit_for_caller(img);
 		flush_work(&c->work);
 		flush_work(&c->reclaim);
 	} while (!r && (!commit_is_clean(img) || commit_frees_pending(img)));

@@ -30,6 +30,7 @@ void commit_hold(struct qcow2_image *img);
 void commit_release(struct qcow2_image *img);
 void commit_reftable_moved(struct qcow2_image *img, u32 clusters);
 int commit_now(struct qcow2_image *img);
+int commit_for_caller(struct qcow2_image *img);
 int commit_everything(struct qcow2_image *img);
 bool commit_pressure(struct qcow2_image *img);
 void commit_relieve(struct qcow2_image *img);

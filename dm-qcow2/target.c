@@ -495,7 +495,7 @@ static int qcow2_message(struct dm_target *ti, unsigned int argc, char **argv, c
 			DMERR("%s: commit: device is read-only", img->name);
 			return -EROFS;
 		}
-		return commit_now(img);
+		return commit_for_caller(img);
 	}
 	if (argc == 1 && !strcasecmp(argv[0], "grown")) {
 		if (dev->writable)

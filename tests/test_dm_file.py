@@ -133,6 +133,21 @@ for at in range(0, 8 << 20, 65536):
     image_check(image)
 
 
+def test_file_size_limit_of_who_commits(dm, filesystem):
+    """Nor does the limit of who asks for a commit, or suspends, concern the image."""
+    image = image_create(os.path.join(filesystem("xfs"), "image"), 64 * MIB)
+    with Attached(dm, f"qcow2:{image}") as disk:
+        for at, command in ((0, "message q 0 commit"), (MIB, "suspend q"), (2 * MIB, "resume q")):
+            if "resume" not in command:
+                disk.write(0x11, at, 64 * KIB)
+            run("bash", "-c", f"ulimit -f 1; dmsetup {command}")
+            assert disk.status()["mode"] == "rw"
+        disk.write(0x11, 2 * MIB, 64 * KIB)
+        disk.flush()
+    image_check(image)
+    qemu_io(image, "read -P 0x11 0 64k", "read -P 0x11 1M 64k", "read -P 0x11 2M 64k")
+
+
 @pytest.mark.parametrize("fstype", ["ext4", "xfs"])
 def test_frozen_file_system(dm, filesystem, fstype):
     """Writes wait for the thaw, reads do not, and nobody else is held up."""
