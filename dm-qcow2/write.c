@@ -114,6 +114,9 @@ static int add_l2_table(struct qcow2_image *img, u32 i)
 		goto out;
 	if (!zeroed)
 		r = storage_zero_sync(&img->st, pos, img->cluster_size);
+	/* There was a cluster: one that is freed will not help, so nobody is to wait for it. */
+	if (r == -ENOSPC)
+		r = -EIO;
 	if (!r)
 		r = add_metadata(img, pos, img->cluster_size);
 	mutex_lock(&img->meta_lock);
@@ -426,11 +429,19 @@ static void take_list(struct list_head *from, bool *flag, struct list_head *to)
 		list_splice_tail_init(from, to);
 }
 
-static void give_up(struct qcow2_writer *w, struct list_head *ios)
+/* Nobody waits for space any longer than until the clusters on their way have arrived. */
+static void give_up_waiting(struct qcow2_writer *w)
 {
 	struct qcow2_io *io, *next;
+	LIST_HEAD(ios);
 
-	list_for_each_entry_safe(io, next, ios, node)
+	if (image_mode(w->img) < MODE_READ_ONLY && commit_frees_pending(w->img)) {
+		if (!commit_is_clean(w->img))
+			commit_kick(w->img);
+		return;
+	}
+	list_splice_init(&w->no_space, &ios);
+	list_for_each_entry_safe(io, next, &ios, node)
 		end_io(io, no_space_status(w));
 }
 
@@ -449,11 +460,8 @@ static void writer_work(struct work_struct *work)
 	llist_for_each_entry_safe(op, next, list, finished)
 		if (!op_continue(w, op))
 			finish_op(w, op);
-	if (READ_ONCE(w->release) || READ_ONCE(w->expired)) {
-		list_splice_init(&w->no_space, &ios);
-		give_up(w, &ios);
-		INIT_LIST_HEAD(&ios);
-	}
+	if (READ_ONCE(w->release) || READ_ONCE(w->expired))
+		give_up_waiting(w);
 	take_list(&w->stalled, &w->wake, &ios);
 	take_list(&w->no_space, &w->space, &ios);
 	list = llist_reverse_order(llist_del_all(&w->incoming));

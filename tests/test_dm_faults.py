@@ -159,6 +159,46 @@ def test_removal_while_writes_wait(dm, bdev):
     image_check(image)
 
 
+def answer(call, *args):
+    """The errno with which a call fails, or 0; it must not wait for ever."""
+    found = []
+
+    def caller():
+        try:
+            call(*args)
+            found.append(0)
+        except OSError as e:
+            found.append(e.errno)
+    thread = threading.Thread(target=caller, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert found, "it hangs"
+    return found[0]
+
+
+def test_no_space_for_a_table(dm, bdev):
+    """A host that says only when it is written to that it is full: an error, not an endless attempt
+    with the cluster that was just given back."""
+    run("modprobe", "dm-thin-pool")
+    data, meta = bdev(13 * MIB), bdev(8 * MIB)
+    pool = dm.create("pool", f"0 {13 * MIB // SECTOR} thin-pool {meta} {data} 128 0 1 "
+                     "error_if_no_space")
+    dm.message("pool", "create_thin 0")
+    image = image_create(dm.create("thin", f"0 {256 * MIB // SECTOR} thin {pool} 0"), 128 * MIB,
+                         cluster_size="4k")
+    with Attached(dm, f"qcow2:{image}", "error_if_no_space") as disk:
+        at = 0
+        while not answer(disk.write, 0x11, at, 64 * KIB):
+            at += 64 * KIB
+        assert 8 * MIB < at < 13 * MIB
+        # Tables of 4 KiB: each maps 2 MiB.
+        for number in range(20, 60):
+            assert answer(disk.write, 0x22, 2 * number * MIB, 4 * KIB) in (errno.EIO, errno.ENOSPC)
+        disk.expect(0x11, 0, at)
+    for name in ("thin", "pool"):
+        dm.remove(name)
+
+
 # ---- failing ----
 
 class Fragile:
@@ -241,6 +281,23 @@ def test_failed_commit_is_sticky(dm, fragile):
         assert status["mode"] in ("failed", "ro"), status
         assert try_all(disk, [(disk.write, 0x22, 8 * MIB, MIB)]) == 1
     image_check(image, leaks=True)
+    dm.remove(fragile.name)
+
+
+def test_failed_commit_ends_waiting_for_space(dm, fragile):
+    """Clusters that a discard frees are not free before a commit: where it fails, the write that
+    waits for them does."""
+    image = image_create(fragile.path, 96 * MIB)
+    with Attached(dm, f"qcow2:{image}", "error_if_no_space") as disk:
+        full = write_until_full(disk, 96 * MIB)
+        disk.flush()
+        fragile.fail_writes()
+        disk.discard(0, 16 * MIB)
+        assert answer(disk.write, 0x22, 80 * MIB, 64 * KIB) == errno.EIO
+        fragile.heal()
+        assert disk.status()["mode"] == "failed"
+    image_check(image, leaks=True)
+    qemu_io(image, f"read -P 0x11 16M {full - 16 * MIB}")
     dm.remove(fragile.name)
 
 
