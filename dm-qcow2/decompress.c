@@ -21,11 +21,13 @@
 #define SLOT_BITS	2
 #define NR_SLOTS	(1U << SLOT_BITS)
 #define IN_SIZE		(64U << 10)
+#define IN_SIZE_LEAST	(8U << 10)	/* a block of the storage, and what can be waited for */
 
 struct inflate_slot {
 	struct mutex lock;
 	u64 entry;		/* whose data @out holds, or 0; @lock like all below */
-	void *in;		/* IN_SIZE, of what is being read */
+	void *in;		/* of what is being read */
+	u32 in_size;		/* IN_SIZE or IN_SIZE_LEAST */
 	void *out;		/* a cluster */
 	void *workspace;	/* zlib's */
 };
@@ -90,8 +92,14 @@ static struct decompressor *get_decompressor(struct qcow2_image *img)
  */
 static void fill_slot(struct qcow2_image *img, struct inflate_slot *slot)
 {
-	if (!slot->in)
-		slot->in = kmalloc(IN_SIZE, GFP_NOIO | __GFP_NOFAIL);
+	if (!slot->in) {
+		slot->in_size = IN_SIZE;
+		slot->in = kmalloc(IN_SIZE, GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
+	}
+	if (!slot->in) {
+		slot->in_size = IN_SIZE_LEAST;
+		slot->in = kmalloc(IN_SIZE_LEAST, GFP_NOIO | __GFP_NOFAIL);
+	}
 	if (!slot->out)
 		slot->out = kvmalloc(img->cluster_size, GFP_NOIO | __GFP_NOFAIL);
 	if (!slot->workspace)
@@ -119,7 +127,7 @@ static int inflate_entry(struct qcow2_image *img, struct inflate_slot *slot, u64
 	 * that it filled the cluster.
 	 */
 	for (; len && strm.avail_out; len -= n) {
-		n = min(len, IN_SIZE - skip);
+		n = min(len, slot->in_size - skip);
 		r = storage_rw_sync(&img->st, REQ_OP_READ, from, slot->in,
 				    round_up(skip + n, img->st.block_size));
 		if (r)
@@ -128,7 +136,7 @@ static int inflate_entry(struct qcow2_image *img, struct inflate_slot *slot, u64
 		strm.avail_in = n;
 		if (zlib_inflate(&strm, Z_SYNC_FLUSH) != Z_OK)
 			break;		/* the end of the stream, or nonsense */
-		from += IN_SIZE;
+		from += slot->in_size;
 		skip = 0;
 	}
 	zlib_inflateEnd(&strm);
