@@ -300,13 +300,17 @@ static long vhost_blk_set_memory(struct vhost_blk *blk, void __user *argp)
 	long ret = vhost_dev_ioctl(&blk->dev, VHOST_SET_MEM_TABLE, argp);
 	unsigned int i;
 
-	for (i = 0; i < blk->nr_queues && !ret; i++) {
+	if (ret)
+		return ret;
+	/* All of them, though one may fail: the old memory is to be used by none. */
+	for (i = 0; i < blk->nr_queues; i++) {
 		struct vhost_blk_queue *q = blk->queues[i];
 		bool restart = vhost_blk_ring_running(q);
+		int err = vhost_blk_ring_stop(q);
 
-		ret = vhost_blk_ring_stop(q);
-		if (!ret && restart)
-			ret = vhost_blk_ring_start(q);
+		if (!err && restart)
+			err = vhost_blk_ring_start(q);
+		ret = ret ?: err;
 	}
 	return ret;
 }
@@ -402,12 +406,23 @@ static long vhost_blk_reset_owner(struct vhost_blk *blk)
 static long vhost_blk_busyloop(struct vhost_blk *blk, void __user *argp)
 {
 	struct vhost_vring_state arg;
+	struct vhost_blk_queue *q;
+	int ret;
 
 	if (copy_from_user(&arg, argp, sizeof(arg)))
 		return -EFAULT;
+	if (arg.index >= blk->nr_queues)
+		return -ENOBUFS;
 	if (arg.num > VHOST_BLK_MAX_BUSYLOOP_US)
 		return -EINVAL;
-	return vhost_vring_ioctl(&blk->dev, VHOST_SET_VRING_BUSYLOOP_TIMEOUT, argp);
+	/* Not by the core, which would read the argument again. */
+	q = blk->queues[array_index_nospec(arg.index, blk->nr_queues)];
+	ret = vhost_blk_ring_lock(q);
+	if (ret)
+		return ret;
+	q->vq.busyloop_timeout = arg.num;
+	mutex_unlock(&q->vq.mutex);
+	return 0;
 }
 
 /*
