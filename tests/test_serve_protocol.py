@@ -18,7 +18,7 @@ import pytest
 from helpers import MIB, run, sysfs, wait_for
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, RESET_OWNER, SET_MEM_TABLE = 1, 2, 3, 4, 5
-SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE = 8, 9, 10, 11
+SET_LOG_BASE, SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE = 6, 8, 9, 10, 11
 SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR = 12, 13, 14
 GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 15, 16, 17, 18
 SET_BACKEND_REQ_FD, GET_CONFIG, SET_CONFIG, GET_MAX_MEM_SLOTS = 21, 24, 25, 36
@@ -26,7 +26,7 @@ ADD_MEM_REG, SET_STATUS = 37, 39
 BACKEND_CONFIG_CHANGE = 2
 NEED_REPLY = 8
 BLK_RO, BLK_FLUSH, BLK_CONFIG_WCE, BLK_MQ, BLK_DISCARD, BLK_WRITE_ZEROES = 5, 9, 11, 12, 13, 14
-PROTOCOL_FEATURES_BIT, VERSION_1 = 30, 32
+LOG_ALL, PROTOCOL_FEATURES_BIT, VERSION_1 = 26, 30, 32
 CONFIG = struct.Struct("<QIIHBBIBBHIBBHIIIIIB3x")
 CONFIG_FIELDS = ("capacity size_max seg_max cylinders heads sectors blk_size physical_block_exp "
                  "alignment_offset min_io_size opt_io_size writeback unused num_queues "
@@ -254,7 +254,7 @@ BREACHES = {
     "a ring outside memory": lambda f: set_up_ring(f, used=FRONT + MIB - 8),
     "a ring at no address": lambda f: set_up_ring(f, used=0),
     "a log that was not set": lambda f: (set_up_ring(f), f.set(
-        SET_FEATURES, 1 << VERSION_1 | 1 << PROTOCOL_FEATURES_BIT | 1 << 26)),
+        SET_FEATURES, 1 << VERSION_1 | 1 << PROTOCOL_FEATURES_BIT | 1 << LOG_ALL)),
     "writing the capacity": lambda f: f.send(SET_CONFIG, struct.pack("=IIIQ", 0, 8, 0, 1)),
 }
 
@@ -325,18 +325,23 @@ def test_rings_are_drained_and_restarted(server, bdev):
 class Writer:
     """A guest with one ring that it writes single sectors by."""
 
-    def __init__(self, path):
+    def __init__(self, path, features=0):
+        """With more FEATURES nothing is started yet."""
         self.front = FrontEnd(path)
         self.front.negotiate()
-        fd = memory()
-        self.mem = mmap.mmap(fd, MIB)
+        self.fd = memory()
+        self.mem = mmap.mmap(self.fd, MIB)
         self.kick = os.eventfd(0)
         self.count = 0
-        self.front.send(SET_MEM_TABLE, table((0, MIB, FRONT, 0)), [fd])
+        self.memory_at(0)
         self.front.set(SET_FEATURES, 1 << VERSION_1 | 1 << PROTOCOL_FEATURES_BIT |
-                       1 << BLK_FLUSH | 1 << BLK_CONFIG_WCE)
-        os.close(fd)
-        self.start()
+                       1 << BLK_FLUSH | 1 << BLK_CONFIG_WCE | features)
+        if not features:
+            self.start()
+
+    def memory_at(self, address):
+        """Tell where the guest's memory is."""
+        self.front.send(SET_MEM_TABLE, table((address, MIB, FRONT, 0)), [self.fd])
 
     def start(self):
         self.front.send(SET_VRING_NUM, struct.pack("=II", 0, 128))
@@ -375,6 +380,7 @@ class Writer:
         self.front.close()
         self.mem.close()
         os.close(self.kick)
+        os.close(self.fd)
 
 
 def test_cache_mode(server, bdev, writes_log):
@@ -405,6 +411,25 @@ def test_cache_mode(server, bdev, writes_log):
     os.fsync(fd)
     os.close(fd)
     assert log.writes() == {0: False, 8: True, 16: True, 24: True, 32: False}
+
+
+def test_a_log_that_is_long_enough_later(server, bdev):
+    """A log too short for the guest's memory covers it once there is less memory: then all that the
+    kernel writes to it is marked."""
+    proc, path = server(bdev(8 * MIB), "--queues", 1)
+    guest = Writer(path, 1 << LOG_ALL)
+    guest.memory_at(64 * MIB)
+    log = memory(4096)
+    guest.front.send(SET_LOG_BASE, struct.pack("=QQ", MIB // 4096 // 8, 0), [log])
+    guest.front.reply(SET_LOG_BASE)
+    guest.memory_at(0)
+    guest.start()
+    guest.write(0)
+    assert os.pread(log, 1, 0)[0] & 1 << 0x5000 // 4096, "the status byte is not in the log"
+    guest.close()
+    os.close(log)
+    proc.send_signal(signal.SIGTERM)
+    assert proc.wait(timeout=20) == 0
 
 
 def test_who_comes_back_at_once_is_let_in(server, bdev):

@@ -76,6 +76,15 @@ bool log_in_use(const struct vu_session *s)
 	return false;
 }
 
+int features_push(struct vu_session *s)
+{
+	uint64_t features = s->acked & ~(1ull << VU_F_PROTOCOL_FEATURES);
+
+	if (!log_covers(s))
+		features &= ~(1ull << VHOST_F_LOG_ALL);
+	return VHOST_CALL(s->vhost, VHOST_SET_FEATURES, &features);
+}
+
 static bool runnable(const struct vu_session *s, const struct vu_ring *r)
 {
 	return r->enabled && r->kick >= 0 && r->has_addr && r->num && s->memory.n &&
@@ -117,6 +126,9 @@ static int ring_start(struct vu_session *s, unsigned int index)
 	struct vhost_vring_state base = { .index = index, .num = r->base };
 	struct vhost_vring_state on = { .index = index, .num = 1 };
 
+	/* What is to be logged may have shrunk until the log covers it. */
+	if (wants_log(s) && features_push(s))
+		return -1;
 	if (VHOST_CALL(s->vhost, VHOST_SET_VRING_NUM, &num) ||
 	    VHOST_CALL(s->vhost, VHOST_SET_VRING_BASE, &base) || apply_addr(s, index) ||
 	    APPLY_FILE(s, index, VHOST_SET_VRING_CALL, r->call) ||

@@ -69,6 +69,13 @@ bool log_covers(const struct vu_session *s);
 /** log_would_cover() - would a log of @bytes have those bits? */
 bool log_would_cover(const struct vu_session *s, uint64_t bytes);
 
+/**
+ * features_push() - tell the kernel the features; the log only from when there is one to write to.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int features_push(struct vu_session *s);
+
 /** log_in_use() - does any ring run whose requests, or whose used ring, are logged? */
 bool log_in_use(const struct vu_session *s);
 

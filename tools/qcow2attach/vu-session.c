@@ -48,16 +48,6 @@ static int check_ring(const struct vu_session *s, uint32_t index)
 	return 0;
 }
 
-/* Tell the kernel the features; the log only from when there is one to write to. */
-static int push_features(struct vu_session *s)
-{
-	uint64_t features = s->acked & ~(1ull << VU_F_PROTOCOL_FEATURES);
-
-	if (!log_covers(s))
-		features &= ~(1ull << VHOST_F_LOG_ALL);
-	return VHOST_CALL(s->vhost, VHOST_SET_FEATURES, &features);
-}
-
 static int get_features(struct vu_session *s, struct vu_message *m)
 {
 	return reply_u64(s, m, s->offered);
@@ -74,7 +64,7 @@ static int set_features(struct vu_session *s, struct vu_message *m)
 	if ((features & (1ull << VHOST_F_LOG_ALL)) && rings_any_running(s) && !log_covers(s))
 		return cause("the front end wants writes logged without a log");
 	s->acked = features;
-	if (push_features(s)) {
+	if (features_push(s)) {
 		s->acked = old;
 		return -1;
 	}
@@ -173,6 +163,9 @@ static int add_mem_reg(struct vu_session *s, struct vu_message *m)
 		/* Rings go on: what they use stays where it is. */
 		return rings_update(s);
 	memory_drop(&s->memory, s->memory.n - 1, &region);
+	/* Where a ring could not go on with the new table, the kernel has that all the same. */
+	if (rings_stop(s) || push_memory(s))
+		s->broken = true;
 	region_unmap(&region);
 	return -1;
 }
@@ -237,7 +230,7 @@ static int set_log_base(struct vu_session *s, struct vu_message *m)
 	s->log_bytes = wire->size;
 	if (old)
 		munmap(old, old_len);
-	if (push_features(s) || rings_update(s))
+	if (features_push(s) || rings_update(s))
 		return -1;
 	return reply(s, m, NULL, 0);
 }
