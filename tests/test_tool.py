@@ -4,6 +4,7 @@ refuse.
 """
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -131,6 +132,28 @@ def test_attach_and_detach(images, attach):
     assert json.loads(tool("list", "--json")[0]) == []
     image_check(image)
     qemu_io(image, "read -P 5 10M 8k", "read -P 7 1M 2M")
+
+
+def test_told_to_end(images, spawn):
+    """Whenever it is: there is no device, or one that works."""
+    image = image_create(f"{images}/vm.qcow2", 64 * MIB)
+    rng = random.Random(1)
+    begin = time.monotonic()
+    tool("attach", image)
+    usual = time.monotonic() - begin
+    tool("detach", "vm")
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) * 7:
+        proc = spawn("qcow2attach", "attach", image, stdout=subprocess.DEVNULL,
+                     stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0, usual))
+        proc.send_signal(sig)
+        assert proc.wait(timeout=20) in (0, -sig)
+        found = json.loads(tool("list", "--json")[0])
+        assert [d["mode"] for d in found] == ["rw"] * len(found)
+        if found:
+            tool("detach", "vm")
+        assert "vm" not in run("dmsetup", "ls").stdout
+    image_check(image)
 
 
 def test_options_reach_the_kernel(images, attach):
@@ -487,12 +510,23 @@ def test_check(images, attach, tmp_path):
     assert run("qemu-img", "map", "--output=json", crashed).stdout == data
     tool("detach", "disk")
     tool("check", image)
+    # A name that no text can hold.
+    odd = os.fsdecode(f"{images}/".encode() + b"odd\xff\xe2\x82.qcow2")
+    run("cp", image, odd)
+    found = json.loads(tool("check", "--json", odd)[0])
+    assert found[0]["image"] == f"{images}/odd\ufffd\ufffd\ufffd.qcow2"
 
 
 def test_check_refuses(images, spawn, tmp_path):
     image = image_create(f"{images}/open.qcow2", MIB)
     QemuDaemon(spawn, tmp_path, image)
     assert "has the image open" in refused("check", image, code=3)
+    # What qemu-img says is not in its name for the image.
+    bad = image_create(f"{images}/lock.qcow2", MIB)
+    with open(bad, "r+b") as f:
+        f.seek(40)
+        f.write((512).to_bytes(8, "big"))
+    assert "L1 table offset" in refused("check", bad, code=1)
     # It must not be led elsewhere by what the header says.
     outside = image_create(f"{images}/data.qcow2", MIB, data_file=f"{images}/elsewhere")
     assert "its data in another file" in refused("check", outside, code=4)

@@ -4,14 +4,13 @@
  * the run of qemu-img, which knows the format independently of us and does the
  * work.
  *
- * qemu-img is told the format and to open nothing but the image: it would follow
- * the names in the header otherwise.
+ * qemu-img is told the format and to open nothing but the image, which it is
+ * given open: it would follow the names in the header otherwise.
  */
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <json-c/json.h>
-#include <limits.h>
 #include <poll.h>
 #include <spawn.h>
 #include <stdlib.h>
@@ -56,8 +55,12 @@ struct verdict {
 	bool dirty, rebuilt;
 };
 
+/* The number of the image's descriptor in qemu-img, and what leads there, whatever its name is. */
+#define IMAGE_FD 3
+#define IMAGE_PATH "/dev/fd/3"
+
 /* The image as qemu-img is told of it: with its format, and with no backing file. */
-static char *image_name(const char *path, bool node)
+static char *image_name(bool node)
 {
 	struct json_object *file = json_object_new_object();
 	struct json_object *top = json_object_new_object();
@@ -65,7 +68,7 @@ static char *image_name(const char *path, bool node)
 
 	json_object_object_add(file, "driver",
 			       json_object_new_string(node ? "host_device" : "file"));
-	json_object_object_add(file, "filename", json_object_new_string(path));
+	json_object_object_add(file, "filename", json_object_new_string(IMAGE_PATH));
 	json_object_object_add(top, "driver", json_object_new_string("qcow2"));
 	json_object_object_add(top, "file", file);
 	json_object_object_add(top, "backing", NULL);
@@ -76,7 +79,8 @@ static char *image_name(const char *path, bool node)
 	return name;
 }
 
-static int start(char *const argv[], pid_t *pid, struct capture *out, struct capture *err)
+static int start(char *const argv[], int image_fd, pid_t *pid, struct capture *out,
+		 struct capture *err)
 {
 	posix_spawn_file_actions_t actions;
 	int out_pipe[2], err_pipe[2], ret;
@@ -93,6 +97,7 @@ static int start(char *const argv[], pid_t *pid, struct capture *out, struct cap
 	posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
 	posix_spawn_file_actions_adddup2(&actions, out_pipe[1], 1);
 	posix_spawn_file_actions_adddup2(&actions, err_pipe[1], 2);
+	posix_spawn_file_actions_adddup2(&actions, image_fd, IMAGE_FD);
 	ret = posix_spawnp(pid, argv[0], &actions, NULL, argv, environ);
 	posix_spawn_file_actions_destroy(&actions);
 	close(out_pipe[1]);
@@ -171,31 +176,33 @@ static int say_error(char *text, int status)
 	char *colon;
 
 	text[strcspn(text, "\n")] = '\0';
-	if (strstr(text, "lock")) {
+	colon = strstr(text, "}': ");
+	if (colon)
+		text = colon + 4;
+	if (!strncmp(text, "Failed to get ", 14) && strstr(text, " lock")) {
 		cause("another process (QEMU or one of its tools) has the image open");
 		return cause_code(EXIT_BUSY);
 	}
 	if (WIFSIGNALED(status))
 		return cause("qemu-img was stopped by signal %d (%s)", WTERMSIG(status),
 			     strsignal(WTERMSIG(status)));
-	colon = strstr(text, "}': ");
-	if (colon)
-		return cause("%s", colon + 4);
 	return cause("%s", *text ? text : "qemu-img failed without saying why");
 }
 
 static int judge(struct capture *out, struct capture *err, int status, struct verdict *v)
 {
 	struct json_object *o = json_tokener_parse(out->text);
+	int64_t unread;
 
 	if (!o || !WIFEXITED(status)) {
 		json_object_put(o);
 		return say_error(err->text, status);
 	}
-	if (number(o, "check-errors")) {
+	unread = number(o, "check-errors");
+	if (unread) {
 		json_object_put(o);
 		return cause("it could not be checked whole: %lld errors reading it",
-			     (long long)number(o, "check-errors"));
+			     (long long)unread);
 	}
 	v->corruptions = number(o, "corruptions");
 	v->leaks = number(o, "leaks");
@@ -207,7 +214,7 @@ static int judge(struct capture *out, struct capture *err, int status, struct ve
 }
 
 /* @repair is NULL, "leaks" or "all". */
-static int run_qemu_img(const char *image, const char *path, bool node, const char *repair,
+static int run_qemu_img(const char *image, int fd, bool node, const char *repair,
 			struct verdict *v)
 {
 	static struct capture out, err;
@@ -220,10 +227,10 @@ static int run_qemu_img(const char *image, const char *path, bool node, const ch
 	strv_add(&args, xstrdup("--output=json"));
 	if (repair)
 		strv_add(&args, xasprintf("--repair=%s", repair));
-	strv_add(&args, image_name(path, node));
+	strv_add(&args, image_name(node));
 	out.n = 0;
 	err.n = 0;
-	ret = start(args.v, &pid, &out, &err);
+	ret = start(args.v, fd, &pid, &out, &err);
 	if (!ret) {
 		collect(image, &out, &err);
 		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
@@ -255,29 +262,26 @@ static int check_features(int fd, bool *dirty)
 	return 0;
 }
 
-static int repair_image(const char *image, const char *path, bool node, struct verdict *v)
+static int repair_image(const char *image, int fd, bool node, struct verdict *v)
 {
 	/* Its refcounts are wrong because it is dirty: they follow from the other tables. */
-	if (v->dirty && !run_qemu_img(image, path, node, "all", v)) {
+	if (v->dirty && !run_qemu_img(image, fd, node, "all", v)) {
 		v->rebuilt = !v->corruptions;
 		return 0;
 	}
 	if (v->dirty)
 		return -1;
 	/* Where tables are damaged, what seems leaked may be somebody's data. */
-	return v->leaks && !v->corruptions ? run_qemu_img(image, path, node, "leaks", v) : 0;
+	return v->leaks && !v->corruptions ? run_qemu_img(image, fd, node, "leaks", v) : 0;
 }
 
 static int look(const char *image, bool repair, struct verdict *v, struct image_header *header)
 {
-	char path[PATH_MAX];
 	struct stat st;
 	int fd, ret;
 
-	/* By its real name from here on, so that nothing is led elsewhere. */
-	if (!realpath(image, path))
-		return cause("%s", strerror(errno));
-	fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY);
+	/* The name is followed once, so that all look at the same image. */
+	fd = open(image, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
 	if (fd < 0 || fstat(fd, &st)) {
 		cause_errno("it cannot be opened");
 		if (fd >= 0)
@@ -292,13 +296,13 @@ static int look(const char *image, bool repair, struct verdict *v, struct image_
 	ret = probe_header(fd, header);
 	if (!ret)
 		ret = check_features(fd, &v->dirty);
-	close(fd);
 	if (!ret)
 		ret = image_is_attached(&st);
 	if (!ret)
-		ret = run_qemu_img(image, path, S_ISBLK(st.st_mode), NULL, v);
+		ret = run_qemu_img(image, fd, S_ISBLK(st.st_mode), NULL, v);
 	if (!ret && repair)
-		ret = repair_image(image, path, S_ISBLK(st.st_mode), v);
+		ret = repair_image(image, fd, S_ISBLK(st.st_mode), v);
+	close(fd);
 	return ret;
 }
 

@@ -225,9 +225,39 @@ struct json_object *state_json(const struct dm_device *dev, bool full)
 	return o;
 }
 
+/* How many bytes at @s are one character of UTF-8 (RFC 3629), 0 when it is none. */
+static int utf8_length(const char *s)
+{
+	const unsigned char *c = (const unsigned char *)s;
+	int n = c[0] < 0x80 ? 1 : c[0] >= 0xc2 && c[0] < 0xe0 ? 2 : c[0] >= 0xe0 && c[0] < 0xf0 ? 3
+		: c[0] >= 0xf0 && c[0] < 0xf5 ? 4 : 0;
+
+	for (int i = 1; i < n; i++) {
+		if ((c[i] & 0xc0) != 0x80)
+			return 0;
+	}
+	/* What could be said shorter, surrogates, and what lies behind the last character. */
+	if ((c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xed && c[1] > 0x9f) ||
+	    (c[0] == 0xf0 && c[1] < 0x90) || (c[0] == 0xf4 && c[1] > 0x8f))
+		return 0;
+	return n;
+}
+
 void print_json(struct json_object *object)
 {
-	puts(json_object_to_json_string_ext(object, JSON_C_TO_STRING_PRETTY |
-						   JSON_C_TO_STRING_NOSLASHESCAPE));
+	const char *s = json_object_to_json_string_ext(object, JSON_C_TO_STRING_PRETTY |
+							       JSON_C_TO_STRING_NOSLASHESCAPE);
+
+	/* Names of files can be any bytes, JSON is UTF-8, and the library does not see to it. */
+	while (*s) {
+		int n = utf8_length(s);
+
+		if (n)
+			fwrite(s, n, 1, stdout);
+		else
+			fputs("\xef\xbf\xbd", stdout);
+		s += n ? n : 1;
+	}
+	putchar('\n');
 	json_object_put(object);
 }
