@@ -46,7 +46,7 @@ static int commit(const struct dm_device *dev, bool force)
 {
 	if (dev->read_only || dev->suspended || strcmp(dev->target, "qcow2"))
 		return 0;
-	if (!dmdev_message(dev->name, "commit"))
+	if (!dmdev_message(dev->name, "commit") || !dmdev_is_there(dev))
 		return 0;
 	cause_prefix("its metadata cannot be written");
 	if (!force)
@@ -78,7 +78,7 @@ static int detach(const struct dm_device *dev, bool force, bool wait)
 	}
 	if (ret && force && cause_exit() == EXIT_BUSY) {
 		note("%s: %s; its I/O fails from now on", dev->name, cause_text());
-		ret = dmdev_replace_by_error(dev->name, dev->sectors);
+		ret = dmdev_is_there(dev) ? dmdev_replace_by_error(dev) : 0;
 		if (!ret)
 			ret = dmdev_remove(dev, true);
 		if (ret > 0)

@@ -42,12 +42,15 @@
 /* The longest zeroing asked for at once: 1 GiB, so that it can be interrupted. */
 #define ZERO_SECTORS (1u << 21)
 
-/* Who must go first before the device can be claimed? */
-static bool held_for_long(dev_t dev)
+/*
+ * Who must go first before the device can be claimed? A process may just be looking at it, unless
+ * @any does.
+ */
+static bool is_held(dev_t dev, bool any)
 {
 	struct device_user *list;
 	int n = users_find(dev, &list);
-	bool held = false;
+	bool held = any && n > 0;
 	char text[1024];
 
 	for (int i = 0; i < n; i++)
@@ -94,7 +97,7 @@ static int claim(struct disk *disk, int stop)
 			return check_same(disk);
 		if (errno != EBUSY)
 			return cause_errno("it cannot be opened for writing");
-		if (held_for_long(disk->dev))
+		if (is_held(disk->dev, now_ms() > until))
 			return -1;
 		if (now_ms() > until) {
 			cause("the device is held by another user in the kernel");

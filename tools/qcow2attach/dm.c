@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <libdevmapper.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,6 +76,19 @@ static struct dm_task *new_task(int type, const char *name)
 	return task;
 }
 
+/* A task for the device with this UUID: a name can be given to another device at any time. */
+static struct dm_task *new_uuid_task(int type, const char *uuid)
+{
+	struct dm_task *task = new_task(type, NULL);
+
+	if (task && !dm_task_set_uuid(task, uuid)) {
+		dm_task_destroy(task);
+		cause("device-mapper: %s", library_error);
+		return NULL;
+	}
+	return task;
+}
+
 /* Run a task; the cause is the kernel's errno, or what the library could not do before. */
 static int run_task(struct dm_task *task)
 {
@@ -129,22 +143,15 @@ static int run_task_with_udev(struct dm_task *task)
 	return ret;
 }
 
-static int simple_task(int type, const char *name, dev_t *dev)
+static int resume(const char *uuid)
 {
-	struct dm_task *task = new_task(type, name);
-	struct dm_info info;
+	struct dm_task *task = new_uuid_task(DM_DEVICE_RESUME, uuid);
 	int ret;
 
 	if (!task)
 		return -1;
-	if (type == DM_DEVICE_RESUME) {
-		dm_task_set_add_node(task, DM_ADD_NODE_ON_RESUME);
-		ret = run_task_with_udev(task);
-	} else {
-		ret = run_task(task);
-	}
-	if (!ret && dev && dm_task_get_info(task, &info))
-		*dev = makedev(info.major, info.minor);
+	dm_task_set_add_node(task, DM_ADD_NODE_ON_RESUME);
+	ret = run_task_with_udev(task);
 	dm_task_destroy(task);
 	return ret;
 }
@@ -190,10 +197,10 @@ static int create_empty(const char *name, const char *uuid, dev_t *dev)
 	return ret;
 }
 
-static int load_table(const char *name, dev_t dev, bool read_only, uint64_t sectors,
+static int load_table(const char *uuid, dev_t dev, bool read_only, uint64_t sectors,
 		      const char *target, const char *params)
 {
-	struct dm_task *task = new_task(DM_DEVICE_RELOAD, name);
+	struct dm_task *task = new_uuid_task(DM_DEVICE_RELOAD, uuid);
 	char reason[1024];
 	struct kmsg log;
 	int ret, err;
@@ -236,18 +243,13 @@ static void settle_node(const char *name, bool wanted)
 	free(path);
 }
 
-/* Remove what has this UUID: names can be given to other devices at any time. */
 static int remove_uuid(const char *uuid, bool deferred)
 {
-	struct dm_task *task = new_task(DM_DEVICE_REMOVE, NULL);
+	struct dm_task *task = new_uuid_task(DM_DEVICE_REMOVE, uuid);
 	int ret, err;
 
 	if (!task)
 		return -1;
-	if (!dm_task_set_uuid(task, uuid)) {
-		dm_task_destroy(task);
-		return cause("device-mapper: %s", library_error);
-	}
 	/* udev may have the node open for a moment after any event. */
 	dm_task_retry_remove(task);
 	if (deferred)
@@ -260,8 +262,33 @@ static int remove_uuid(const char *uuid, bool deferred)
 	return ret && err != ENXIO ? -1 : 0;
 }
 
-int dmdev_create(const char *name, const char *uuid, bool read_only, uint64_t sectors,
-		 const char *params)
+/* What would end the process while a device is half made. */
+static void ending_signals(sigset_t *set)
+{
+	static const int signals[] = { SIGHUP, SIGINT, SIGTERM };
+	struct sigaction action;
+
+	sigemptyset(set);
+	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
+		/* One that is ignored (nohup) would be pending all the same while it is blocked. */
+		if (!sigaction(signals[i], NULL, &action) && action.sa_handler != SIG_IGN)
+			sigaddset(set, signals[i]);
+	}
+}
+
+/* Has one of them come meanwhile? Then -1 with a cause. */
+static int check_signals(void)
+{
+	sigset_t pending, ending;
+
+	sigpending(&pending);
+	ending_signals(&ending);
+	sigandset(&pending, &pending, &ending);
+	return sigisemptyset(&pending) ? 0 : cause("told to end before it was attached");
+}
+
+static int create(const char *name, const char *uuid, bool read_only, uint64_t sectors,
+		  const char *params)
 {
 	char reason[1024];
 	struct kmsg log;
@@ -270,10 +297,10 @@ int dmdev_create(const char *name, const char *uuid, bool read_only, uint64_t se
 
 	if (create_empty(name, uuid, &dev))
 		return -1;
-	if (load_table(name, dev, read_only, sectors, "qcow2", params))
+	if (load_table(uuid, dev, read_only, sectors, "qcow2", params) || check_signals())
 		goto undo;
 	kmsg_begin(&log);
-	if (simple_task(DM_DEVICE_RESUME, name, NULL)) {
+	if (resume(uuid)) {
 		int err = errno;
 
 		kmsg_reasons(&log, major(dev), minor(dev), reason, sizeof(reason));
@@ -286,7 +313,8 @@ int dmdev_create(const char *name, const char *uuid, bool read_only, uint64_t se
 	}
 	kmsg_reasons(&log, major(dev), minor(dev), reason, sizeof(reason));
 	settle_node(name, true);
-	return 0;
+	if (!check_signals())
+		return 0;
 undo:
 	/* Removing it must not hide why it could not be made. */
 	code = cause_exit();
@@ -297,17 +325,28 @@ undo:
 	return cause_code(code);
 }
 
-int dmdev_replace_by_error(const char *name, uint64_t sectors)
+int dmdev_create(const char *name, const char *uuid, bool read_only, uint64_t sectors,
+		 const char *params)
 {
-	struct dm_task *task;
-	dev_t dev;
+	sigset_t ending, before;
 	int ret;
 
-	if (simple_task(DM_DEVICE_INFO, name, &dev) ||
-	    load_table(name, dev, false, sectors, "error", ""))
+	ending_signals(&ending);
+	sigprocmask(SIG_BLOCK, &ending, &before);
+	ret = create(name, uuid, read_only, sectors, params);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return ret;
+}
+
+int dmdev_replace_by_error(const struct dm_device *dev)
+{
+	struct dm_task *task;
+	int ret;
+
+	if (load_table(dev->uuid, dev->dev, false, dev->sectors, "error", ""))
 		return -1;
 	/* noflush: what is queued for storage that is gone must not be waited for. */
-	task = new_task(DM_DEVICE_SUSPEND, name);
+	task = new_uuid_task(DM_DEVICE_SUSPEND, dev->uuid);
 	if (!task)
 		return -1;
 	dm_task_no_flush(task);
@@ -316,7 +355,7 @@ int dmdev_replace_by_error(const char *name, uint64_t sectors)
 	dm_task_destroy(task);
 	if (ret)
 		return -1;
-	return simple_task(DM_DEVICE_RESUME, name, NULL);
+	return resume(dev->uuid);
 }
 
 int dmdev_message(const char *name, const char *text)

@@ -81,14 +81,13 @@ bool dmdev_is_there(const struct dm_device *dev);
 
 /**
  * dmdev_replace_by_error() - let all I/O of a device fail from now on.
- * @name: its name.
- * @sectors: its size.
+ * @dev: the device, as dmdev_find() found it. Another that has got its name since is left alone.
  *
  * The image below is committed, closed and given back.
  *
  * Return: 0, or -1 with a cause.
  */
-int dmdev_replace_by_error(const char *name, uint64_t sectors);
+int dmdev_replace_by_error(const struct dm_device *dev);
 
 /**
  * dmdev_message() - send a message to the first target of a device.

@@ -157,7 +157,7 @@ int sandbox_server(void)
 		{ SYS_mremap, -1 }, { SYS_madvise, -1 }, { SYS_mprotect, -1 }, { SYS_futex, -1 },
 		{ SYS_rt_sigreturn, -1 }, { SYS_rt_sigprocmask, -1 }, { SYS_rt_sigaction, -1 },
 		{ SYS_restart_syscall, -1 }, { SYS_clock_gettime, -1 }, { SYS_getrandom, -1 },
-		{ SYS_getppid, -1 }, { SYS_exit, -1 }, { SYS_exit_group, -1 },
+		{ SYS_getpid, -1 }, { SYS_getppid, -1 }, { SYS_exit, -1 }, { SYS_exit_group, -1 },
 #ifdef SYS_poll
 		{ SYS_poll, -1 },
 #endif

@@ -4,8 +4,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -89,6 +91,7 @@ static void daemon_is_ready(const struct server_info *info, void *ctx)
 
 	print_ready(info, (void *)d->options);
 	go_silent();
+	prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
 	write_all(d->fd, "", 1);
 	close(d->fd);
 }
@@ -97,10 +100,12 @@ static void daemon_is_ready(const struct server_info *info, void *ctx)
 static int daemonize(const struct server_options *o)
 {
 	struct daemon_ready d = { .options = o };
+	pid_t pid, parent = getpid();
 	int status, pipe_fd[2];
-	pid_t pid;
 	char c;
 
+	/* A daemon keeps nothing of its caller's for itself: a lock would stay with it. */
+	closefrom(STDERR_FILENO + 1);
 	if (pipe2(pipe_fd, O_CLOEXEC)) {
 		cause_errno("no pipe");
 		return report(o->device);
@@ -113,6 +118,10 @@ static int daemonize(const struct server_options *o)
 	if (!pid) {
 		close(pipe_fd[0]);
 		setsid();
+		/* Whoever stops the first process before it says so wants no server. */
+		prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
+		if (getppid() != parent)
+			_exit(EXIT_FAILED);
 		d.fd = pipe_fd[1];
 		exit(server_run(o, daemon_is_ready, &d) ? report(o->device) : EXIT_OK);
 	}

@@ -313,12 +313,18 @@ int server_run(const struct server_options *o,
 
 	if (open_all(&srv))
 		return -1;
-	if (pipe(hello_fd))
-		return cause_errno("no pipe");
+	if (pipe(hello_fd)) {
+		cause_errno("no pipe");
+		listener_unlink(&srv.listener);
+		return -1;
+	}
 	fflush(NULL);
 	pid = fork();
-	if (pid < 0)
-		return cause_errno("no process for the server");
+	if (pid < 0) {
+		cause_errno("no process for the server");
+		listener_unlink(&srv.listener);
+		return -1;
+	}
 	if (!pid) {
 		close(hello_fd[0]);
 		unprivileged(&srv, hello_fd[1], parent);
