@@ -26,7 +26,7 @@ def tree(name):
 def initrd():
     """The cache directory with `initrd`, which holds no modules: what mounts the root is built in."""
     def make(tmp):
-        kernel.make_initrd("", os.path.join(tmp, "initrd"), kernel.INIT, [])
+        kernel.make_initrd(rootfs.path(), "", os.path.join(tmp, "initrd"), kernel.INIT, [])
 
     return cached("initrd", digest(rootfs.path(), kernel.INITRD_SCRIPT,
                                    read(kernel.here(kernel.INIT))), make)
