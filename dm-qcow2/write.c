@@ -429,20 +429,16 @@ static void take_list(struct list_head *from, bool *flag, struct list_head *to)
 		list_splice_tail_init(from, to);
 }
 
-/* Nobody waits for space any longer than until the clusters on their way have arrived. */
-static void give_up_waiting(struct qcow2_writer *w)
+/*
+ * Nobody is to wait for space any longer, but for clusters that are on their way. What is moved to
+ * @ios gets them, or is ended by failed_alloc().
+ */
+static void stop_waiting(struct qcow2_writer *w, struct list_head *ios)
 {
-	struct qcow2_io *io, *next;
-	LIST_HEAD(ios);
-
-	if (image_mode(w->img) < MODE_READ_ONLY && commit_frees_pending(w->img)) {
-		if (!commit_is_clean(w->img))
-			commit_kick(w->img);
-		return;
-	}
-	list_splice_init(&w->no_space, &ios);
-	list_for_each_entry_safe(io, next, &ios, node)
-		end_io(io, no_space_status(w));
+	if (image_mode(w->img) < MODE_READ_ONLY && commit_frees_pending(w->img))
+		commit_relieve(w->img);
+	else
+		list_splice_tail_init(&w->no_space, ios);
 }
 
 static void writer_work(struct work_struct *work)
@@ -461,7 +457,7 @@ static void writer_work(struct work_struct *work)
 		if (!op_continue(w, op))
 			finish_op(w, op);
 	if (READ_ONCE(w->release) || READ_ONCE(w->expired))
-		give_up_waiting(w);
+		stop_waiting(w, &ios);
 	take_list(&w->stalled, &w->wake, &ios);
 	take_list(&w->no_space, &w->space, &ios);
 	list = llist_reverse_order(llist_del_all(&w->incoming));
