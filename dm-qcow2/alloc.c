@@ -449,7 +449,8 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 	for (i = 0; i < nr; i++) {
 		u64 n = rc_get(img, s, (first + i) & mask);
 
-		if (!n) {
+		/* A block that counted nothing when the image was opened has no counter. */
+		if (!n || si >= a->nr_slices || !a->used[si]) {
 			image_mark_corrupt(img, "cluster in use has refcount 0",
 					   (first + i) << img->cluster_bits);
 			continue;
