@@ -57,7 +57,7 @@ struct verdict {
 
 /* The number of the image's descriptor in qemu-img, and what leads there, whatever its name is. */
 #define IMAGE_FD 3
-#define IMAGE_PATH "/dev/fd/3"
+#define IMAGE_PATH "/proc/self/fd/3"
 
 /* The image as qemu-img is told of it: with its format, and with no backing file. */
 static char *image_name(bool node)

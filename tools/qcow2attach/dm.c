@@ -150,7 +150,6 @@ static int resume(const char *uuid)
 
 	if (!task)
 		return -1;
-	dm_task_set_add_node(task, DM_ADD_NODE_ON_RESUME);
 	ret = run_task_with_udev(task);
 	dm_task_destroy(task);
 	return ret;
@@ -230,12 +229,16 @@ static int load_table(const char *uuid, dev_t dev, bool read_only, uint64_t sect
 									   : EXIT_REFUSED);
 }
 
-/* Make sure the node is there, or not, also where no udev runs, or it has lost our event. */
-static void settle_node(const char *name, bool wanted)
+/*
+ * Make sure that the node leads to @dev, or that there is none when @dev is 0, also where no udev
+ * runs, or it has lost our event.
+ */
+static void settle_node(const char *name, dev_t dev)
 {
 	char *path = xasprintf("%s/%s", dm_dir(), name);
+	struct stat st;
 
-	if (!access(path, F_OK) != wanted) {
+	if ((stat(path, &st) ? 0 : st.st_rdev) != dev) {
 		/* It looks for itself whether there is a device of that name. */
 		dm_mknodes(name);
 		dm_task_update_nodes();
@@ -312,7 +315,7 @@ static int create(const char *name, const char *uuid, bool read_only, uint64_t s
 		goto undo;
 	}
 	kmsg_reasons(&log, major(dev), minor(dev), reason, sizeof(reason));
-	settle_node(name, true);
+	settle_node(name, dev);
 	if (!check_signals())
 		return 0;
 undo:
@@ -320,7 +323,7 @@ undo:
 	code = cause_exit();
 	snprintf(reason, sizeof(reason), "%s", cause_text());
 	remove_uuid(uuid, false);
-	settle_node(name, false);
+	settle_node(name, 0);
 	cause("%s", reason);
 	return cause_code(code);
 }
@@ -500,7 +503,7 @@ int dmdev_remove(const struct dm_device *dev, bool deferred)
 		return -1;
 	if (deferred && dmdev_is_there(dev))
 		return 1;
-	settle_node(dev->name, false);
+	settle_node(dev->name, 0);
 	return 0;
 }
 

@@ -122,6 +122,8 @@ static int daemonize(const struct server_options *o)
 		prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
 		if (getppid() != parent)
 			_exit(EXIT_FAILED);
+		/* Nor must telling it too late leave the socket behind. */
+		signal(SIGPIPE, SIG_IGN);
 		d.fd = pipe_fd[1];
 		exit(server_run(o, daemon_is_ready, &d) ? report(o->device) : EXIT_OK);
 	}

@@ -157,16 +157,22 @@ static int add_mem_reg(struct vu_session *s, struct vu_message *m)
 
 	if (memory_add(&s->memory, &m->payload.mem_reg.region, m->fds[0], s->vhost->max_regions))
 		return -1;
-	if (log_in_use(s) && !log_covers(s))
-		cause("the log is too short for the memory that is added");
-	else if (!push_memory(s))
-		/* Rings go on: what they use stays where it is. */
+	if (log_in_use(s) && !log_covers(s)) {
+		memory_drop(&s->memory, s->memory.n - 1, &region);
+		region_unmap(&region);
+		return cause("the log is too short for the memory that is added");
+	}
+	/* Rings go on: what they use stays where it is. */
+	if (!push_memory(s))
 		return rings_update(s);
 	memory_drop(&s->memory, s->memory.n - 1, &region);
 	/* Where a ring could not go on with the new table, the kernel has that all the same. */
-	if (rings_stop(s) || push_memory(s))
+	if (rings_stop(s) || push_memory(s)) {
 		s->broken = true;
+		return -1;
+	}
 	region_unmap(&region);
+	rings_update(s);
 	return -1;
 }
 
