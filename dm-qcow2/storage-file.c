@@ -25,6 +25,21 @@
 #include "io.h"
 #include "storage.h"
 
+static unsigned int enter_noio(void)
+{
+	/*
+	 * These flags are changed by us alone; but the scheduler does it, too, when it takes the
+	 * processor from us while our block plug is open, and KCSAN would take that for a race.
+	 */
+	return data_race(memalloc_noio_save());
+}
+
+static void leave_noio(unsigned int noio)
+{
+	/* As in enter_noio(). */
+	data_race((memalloc_noio_restore(noio), 0));
+}
+
 /* Zero what a read past the end of the file has not filled. */
 static void zero_rest(struct storage_io *sio, unsigned int done)
 {
@@ -90,7 +105,7 @@ static void start_kiocb(struct storage_io *sio, int flags)
 {
 	struct file *file = sio->st->file;
 	struct kiocb *iocb = &sio->iocb;
-	unsigned int noio = memalloc_noio_save();
+	unsigned int noio = enter_noio();
 	struct iov_iter iter;
 	ssize_t ret;
 
@@ -111,7 +126,7 @@ static void start_kiocb(struct storage_io *sio, int flags)
 	if (ret != -EIOCBQUEUED)
 		file_complete(iocb, ret);
 	file_io_put(sio);
-	memalloc_noio_restore(noio);
+	leave_noio(noio);
 }
 
 static void file_submit(struct storage_io *sio)
@@ -243,19 +258,19 @@ static int file_map_bio(struct qcow2_storage *st, struct qcow2_io *io, struct bi
 
 static int file_flush(struct qcow2_storage *st)
 {
-	unsigned int noio = memalloc_noio_save();
+	unsigned int noio = enter_noio();
 	int r = vfs_fsync_range(st->file, 0, LLONG_MAX, 1);
 
-	memalloc_noio_restore(noio);
+	leave_noio(noio);
 	return r;
 }
 
 static int file_fallocate(struct qcow2_storage *st, int mode, u64 pos, u64 len)
 {
-	unsigned int noio = memalloc_noio_save();
+	unsigned int noio = enter_noio();
 	int r = vfs_fallocate(st->file, mode, pos, len);
 
-	memalloc_noio_restore(noio);
+	leave_noio(noio);
 	return r == -EDQUOT ? -ENOSPC : r;
 }
 
