@@ -168,6 +168,7 @@ static int add_mem_reg(struct vu_session *s, struct vu_message *m)
 	memory_drop(&s->memory, s->memory.n - 1, &region);
 	/* Where a ring could not go on with the new table, the kernel has that all the same. */
 	if (rings_stop(s) || push_memory(s)) {
+		memory_put_back(&s->memory, &region);
 		s->broken = true;
 		return -1;
 	}
