@@ -253,7 +253,8 @@ static int vhost_blk_read_header(struct vhost_virtqueue *vq, struct iovec *iov, 
 	if (len < sizeof(hdr))
 		return -EIO;
 	if (likely(iov->iov_len >= sizeof(hdr) &&
-		   IS_ALIGNED((unsigned long)iov->iov_base, __alignof__(hdr)))) {
+		   (IS_ENABLED(CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS) ||
+		    IS_ALIGNED((unsigned long)iov->iov_base, __alignof__(hdr))))) {
 		struct virtio_blk_outhdr __user *p = iov->iov_base;
 
 		if (get_user(hdr.type, &p->type) || get_user(hdr.sector, &p->sector))
