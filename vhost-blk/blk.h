@@ -5,6 +5,7 @@
  *
  *	blk.c		the character device, its ioctls, the life of a backend
  *	ring.c		one queue: start, stop, drain, and the worker's pass over the ring
+ *	chain.c		the available ring -> a descriptor chain
  *	request.c	a descriptor chain -> checked -> bios
  *	direct.c	reads and writes of guest memory as it lies
  *	range.c		DISCARD and WRITE_ZEROES: bios that carry no guest memory
@@ -187,6 +188,10 @@ void vhost_blk_ring_free(struct vhost_blk_queue *q);
 bool vhost_blk_ring_has_addresses(struct vhost_blk_queue *q);
 bool vhost_blk_ring_running(struct vhost_blk_queue *q);
 void vhost_blk_ring_break(struct vhost_blk_queue *q, const char *why);
+
+/* chain.c */
+int vhost_blk_next_chain(struct vhost_blk_queue *q, unsigned int *out, unsigned int *in,
+			 unsigned int *nr_log);
 
 /* request.c */
 int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, unsigned int in,

@@ -26,7 +26,7 @@ static inline int vhost_blk_add_used(struct vhost_virtqueue *vq, struct vring_us
 }
 
 /*
- * Give back the chain that vhost_get_vq_desc() returned last. What vhost_discard_vq_desc() does
+ * Give back the chain that was read last. What vhost_discard_vq_desc() does
  * beyond this, in kernels where it takes more arguments, is for VIRTIO_F_IN_ORDER.
  */
 static inline void vhost_blk_unread(struct vhost_virtqueue *vq)
@@ -43,6 +43,11 @@ static inline bool vhost_blk_has_feature(struct vhost_virtqueue *vq, int bit)
 static inline bool vhost_blk_is_le(struct vhost_virtqueue *vq)
 {
 	return virtio_legacy_is_little_endian() || vq->is_le;
+}
+
+static inline u16 vhost_blk_to_cpu16(struct vhost_virtqueue *vq, __virtio16 val)
+{
+	return __virtio16_to_cpu(vhost_blk_is_le(vq), val);
 }
 
 static inline u32 vhost_blk_to_cpu32(struct vhost_virtqueue *vq, __virtio32 val)

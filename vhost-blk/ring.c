@@ -67,19 +67,17 @@ static void vhost_blk_announce(const struct vhost_virtqueue *vq, struct blk_plug
 static int vhost_blk_fetch(struct vhost_blk_queue *q, struct blk_plug *plug)
 {
 	struct vhost_virtqueue *vq = &q->vq;
-	bool log_all = vhost_blk_has_feature(vq, VHOST_F_LOG_ALL);
 	int nr;
 
 	for (nr = 0; nr < VHOST_BLK_BATCH; nr++) {
-		unsigned int out, in, nr_log = 0;
+		unsigned int out, in, nr_log;
 		int head, ret;
 
 		if (unlikely(q->held >= VHOST_BLK_MAX_HELD)) {
 			q->throttled = true;
 			return -EBUSY;
 		}
-		head = vhost_get_vq_desc(vq, vq->iov, ARRAY_SIZE(vq->iov), &out, &in,
-					 log_all ? vq->log : NULL, &nr_log);
+		head = vhost_blk_next_chain(q, &out, &in, &nr_log);
 		if (head == vq->num)
 			break;
 		if (unlikely(head < 0)) {

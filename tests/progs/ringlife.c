@@ -22,10 +22,33 @@ static void forget_offers(struct queue *q)
 	__atomic_store_n(&q->ring.avail->idx, q->avail_idx, __ATOMIC_RELEASE);
 }
 
+/* A good chain in the indirect table; returns its length. */
+static uint32_t fill_table(struct queue *q)
+{
+	struct seg seg[3] = { { header(q, 0, T_IN, 0), 16, false }, { data_gpa(0), 4096, true },
+			      { status_gpa(q, 0), 1, true } };
+
+	return fill_chain((void *)q->indirect, -1, 0, seg, 3) * sizeof(struct vring_desc);
+}
+
+/* A descriptor behind the ring's, in the gap before the used ring, which begins a page. */
+static unsigned int desc_outside(struct queue *q)
+{
+	unsigned int i = 2 * q->num;
+
+	check((uint8_t *)&q->ring.desc[i] >= (uint8_t *)&q->ring.avail->ring[q->num + 1] &&
+	      (uint8_t *)&q->ring.desc[i + 1] <= (uint8_t *)q->ring.used);
+	return i;
+}
+
 static void break_head(struct guest *g, struct queue *q)
 {
+	unsigned int i = desc_outside(q);
+
 	(void)g;
-	offer(q, q->num);
+	q->ring.desc[i] = (struct vring_desc){ q->indirect_gpa, fill_table(q),
+					       VRING_DESC_F_INDIRECT, 0 };
+	offer(q, i);
 }
 
 static void break_loop(struct guest *g, struct queue *q)
@@ -49,10 +72,12 @@ static void break_next(struct guest *g, struct queue *q)
 {
 	struct seg seg[3] = { { header(q, 0, T_IN, 0), 16, false }, { data_gpa(0), 4096, true },
 			      { status_gpa(q, 0), 1, true } };
+	unsigned int i = desc_outside(q);
 
 	(void)g;
 	fill_chain(q->ring.desc, q->num - 1, q->next_desc, seg, 3);
-	q->ring.desc[(q->next_desc + 1) & (q->num - 1)].next = q->num + 5;
+	fill_chain(q->ring.desc, -1, i, &seg[2], 1);
+	q->ring.desc[(q->next_desc + 1) & (q->num - 1)].next = i;
 	offer(q, q->next_desc);
 }
 
@@ -96,7 +121,7 @@ static void offer_indirect(struct queue *q, uint64_t gpa, uint32_t len)
 static void break_indirect_length(struct guest *g, struct queue *q)
 {
 	(void)g;
-	offer_indirect(q, q->indirect_gpa, 40);
+	offer_indirect(q, q->indirect_gpa, fill_table(q) + 8);
 }
 
 static void break_indirect_empty(struct guest *g, struct queue *q)

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * From the available ring to a descriptor chain. Owns the quick way for what nearly every chain is:
+ * a few segments, each of which lies in one memory region, in the ring or in one indirect table.
+ *
+ * All else is left to the core, and so is every judgement: what the quick way does not take, for
+ * whatever reason, vhost_get_vq_desc() reads again from the start. The quick way thus never has to
+ * say what is wrong, takes nothing that the core would not take, and keeps nothing of what it does
+ * not take; that the guest may change the chain between the two readings does not matter.
+ *
+ * Runs with the ring's mutex held, under which vq->umem does not change, in a context whose
+ * current->mm is the owner's.
+ */
+#include <linux/uaccess.h>
+#include <linux/vhost_iotlb.h>
+
+#include "blk.h"
+
+/* Segments of a chain for the quick way: header, status, and data in six pieces. */
+#define VHOST_BLK_QUICK_SEGMENTS	8U
+
+/* A descriptor, read in as few pieces as a processor can. */
+union vhost_blk_desc {
+	struct vring_desc desc;
+	u64 halves[2];
+};
+
+/* The regions found last: a chain seldom has more, for its header and status lie side by side. */
+struct vhost_blk_regions {
+	const struct vhost_iotlb_map *last, *before;
+};
+
+static const struct vhost_iotlb_map vhost_blk_no_region;
+
+static __always_inline bool vhost_blk_load(union vhost_blk_desc *to,
+					   const struct vring_desc __user *from)
+{
+	const u64 __user *halves = (const u64 __user *)from;
+
+	if (!IS_ENABLED(CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS) &&
+	    !IS_ALIGNED((unsigned long)from, sizeof(*halves)))
+		return false;
+	if (!user_read_access_begin(from, sizeof(*from)))
+		return false;
+	unsafe_get_user(to->halves[0], &halves[0], fault);
+	unsafe_get_user(to->halves[1], &halves[1], fault);
+	user_read_access_end();
+	return true;
+fault:
+	user_read_access_end();
+	return false;
+}
+
+static __always_inline bool vhost_blk_in_region(const struct vhost_iotlb_map *map, u64 addr)
+{
+	return addr - map->start < map->size;
+}
+
+/*
+ * Where the owner has a range of guest memory; NULL if it is empty, not in one region, or may not
+ * be accessed so.
+ */
+static __always_inline void __user *vhost_blk_translate(struct vhost_virtqueue *vq,
+							struct vhost_blk_regions *regions,
+							u64 addr, u32 len, u32 perm)
+{
+	const struct vhost_iotlb_map *map = regions->last;
+	u64 offset;
+
+	if (!vhost_blk_in_region(map, addr)) {
+		map = regions->before;
+		if (!vhost_blk_in_region(map, addr)) {
+			map = vhost_iotlb_itree_first(vq->umem, addr, addr);
+			if (!map)
+				return NULL;
+		}
+		regions->before = regions->last;
+		regions->last = map;
+	}
+	offset = addr - map->start;
+	if (!len || len > map->size - offset || !(map->perm & perm))
+		return NULL;
+	return (void __user *)(uintptr_t)(map->addr + offset);
+}
+
+/* Is there a chain in the ring that was not read? An index that jumps is for the core to judge. */
+static __always_inline bool vhost_blk_has_chain(struct vhost_virtqueue *vq)
+{
+	__virtio16 ring_idx;
+	u16 idx;
+
+	if (vq->avail_idx != vq->last_avail_idx)
+		return true;
+	if (__get_user(ring_idx, &vq->avail->idx))
+		return false;
+	idx = vhost_blk_to_cpu16(vq, ring_idx);
+	if (idx == vq->last_avail_idx || (u16)(idx - vq->last_avail_idx) > vq->num)
+		return false;
+	vq->avail_idx = idx;
+	/* The index before the entries and the chains; pairs with the driver's write barrier. */
+	smp_rmb();
+	return true;
+}
+
+/* Returns the head, or -EAGAIN when the core must read the chain. */
+static int vhost_blk_quick_chain(struct vhost_virtqueue *vq, unsigned int *out, unsigned int *in)
+{
+	struct vhost_blk_regions regions = { &vhost_blk_no_region, &vhost_blk_no_region };
+	const struct vring_desc __user *table = vq->desc;
+	struct iovec *iov = vq->iov, *first_in = NULL;
+	unsigned int i, nr = vq->num;
+	union vhost_blk_desc d;
+	bool indirect = false;
+	__virtio16 ring_head;
+	u16 head;
+
+	if (!vhost_blk_has_chain(vq) ||
+	    __get_user(ring_head, &vq->avail->ring[vq->last_avail_idx & (nr - 1)]))
+		return -EAGAIN;
+	head = vhost_blk_to_cpu16(vq, ring_head);
+	if (head >= nr || !vhost_blk_load(&d, table + head))
+		return -EAGAIN;
+	i = head;
+	if (vhost_blk_to_cpu16(vq, d.desc.flags) == VRING_DESC_F_INDIRECT) {
+		u32 len = vhost_blk_to_cpu32(vq, d.desc.len);
+
+		table = vhost_blk_translate(vq, &regions, vhost_blk_to_cpu64(vq, d.desc.addr), len,
+					    VHOST_MAP_RO);
+		if (!table || len % sizeof(d) || !vhost_blk_load(&d, table))
+			return -EAGAIN;
+		indirect = true;
+		nr = len / sizeof(d);
+		i = 0;
+	}
+	while (iov < vq->iov + VHOST_BLK_QUICK_SEGMENTS) {
+		u16 flags = vhost_blk_to_cpu16(vq, d.desc.flags);
+		bool write = flags & VRING_DESC_F_WRITE;
+
+		if (flags & VRING_DESC_F_INDIRECT || (first_in && !write))
+			break;
+		iov->iov_len = vhost_blk_to_cpu32(vq, d.desc.len);
+		iov->iov_base = vhost_blk_translate(vq, &regions,
+						    vhost_blk_to_cpu64(vq, d.desc.addr),
+						    iov->iov_len,
+						    write ? VHOST_MAP_WO : VHOST_MAP_RO);
+		if (!iov->iov_base)
+			break;
+		if (write && !first_in)
+			first_in = iov;
+		iov++;
+		if (!(flags & VRING_DESC_F_NEXT)) {
+			*out = (first_in ?: iov) - vq->iov;
+			*in = iov - vq->iov - *out;
+			vq->last_avail_idx++;
+			return head;
+		}
+		/* Like the core, go by the order in a table, whatever it says. */
+		i = indirect ? i + 1 : vhost_blk_to_cpu16(vq, d.desc.next);
+		if (i >= nr || !vhost_blk_load(&d, table + i))
+			break;
+	}
+	return -EAGAIN;
+}
+
+/**
+ * vhost_blk_next_chain - read the next chain that the guest has made available
+ * @q: the ring, whose notifications are disabled
+ * @out: set to the entries of vq.iov that the device reads
+ * @in: set to the entries that it writes, which follow
+ * @nr_log: set to the entries of vq.log, 0 without dirty logging
+ *
+ * Return: the head, vq.num when there is none, or an error of vhost_get_vq_desc()
+ */
+int vhost_blk_next_chain(struct vhost_blk_queue *q, unsigned int *out, unsigned int *in,
+			 unsigned int *nr_log)
+{
+	struct vhost_virtqueue *vq = &q->vq;
+	bool log_all = vhost_blk_has_feature(vq, VHOST_F_LOG_ALL);
+	int head;
+
+	*nr_log = 0;
+	if (likely(!log_all)) {
+		head = vhost_blk_quick_chain(vq, out, in);
+		if (likely(head >= 0))
+			return head;
+	}
+	return vhost_get_vq_desc(vq, vq->iov, ARRAY_SIZE(vq->iov), out, in,
+				 log_all ? vq->log : NULL, nr_log);
+}
