@@ -62,9 +62,14 @@ void op_free(struct qcow2_writer *w, struct cow_op *op)
 	mempool_free(op, &w->ops);
 }
 
+static struct qcow2_writer *op_writer(const struct cow_op *op)
+{
+	return op->io->dev->layers[0].img->writer;
+}
+
 static void put_parts(struct cow_op *op)
 {
-	struct qcow2_writer *w = op->io->dev->layers[0].img->writer;
+	struct qcow2_writer *w = op_writer(op);
 
 	if (!atomic_dec_and_test(&op->pending))
 		return;
@@ -110,7 +115,10 @@ static void add_part(struct cow_op *op, struct qcow2_storage *st, blk_opf_t opf,
 	part->sio.bv_skip = bv_skip;
 	part->sio.done = part_done;
 	atomic_inc(&op->pending);
-	storage_submit(&part->sio);
+	if (op_is_write(opf))
+		storage_gather_write(&op_writer(op)->gather, &part->sio);
+	else
+		storage_submit(&part->sio);
 }
 
 /* A table slice was evicted since judge_fill() saw it: read it here and now. */

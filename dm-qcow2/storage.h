@@ -41,7 +41,22 @@ struct storage_io {
 	atomic_t ref;
 	bool again;			/* it could not be done without waiting: a worker's turn */
 	struct kiocb iocb;
-	struct llist_node node;
+	struct llist_node node;		/* also in a gathered write, instead of running by itself */
+};
+
+/**
+ * struct storage_gather - adjacent writes to a file that are about to be submitted as one
+ *
+ * Empty when all zeroes.  Used by one task at a time, which sees to that.
+ */
+struct storage_gather {
+	struct llist_node *first;	/* storage_io.node; NULL: empty, the rest means nothing */
+	struct llist_node **last;	/* where the next one is linked */
+	struct qcow2_storage *st;
+	blk_opf_t opf;
+	u64 end;			/* byte position after the last one */
+	unsigned int len;		/* bytes of all */
+	unsigned int nr_bv;		/* segments of all */
 };
 
 /**
@@ -99,6 +114,9 @@ void storage_close(struct qcow2_storage *st);
 
 int storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void *buf, unsigned int len);
 int storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len);
+
+void storage_gather_write(struct storage_gather *gather, struct storage_io *sio);
+void storage_gather_submit(struct storage_gather *gather);
 
 static inline void storage_submit(struct storage_io *sio)
 {

@@ -464,6 +464,7 @@ static void writer_work(struct work_struct *work)
 	llist_for_each_entry_safe(io, next_io, list, lnode)
 		list_add_tail(&io->node, &ios);
 	process_list(w, &ios);
+	storage_gather_submit(&w->gather);
 	blk_finish_plug(&plug);
 	if (READ_ONCE(w->wake) && !list_empty(&w->stalled))
 		queue_work(w->wq, &w->work);

@@ -95,6 +95,7 @@ struct qcow2_writer {
 	DECLARE_HASHTABLE(busy, 7);
 	struct list_head stalled;
 	struct list_head no_space;
+	struct storage_gather gather;	/* writes of operations; empty between two runs */
 	unsigned int nr_ops;
 	u64 last_limit;			/* of the storage, when space ran out; bytes */
 	unsigned long no_space_since;	/* jiffies */

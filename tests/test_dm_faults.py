@@ -3,6 +3,7 @@
 all is gone."""
 import errno
 import hashlib
+import json
 import os
 import random
 import re
@@ -266,6 +267,76 @@ def test_failing_writes(dm, fragile):
         disk.write(0x44, 24 * MIB, MIB)
     image_check(image, leaks=True)
     dm.remove(fragile.name)
+
+
+def physical(path, offset):
+    """Where on its block device a byte of a file is."""
+    table = run("filefrag", "-b512", "-v", path).stdout
+    for first, last, start in re.findall(r"^ *\d+: *(\d+)\.\. *(\d+): *(\d+)\.\.", table, re.M):
+        if int(first) <= offset // SECTOR <= int(last):
+            return int(start) * SECTOR + offset - int(first) * SECTOR
+    raise AssertionError(f"{path} has nothing at {offset}: {table}")
+
+
+def writes_begun(dev):
+    number = os.stat(dev).st_rdev
+    with open(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/stat") as f:
+        return int(f.read().split()[4])
+
+
+def write_together(dm, disk, below, clusters):
+    """Writes of 64 KiB each, of CLUSTERS' numbers, released at once; returns their errnos in that
+    order, and how many writes came to the device BELOW."""
+    results = {}
+
+    def write(n):
+        with Disk(disk.path) as mine:
+            results[n] = answer(mine.write, n, n * 64 * KIB, 64 * KIB)
+
+    dm.suspend(disk.name, "--noflush", "--nolockfs")
+    threads = []
+    for n in clusters:
+        threads.append(threading.Thread(target=write, args=(n,)))
+        threads[-1].start()
+        time.sleep(0.05)
+    before = writes_begun(below)
+    dm.resume(disk.name)
+    for thread in threads:
+        thread.join()
+    return [results[n] for n in clusters], writes_begun(below) - before
+
+
+@pytest.mark.core
+def test_failing_write_among_gathered_ones(dm, cleanup, bdev, tmp_path):
+    """Writes to new clusters that come together become one write to the file; a sector that fails
+    there fails the write that it belongs to, and no other."""
+    size, many, bad = 256 * MIB, 15, 7
+    fragile = Fragile(dm, bdev(size), size)
+    mounted = Mount(fragile.path, "ext4", tmp_path / "fragile")
+    cleanup(mounted.remove)
+    image = image_create(f"{mounted.path}/image", 32 * MIB)
+    # A suspend gives the rest of a run back; ext4 then finds it again in the same place.
+    with Attached(dm, f"qcow2:{image}", "no_discard_passdown") as disk:
+        disk.write(0, 0, 64 * KIB)
+        disk.flush()
+        first = json.loads(run("qemu-img", "map", "-U", "--output=json", image).stdout)[0]
+        at = physical(image, first["offset"] + bad * 64 * KIB + 5 * KIB) // SECTOR
+        rest = fragile.sectors - at - 1
+        fragile.switch(f"0 {at} linear {fragile.device} 0\n{at} 1 error\n"
+                       f"{at + 1} {rest} linear {fragile.device} {at + 1}")
+        results, _ = write_together(dm, disk, fragile.path, range(1, 1 + many))
+        assert results == [errno.EIO if n == bad else 0 for n in range(1, 1 + many)]
+        fragile.heal()
+        # The writer may begin before the last of them has come.
+        fewest = many
+        for start in (20, 40, 60):
+            results, writes = write_together(dm, disk, fragile.path, range(start, start + many))
+            assert not any(results)
+            fewest = min(fewest, writes)
+        assert fewest < many // 2, "they were not gathered"
+        for n in (n for start in (1, 20, 40, 60) for n in range(start, start + many)):
+            disk.expect(0 if n == bad else n, n * 64 * KIB, 64 * KIB)
+    image_check(image, leaks=True)
 
 
 def test_failed_commit_is_sticky(dm, fragile):
