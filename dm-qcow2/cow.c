@@ -122,9 +122,12 @@ static void add_part(struct cow_op *op, struct qcow2_storage *st, blk_opf_t opf,
 }
 
 /* A table slice was evicted since judge_fill() saw it: read it here and now. */
-static int load_again(struct qcow2_image *img, u64 goff)
+static int load_again(struct qcow2_writer *w, struct qcow2_image *img, u64 goff)
 {
-	struct slice *s = slice_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+	struct slice *s;
+
+	storage_gather_submit(&w->gather);
+	s = slice_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
 
 	if (!IS_ERR(s))
 		slice_put(s);
@@ -135,7 +138,7 @@ static int load_again(struct qcow2_image *img, u64 goff)
 
 /*
  * Read [from, to) of the guest cluster to where it belongs in op->buf, which holds the cluster from
- * @base on.  What cannot be read all at once is waited for.
+ * @base on.  What cannot be read all at once is waited for, with all writes under way.
  */
 static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 to, u32 base)
 {
@@ -150,20 +153,22 @@ static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 t
 		chain_lookup(dev, 0, cluster + from, to - from, &ext);
 		switch (ext.type) {
 		case EXTENT_MISS:
-			r = load_again(ext.img, cluster + from);
+			r = load_again(w, ext.img, cluster + from);
 			continue;
 		case EXTENT_ZERO:
 			memset(mem, 0, ext.len);
 			break;
 		case EXTENT_DATA:
-			if (op->nr_parts < OP_PARTS)
+			if (op->nr_parts < OP_PARTS) {
 				add_part(op, &ext.img->st, REQ_OP_READ, ext.host, ext.len, NULL, 0,
 					 0, op->buf, from - base);
-			else
-				r = storage_rw_sync(&ext.img->st, REQ_OP_READ, ext.host, mem,
-						    ext.len);
+				break;
+			}
+			storage_gather_submit(&w->gather);
+			r = storage_rw_sync(&ext.img->st, REQ_OP_READ, ext.host, mem, ext.len);
 			break;
 		case EXTENT_COMPRESSED:
+			storage_gather_submit(&w->gather);
 			r = decompress_read(ext.img, ext.entry,
 					    in_cluster(ext.img, cluster + from), mem, ext.len);
 			break;

@@ -456,6 +456,8 @@ static void writer_work(struct work_struct *work)
 	llist_for_each_entry_safe(op, next, list, finished)
 		if (!op_continue(w, op))
 			finish_op(w, op);
+	/* What comes next may have to wait, for a table or for space. */
+	storage_gather_submit(&w->gather);
 	if (READ_ONCE(w->release) || READ_ONCE(w->expired))
 		stop_waiting(w, &ios);
 	take_list(&w->stalled, &w->wake, &ios);

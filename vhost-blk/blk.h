@@ -43,6 +43,9 @@
 /* Bios of at most this many vectors live in the request: 32 KiB of page-aligned data. */
 #define VHOST_BLK_INLINE_VECS	8U
 
+/* Segments of a chain that is read without the core: header, status, and data in six pieces. */
+#define VHOST_BLK_QUICK_SEGMENTS	8U
+
 /*
  * A ring is read on only while its requests in flight hold less memory than this, beyond what was
  * allocated with it. 8 MiB is what 1000 requests of 1 MiB take; one request takes at most 1.1 MiB.
@@ -120,6 +123,7 @@ struct vhost_blk_queue {
 	/* Under the ring's mutex. */
 	struct vhost_blk_req *reqs;	/* one per descriptor, by head; set while stopped */
 	unsigned int nr_reqs;
+	struct vring_desc descs[VHOST_BLK_QUICK_SEGMENTS];	/* of the chain being read */
 	struct vring_used_elem *used;	/* entries to publish; as many as reqs */
 	unsigned int nr_used;
 	unsigned int nr_hidden;		/* entries written, but the used index was not */

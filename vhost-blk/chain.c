@@ -16,14 +16,8 @@
 
 #include "blk.h"
 
-/* Segments of a chain for the quick way: header, status, and data in six pieces. */
-#define VHOST_BLK_QUICK_SEGMENTS	8U
-
-/* A descriptor, read in as few pieces as a processor can. */
-union vhost_blk_desc {
-	struct vring_desc desc;
-	u64 halves[2];
-};
+/* Longest indirect table: its descriptors have numbers of 16 bits. */
+#define VHOST_BLK_MAX_TABLE	((USHRT_MAX + 1U) * sizeof(struct vring_desc))
 
 /* The regions found last: a chain seldom has more, for its header and status lie side by side. */
 struct vhost_blk_regions {
@@ -31,25 +25,6 @@ struct vhost_blk_regions {
 };
 
 static const struct vhost_iotlb_map vhost_blk_no_region;
-
-static __always_inline bool vhost_blk_load(union vhost_blk_desc *to,
-					   const struct vring_desc __user *from)
-{
-	const u64 __user *halves = (const u64 __user *)from;
-
-	if (!IS_ENABLED(CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS) &&
-	    !IS_ALIGNED((unsigned long)from, sizeof(*halves)))
-		return false;
-	if (!user_read_access_begin(from, sizeof(*from)))
-		return false;
-	unsafe_get_user(to->halves[0], &halves[0], fault);
-	unsafe_get_user(to->halves[1], &halves[1], fault);
-	user_read_access_end();
-	return true;
-fault:
-	user_read_access_end();
-	return false;
-}
 
 static __always_inline bool vhost_blk_in_region(const struct vhost_iotlb_map *map, u64 addr)
 {
@@ -91,7 +66,7 @@ static __always_inline bool vhost_blk_has_chain(struct vhost_virtqueue *vq)
 
 	if (vq->avail_idx != vq->last_avail_idx)
 		return true;
-	if (__get_user(ring_idx, &vq->avail->idx))
+	if (get_user(ring_idx, &vq->avail->idx))
 		return false;
 	idx = vhost_blk_to_cpu16(vq, ring_idx);
 	if (idx == vq->last_avail_idx || (u16)(idx - vq->last_avail_idx) > vq->num)
@@ -102,45 +77,64 @@ static __always_inline bool vhost_blk_has_chain(struct vhost_virtqueue *vq)
 	return true;
 }
 
+/*
+ * Copy as much as may be needed of an indirect table. Its address is the guest's, so that is left
+ * to the function that knows what a mispredicted check could do.
+ */
+static bool vhost_blk_load_table(struct vhost_blk_queue *q, struct vhost_blk_regions *regions,
+				 unsigned int *nr)
+{
+	struct vring_desc *d = q->descs;
+	u32 len = vhost_blk_to_cpu32(&q->vq, d->len);
+	void __user *table = vhost_blk_translate(&q->vq, regions,
+						 vhost_blk_to_cpu64(&q->vq, d->addr), len,
+						 VHOST_MAP_RO);
+
+	if (!table || len % sizeof(*d) || len > VHOST_BLK_MAX_TABLE)
+		return false;
+	*nr = min(len / sizeof(*d), ARRAY_SIZE(q->descs));
+	return !copy_from_user(d, table, *nr * sizeof(*d));
+}
+
 /* Returns the head, or -EAGAIN when the core must read the chain. */
-static int vhost_blk_quick_chain(struct vhost_virtqueue *vq, unsigned int *out, unsigned int *in)
+static int vhost_blk_quick_chain(struct vhost_blk_queue *q, unsigned int *out, unsigned int *in)
 {
 	struct vhost_blk_regions regions = { &vhost_blk_no_region, &vhost_blk_no_region };
-	const struct vring_desc __user *table = vq->desc;
+	struct vhost_virtqueue *vq = &q->vq;
+	unsigned int nr = vq->num, nr_loaded = 1, nr_iov;
 	struct iovec *iov = vq->iov, *first_in = NULL;
-	unsigned int i, nr = vq->num;
-	union vhost_blk_desc d;
-	bool indirect = false;
+	struct vring_desc *d = q->descs;
 	__virtio16 ring_head;
 	u16 head;
 
 	if (!vhost_blk_has_chain(vq) ||
-	    __get_user(ring_head, &vq->avail->ring[vq->last_avail_idx & (nr - 1)]))
+	    get_user(ring_head, &vq->avail->ring[vq->last_avail_idx & (nr - 1)]))
 		return -EAGAIN;
 	head = vhost_blk_to_cpu16(vq, ring_head);
-	if (head >= nr || !vhost_blk_load(&d, table + head))
+	if (head >= nr || __copy_from_user(d, vq->desc + head, sizeof(*d)))
 		return -EAGAIN;
-	i = head;
-	if (vhost_blk_to_cpu16(vq, d.desc.flags) == VRING_DESC_F_INDIRECT) {
-		u32 len = vhost_blk_to_cpu32(vq, d.desc.len);
-
-		table = vhost_blk_translate(vq, &regions, vhost_blk_to_cpu64(vq, d.desc.addr), len,
-					    VHOST_MAP_RO);
-		if (!table || len % sizeof(d) || !vhost_blk_load(&d, table))
+	if (vhost_blk_to_cpu16(vq, d->flags) == VRING_DESC_F_INDIRECT) {
+		if (!vhost_blk_load_table(q, &regions, &nr_loaded))
 			return -EAGAIN;
-		indirect = true;
-		nr = len / sizeof(d);
-		i = 0;
+		/* Nothing of the ring may follow. */
+		nr = 0;
 	}
-	while (iov < vq->iov + VHOST_BLK_QUICK_SEGMENTS) {
-		u16 flags = vhost_blk_to_cpu16(vq, d.desc.flags);
-		bool write = flags & VRING_DESC_F_WRITE;
+	for (nr_iov = 0; nr_iov < ARRAY_SIZE(q->descs); nr_iov++, d++) {
+		u16 flags, next;
+		bool write;
 
+		if (nr_iov == nr_loaded) {
+			next = vhost_blk_to_cpu16(vq, d[-1].next);
+			if (next >= nr || __copy_from_user(d, vq->desc + next, sizeof(*d)))
+				break;
+			nr_loaded++;
+		}
+		flags = vhost_blk_to_cpu16(vq, d->flags);
+		write = flags & VRING_DESC_F_WRITE;
 		if (flags & VRING_DESC_F_INDIRECT || (first_in && !write))
 			break;
-		iov->iov_len = vhost_blk_to_cpu32(vq, d.desc.len);
-		iov->iov_base = vhost_blk_translate(vq, &regions,
-						    vhost_blk_to_cpu64(vq, d.desc.addr),
+		iov->iov_len = vhost_blk_to_cpu32(vq, d->len);
+		iov->iov_base = vhost_blk_translate(vq, &regions, vhost_blk_to_cpu64(vq, d->addr),
 						    iov->iov_len,
 						    write ? VHOST_MAP_WO : VHOST_MAP_RO);
 		if (!iov->iov_base)
@@ -154,10 +148,6 @@ static int vhost_blk_quick_chain(struct vhost_virtqueue *vq, unsigned int *out, 
 			vq->last_avail_idx++;
 			return head;
 		}
-		/* Like the core, go by the order in a table, whatever it says. */
-		i = indirect ? i + 1 : vhost_blk_to_cpu16(vq, d.desc.next);
-		if (i >= nr || !vhost_blk_load(&d, table + i))
-			break;
 	}
 	return -EAGAIN;
 }
@@ -180,7 +170,7 @@ int vhost_blk_next_chain(struct vhost_blk_queue *q, unsigned int *out, unsigned 
 
 	*nr_log = 0;
 	if (likely(!log_all)) {
-		head = vhost_blk_quick_chain(vq, out, in);
+		head = vhost_blk_quick_chain(q, out, in);
 		if (likely(head >= 0))
 			return head;
 	}

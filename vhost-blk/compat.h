@@ -39,10 +39,11 @@ static inline bool vhost_blk_has_feature(struct vhost_virtqueue *vq, int bit)
 	return vq->acked_features & BIT_ULL(bit);
 }
 
-/* Without VIRTIO_F_VERSION_1 the byte order is the guest's, which is the host's here. */
+/* Without VIRTIO_F_VERSION_1 the byte order is the host's, unless the owner can say which it is. */
 static inline bool vhost_blk_is_le(struct vhost_virtqueue *vq)
 {
-	return virtio_legacy_is_little_endian() || vq->is_le;
+	return (!IS_ENABLED(CONFIG_VHOST_CROSS_ENDIAN_LEGACY) &&
+		virtio_legacy_is_little_endian()) || vq->is_le;
 }
 
 static inline u16 vhost_blk_to_cpu16(struct vhost_virtqueue *vq, __virtio16 val)

@@ -132,7 +132,10 @@ static void break_indirect_empty(struct guest *g, struct queue *q)
 
 static void break_indirect_long(struct guest *g, struct queue *q)
 {
-	(void)g;
+	struct seg seg[2] = { { header(q, 40, T_FLUSH, 0), 16, false },
+			      { status_gpa(q, 40), 1, true } };
+
+	fill_chain(memory_at(g, data_gpa(0)), -1, 0, seg, 2);
 	offer_indirect(q, data_gpa(0), 65537 * 16);
 }
 
