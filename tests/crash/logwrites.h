@@ -12,6 +12,7 @@
 #define LOG_FUA		2U
 #define LOG_DISCARD	4U
 #define LOG_MARK	8U
+#define LOG_METADATA	16U		/* a file system's own, not of a file in it */
 
 struct log_entry {
 	uint64_t first;			/* in 512-byte sectors */

@@ -2,7 +2,7 @@
 /*
  * Cuts the power everywhere: replays the log of the storage below a QCOW2 image,
  * and at every flush looks at many of the disks that a power cut could have left,
- * i.e. all that was flushed plus some of what was not, torn at 512 bytes.
+ * i.e. all that was flushed plus some of what was not, torn at 512 bytes; see put_torn().
  *
  * With --forget-flushes flushes are taken for none: it must fail then, which shows
  * that it can.
@@ -241,12 +241,16 @@ static void put_entry(const struct log_entry *e, bool undoable)
 /*
  * A power cut in the middle of one write: any of its sectors, or the first or last few.
  *
- * What is below the image may count on more: ext4's superblock has two sectors and a checksum over
- * both, and it does not mount if they do not match.  It lies in the first page.
+ * A file system below the image counts on more for its own blocks.  ext4's superblock has two
+ * sectors and a checksum over both, and it does not mount if they do not match; that lies in the
+ * first page.  XFS sees by a number in the first sector of a block whether the block is as new as
+ * its journal, and does not mount if only that sector is.  So those are whole or not there; what is
+ * written to the image's file is not marked as metadata, and torn anywhere.
  */
 static void put_torn(const struct log_entry *e)
 {
-	uint64_t cut = random_below(e->sectors + 1), i;
+	unsigned int block = options.command && e->flags & LOG_METADATA ? PAGE / SECTOR_SIZE : 1;
+	uint64_t blocks = (e->sectors + block - 1) / block, cut = random_below(blocks + 1), i, n;
 	unsigned int how = random_below(3);
 
 	if (options.command && e->first * SECTOR_SIZE < PAGE) {
@@ -254,9 +258,10 @@ static void put_torn(const struct log_entry *e)
 			put_entry(e, true);
 		return;
 	}
-	for (i = 0; i < e->sectors; i++)
-		if (how == 0 ? i < cut : how == 1 ? i >= cut : random_below(2))
-			put_sector(e, i, true);
+	for (n = 0; n < blocks; n++)
+		if (how == 0 ? n < cut : how == 1 ? n >= cut : random_below(2))
+			for (i = n * block; i < (n + 1) * block && i < e->sectors; i++)
+				put_sector(e, i, true);
 }
 
 static void undo_all(void)
