@@ -56,8 +56,10 @@ def test_block_device(disks, tmp_path, seed):
 
 
 @pytest.mark.parametrize("fstype", ["ext4", "xfs"])
-@pytest.mark.parametrize("seed", [3, *FULL[:5]])
-def test_file(disks, tmp_path, fstype, seed):
+@pytest.mark.parametrize("seed,percent", [
+    (3, 5), *(pytest.param(seed, 100, marks=pytest.mark.full) for seed in range(100, 105))])
+def test_file(disks, tmp_path, fstype, seed, percent):
+    """Each state is a file system to be mounted: a sample of them, and all only if there is time."""
     dm, storage, log = disks("file")
     w = record.Workload(seed, 120)
-    assert record.record_file(w, dm, storage, log, fstype, record.qcow2_target, 8) == 0
+    assert record.record_file(w, dm, storage, log, fstype, record.qcow2_target, 20, percent) == 0

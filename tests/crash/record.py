@@ -129,7 +129,7 @@ def record(w, dm, storage, log, out, target):
     print(f"recorded {w.seed}: {w.describe()}; {said}", flush=True)
 
 
-def record_file(w, dm, storage, log, fstype, target, percent):
+def record_file(w, dm, storage, log, fstype, target, subsets, percent):
     """One workload on an image in a file, and its replay; how many states were wrong."""
     with tempfile.TemporaryDirectory() as tmp:
         mnt, base, image = (os.path.join(tmp, n) for n in ("mnt", "base", "mnt/image"))
@@ -151,7 +151,8 @@ def record_file(w, dm, storage, log, fstype, target, percent):
         judge = [os.path.join(os.path.dirname(os.path.abspath(__file__)), "judge-file"), mnt, journal,
                  raw or ""]
         done = run("crash_replay", "--base", base, "--log", log.path, "--keep",
-                   os.path.join(tmp, "state"), "--seed", w.seed, "--subsets", 8, "--percent", percent,
+                   os.path.join(tmp, "state"), "--seed", w.seed, "--subsets", subsets,
+                   "--percent", percent,
                    "--command", shlex.join(judge), check=False, timeout=1800)
         print(f"workload {w.seed} on {fstype}: {done.stdout}{done.stderr}".strip(), flush=True)
         return done.returncode
@@ -186,6 +187,7 @@ def main():
     p.add_argument("--seeds", required=True, help="FIRST-LAST")
     p.add_argument("--ops", type=int, default=300, help="at most so many operations each")
     p.add_argument("--storage", choices=("bdev", "ext4", "xfs"), default="bdev")
+    p.add_argument("--subsets", type=int, default=20, help="states per flush of file systems")
     p.add_argument("--percent", type=int, default=10, help="of the states of file systems")
     p.add_argument("--target", choices=TARGETS, default="qcow2")
     args = p.parse_args()
@@ -202,7 +204,7 @@ def main():
                 record(w, dm, storage, log, os.path.join(args.out, str(seed)), TARGETS[args.target])
             else:
                 failed += bool(record_file(w, dm, storage, log, args.storage, TARGETS[args.target],
-                                           args.percent))
+                                           args.subsets, args.percent))
     finally:
         dm.remove_all()
         storage.remove()
