@@ -15,7 +15,10 @@ from helpers import Dm, NullBlk, run
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "crash"))
 import record   # noqa: E402
 
-FULL = [pytest.param(seed, marks=pytest.mark.full) for seed in range(100, 138)]
+
+def full(seeds, effort):
+    """Workloads of the long runs only."""
+    return [pytest.param(seed, effort, marks=pytest.mark.full) for seed in seeds]
 
 
 @pytest.fixture
@@ -42,10 +45,11 @@ def replay(directory, *options):
                check=False, timeout=900, cwd=directory)
 
 
-@pytest.mark.parametrize("seed", [2, 1, 5, *FULL])
-def test_block_device(disks, tmp_path, seed):
+@pytest.mark.parametrize("seed,ops", [(2, 200), (1, 200), (5, 200), *full(range(100, 138), 4000)])
+def test_block_device(disks, tmp_path, seed, ops):
+    """Up to so many operations, about half of them writes."""
     dm, storage, log = disks("bdev")
-    w = record.Workload(seed, 200)
+    w = record.Workload(seed, ops)
     record.record(w, dm, storage, log, tmp_path, record.qcow2_target)
     done = replay(tmp_path, *(["--every-write"] if seed % 2 else []))
     assert done.returncode == 0, f"{w.describe()}\n{done.stdout}{done.stderr}"
@@ -56,8 +60,7 @@ def test_block_device(disks, tmp_path, seed):
 
 
 @pytest.mark.parametrize("fstype", ["ext4", "xfs"])
-@pytest.mark.parametrize("seed,percent", [
-    (3, 5), *(pytest.param(seed, 100, marks=pytest.mark.full) for seed in range(100, 105))])
+@pytest.mark.parametrize("seed,percent", [(3, 5), *full(range(100, 105), 100)])
 def test_file(disks, tmp_path, fstype, seed, percent):
     """Each state is a file system to be mounted: a sample of them, and all only if there is time."""
     dm, storage, log = disks("file")
