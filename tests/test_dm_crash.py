@@ -62,7 +62,7 @@ def test_block_device(disks, tmp_path, seed, ops):
 @pytest.mark.parametrize("fstype", ["ext4", "xfs"])
 @pytest.mark.parametrize("seed,percent", [(3, 5), *full(range(100, 105), 100)])
 def test_file(disks, tmp_path, fstype, seed, percent):
-    """Each state is a file system to be mounted: a sample of them, and all only if there is time."""
+    """Each state is a file system to be mounted, so a sample of them is; in long runs all are."""
     dm, storage, log = disks("file")
     w = record.Workload(seed, 120)
     assert record.record_file(w, dm, storage, log, fstype, record.qcow2_target, 20, percent) == 0
