@@ -28,7 +28,8 @@ SEED = int(os.environ.get("ALLOC_SEED", "1"))
 class Failing:
     """Of a module's allocations one in INTERVAL fails, for the length of a with block.
 
-    EXCEPT_IN is what the storage's own allocations have on their stack.
+    EXCEPT_IN is what the storage's own allocations have on their stack; WITHIN, which of the module's
+    functions are to blame.
     """
 
     KINDS = ("failslab", "fail_page_alloc")
@@ -39,11 +40,11 @@ class Failing:
     SETTINGS = {"times": 150, "space": 0, "verbose": 2, "task-filter": "N", "stacktrace-depth": 32,
                 "ignore-gfp-wait": "N", "ignore-gfp-highmem": "N", "min-order": 0}
 
-    def __init__(self, module, interval, kernel_log, except_in=NULL_BLK):
+    def __init__(self, module, interval, kernel_log, except_in=NULL_BLK, within=""):
         self.module, self.log = module, kernel_log
         self.settings = {**self.SETTINGS, "interval": interval}
         self.failed = 0             # in all
-        for what, where in (("require", (module, "")), ("reject", except_in)):
+        for what, where in (("require", (module, within)), ("reject", except_in)):
             for name, address in zip(("start", "end"), self.text(*where)):
                 self.settings[f"{what}-{name}"] = hex(address)
 
@@ -144,6 +145,17 @@ def test_io(dm, bdev, filesystem, tmp_path, kernel_log, where, backing):
             print(failing.failed, "allocations failed")
             assert failing.failed
         verify_device(disk.path, chain.model)
+    chain.verify()
+
+
+def test_gathered(dm, bdev, filesystem, tmp_path, kernel_log):
+    """Without memory for one big write, writes to adjacent new clusters go to the file one by one."""
+    chain = Chain(Place("xfs", bdev, filesystem), tmp_path, cluster=64 * KIB, seed=SEED)
+    with Attached(dm, chain.layers) as disk:
+        disk.close()
+        with Failing("dm_qcow2", 1, kernel_log, Failing.FILES, "storage_gather_|join$") as failing:
+            exercise(dm, "q", chain, SEED, 200)
+        assert failing.failed
     chain.verify()
 
 
