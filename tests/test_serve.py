@@ -2,6 +2,7 @@
 """`qcow2attach serve`: what a client reads and writes is right, on block devices and on images, and
 the disk survives clients and servers that go away at any moment.
 """
+import fcntl
 import json
 import os
 import random
@@ -194,6 +195,38 @@ def test_server_killed(serve, bdev, spawn, victim, tmp_path):
     print(verify(server, 2, 2000, random.getrandbits(32), tmp_path / "expected").stdout)
     assert server.stop() == 0
     same(device, tmp_path / "expected")
+
+
+def test_socket_in_the_making(bdev, spawn, tmp_path):
+    """Another server's socket that does not listen yet is not taken for one that was left behind: who
+    makes one has its directory locked."""
+    path = tmp_path / "disk.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        lock = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other.bind(str(path))
+        server = spawn("qcow2attach", "serve", bdev(16 * MIB), "--socket", path,
+                       stderr=subprocess.PIPE, text=True)
+        time.sleep(1)
+        other.listen()
+        os.close(lock)
+        assert server.wait(timeout=30) == 3
+        assert f"another server listens at {path}" in server.stderr.read()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+def test_socket_directory_is_locked(bdev, spawn, tmp_path):
+    """Not waited for for ever: anybody who can read a directory can lock it."""
+    device = bdev(16 * MIB)
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    server = spawn("qcow2attach", "serve", device, "--socket", tmp_path / "disk.sock",
+                   stderr=subprocess.PIPE, text=True)
+    assert server.wait(timeout=60) == 3
+    assert f"another process keeps the socket's directory {tmp_path}/ locked" in server.stderr.read()
+    os.close(lock)
+    assert not (tmp_path / "disk.sock").exists()
 
 
 def test_a_server_that_waits(serve, bdev, dm, spawn, tmp_path):

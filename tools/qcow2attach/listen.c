@@ -12,6 +12,7 @@
 #include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -24,6 +25,9 @@
 #ifndef SIOCUNIXFILE
 #define SIOCUNIXFILE SIOCPROTOPRIVATE
 #endif
+
+/* How long another process may be busy in the socket's directory. */
+#define DIRECTORY_WAIT_MS 5000
 
 int parse_socket_owner(const char *text, struct socket_owner *owner)
 {
@@ -113,47 +117,91 @@ static int set_access(int node, const struct socket_owner *owner)
 	return 0;
 }
 
-int listener_open(struct listener *l, const char *path, const struct socket_owner *owner)
+/*
+ * Keep other servers from looking for a socket in the directory of @path until the descriptor is
+ * closed: one that does not listen yet would be taken for one that nobody listens at.
+ */
+static int lock_directory(const char *path)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	uint64_t until = now_ms() + DIRECTORY_WAIT_MS;
+	const char *slash = strrchr(path, '/');
+	char *dir = slash ? xasprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup(".");
+	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret;
+
+	if (fd < 0) {
+		cause_errno("the socket's directory %s", dir);
+		free(dir);
+		return -1;
+	}
+	while ((ret = flock(fd, LOCK_EX | LOCK_NB)) && errno == EWOULDBLOCK && now_ms() < until)
+		sleep_ms(20);
+	if (ret) {
+		if (errno == EWOULDBLOCK) {
+			cause("another process keeps the socket's directory %s locked", dir);
+			cause_code(EXIT_BUSY);
+		} else {
+			cause_errno("cannot lock the socket's directory %s", dir);
+		}
+		close(fd);
+		fd = -1;
+	}
+	free(dir);
+	return fd;
+}
+
+/* Make the socket's file, which must not be there, and listen. */
+static int bind_and_listen(struct listener *l, const struct sockaddr_un *addr,
+			   const struct socket_owner *owner)
+{
 	struct stat st;
 	mode_t mask;
 	int ret, node;
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return cause("the socket's name is longer than %zu bytes: %s",
-			     sizeof(addr.sun_path) - 1, path);
-	strcpy(addr.sun_path, path);
-	if (remove_stale(&addr))
-		return -1;
-	l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (l->fd < 0)
-		return cause_errno("no socket");
 	mask = umask(0177);
-	ret = bind(l->fd, (struct sockaddr *)&addr, sizeof(addr));
+	ret = bind(l->fd, (const struct sockaddr *)addr, sizeof(*addr));
 	umask(mask);
-	if (ret) {
-		cause_errno("cannot make the socket %s", path);
-		close(l->fd);
+	if (ret)
+		return cause_errno("cannot make the socket %s", addr->sun_path);
+	node = open_node(l->fd, addr->sun_path, &st);
+	if (node < 0)
 		return -1;
-	}
-	node = open_node(l->fd, path, &st);
-	if (node < 0) {
-		close(l->fd);
-		return -1;
-	}
-	l->path = xstrdup(path);
+	l->path = xstrdup(addr->sun_path);
 	l->dev = st.st_dev;
 	l->ino = st.st_ino;
 	ret = set_access(node, owner);
 	close(node);
 	if (!ret && listen(l->fd, 4))
-		ret = cause_errno("cannot listen at %s", path);
-	if (!ret)
-		return 0;
-	close(l->fd);
-	listener_unlink(l);
-	return -1;
+		ret = cause_errno("cannot listen at %s", l->path);
+	if (ret)
+		listener_unlink(l);
+	return ret;
+}
+
+int listener_open(struct listener *l, const char *path, const struct socket_owner *owner)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int lock, ret;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return cause("the socket's name is longer than %zu bytes: %s",
+			     sizeof(addr.sun_path) - 1, path);
+	strcpy(addr.sun_path, path);
+	lock = lock_directory(path);
+	if (lock < 0)
+		return -1;
+	ret = remove_stale(&addr);
+	if (!ret) {
+		l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		if (l->fd < 0)
+			ret = cause_errno("no socket");
+	}
+	if (!ret) {
+		ret = bind_and_listen(l, &addr, owner);
+		if (ret)
+			close(l->fd);
+	}
+	close(lock);
+	return ret;
 }
 
 void listener_unlink(const struct listener *l)

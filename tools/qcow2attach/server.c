@@ -314,16 +314,14 @@ int server_run(const struct server_options *o,
 	if (open_all(&srv))
 		return -1;
 	if (pipe(hello_fd)) {
-		cause_errno("no pipe");
-		listener_unlink(&srv.listener);
-		return -1;
+		ret = cause_errno("no pipe");
+		goto out;
 	}
 	fflush(NULL);
 	pid = fork();
 	if (pid < 0) {
-		cause_errno("no process for the server");
-		listener_unlink(&srv.listener);
-		return -1;
+		ret = cause_errno("no process for the server");
+		goto out;
 	}
 	if (!pid) {
 		close(hello_fd[0]);
@@ -342,6 +340,7 @@ int server_run(const struct server_options *o,
 	} else {
 		waitpid(pid, NULL, 0);
 	}
+out:
 	listener_unlink(&srv.listener);
 	return ret;
 }
