@@ -9,12 +9,15 @@ import errno
 import os
 import random
 import re
+import struct
 import sys
+import time
 
 import pytest
 
 from dmqcow2 import Disk, refused
-from helpers import SECTOR, KernelLog, image_check, image_create, qemu_io, run
+from helpers import (MIB, SECTOR, KernelLog, image_check, image_create, qemu_io, run,
+                     wait_for)
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "damage"))
 from template import CLUSTER, COPIED, GUEST_CLUSTERS, OFFSET, SIZE, Image, Template  # noqa: E402
@@ -328,6 +331,41 @@ def test_refcount_table_entry(dm, image, value):
     image.write(image.field("refcount_offset"),
                 metadata[value] if isinstance(value, str) else value)
     survive(dm, image, metadata, ())
+
+
+def big_clusters(path):
+    """An image of 2 MiB clusters, and where its refcount table and the end of its file are."""
+    image = Image(image_create(path, SIZE, cluster_size=2 * MIB))
+    return image, image.field("refcount_offset"), -(-os.path.getsize(path) // (2 * MIB)) * 2 * MIB
+
+
+def test_refcounts_beyond_any_disk(dm, tmp_path):
+    """A block counts clusters where there can be none: the memory to count them along is not spent."""
+    image, table, end = big_clusters(tmp_path / "image")
+    image.write(table + 65536 * 8, end)
+    image.write(end, 1, ">H")
+    os.truncate(image.path, end + 2 * MIB)
+    said = refused(dm, [f"qcow2:{image.path}"], sectors=SIZE // SECTOR)
+    assert "Refcounts for more than there can be" in said
+
+
+def test_refcounts_without_end(dm, spawn, kernel_log, tmp_path):
+    """A sparse file names more refcount blocks than anybody would wait for: who loads it can be killed."""
+    image, table, end = big_clusters(tmp_path / "image")
+    blocks = 200_000
+    with open(image.path, "r+b") as f:
+        f.seek(table + 8)
+        for n in range(blocks):
+            f.write(struct.pack(">Q", end + n * 2 * MIB))
+        f.truncate(end + blocks * 2 * MIB)
+    loading = spawn("dmsetup", "create", "q", "--table",
+                    dm.qcow2_table([f"qcow2:{image.path}"], (), SIZE // SECTOR))
+    time.sleep(2)
+    assert loading.poll() is None
+    loading.kill()
+    loading.wait(timeout=20)
+    wait_for(lambda: kernel_log.grep("Interrupted reading the refcount blocks"), what="the refusal")
+    run("dmsetup", "remove", "q")
 
 
 def test_no_refcounts_where_the_tables_are(dm, tmp_path):
