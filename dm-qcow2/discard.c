@@ -24,12 +24,6 @@ enum step {
 	STEP_WAIT,		/* the bio is not ours any more */
 };
 
-/* The clusters from @goff on in one L2 table, which does not exist. */
-static u64 table_end(const struct qcow2_image *img, u64 goff)
-{
-	return (goff | ((1ULL << (img->cluster_bits + img->l2_bits)) - 1)) + 1;
-}
-
 static bool whole_cluster(struct qcow2_io *io, u64 pos, u64 end)
 {
 	struct qcow2_image *img = io->dev->layers[0].img;
@@ -39,7 +33,7 @@ static bool whole_cluster(struct qcow2_io *io, u64 pos, u64 end)
 }
 
 /* Do the layers below read as zeroes for this cluster?  STEP_WAIT when the bio was parked. */
-static enum step below_is_zero(struct qcow2_io *io, u64 pos, bool *zero)
+static enum step below_is_zero(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, bool *zero)
 {
 	struct qcow2_image *img = io->dev->layers[0].img;
 	u64 left = min_t(u64, img->cluster_size, io->dev->size - pos);
@@ -50,7 +44,8 @@ static enum step below_is_zero(struct qcow2_io *io, u64 pos, bool *zero)
 
 		chain_lookup(io->dev, 1, pos, left, &ext);
 		if (ext.type == EXTENT_MISS) {
-			park_io(io, ext.img, pos);
+			if (load_missed(io, ext.img, pos, &w->gather))
+				continue;
 			return STEP_WAIT;
 		}
 		if (ext.type != EXTENT_ZERO)
@@ -117,7 +112,7 @@ static enum step discard_cluster(struct qcow2_writer *w, struct qcow2_io *io, u6
 		return STEP_NEXT;
 	if (ext->type == EXTENT_UNALLOCATED) {
 		bool zero;
-		enum step step = below_is_zero(io, pos, &zero);
+		enum step step = below_is_zero(w, io, pos, &zero);
 
 		if (step == STEP_WAIT || zero)
 			return step;
@@ -140,7 +135,7 @@ static enum step zero_piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos
 
 	if (ext->type == EXTENT_UNALLOCATED) {
 		bool zero;
-		enum step step = below_is_zero(io, cluster_start(img, pos), &zero);
+		enum step step = below_is_zero(w, io, cluster_start(img, pos), &zero);
 
 		if (step == STEP_WAIT || zero)
 			return step;
@@ -172,16 +167,22 @@ static enum step look(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, stru
 		stall_io(w, io);
 		return STEP_WAIT;
 	}
-	image_lookup(w->img, pos, w->img->cluster_size - in_cluster(w->img, pos), ext);
-	if (ext->type == EXTENT_MISS) {
-		park_io(io, w->img, pos);
+	do {
+		image_lookup(w->img, pos, w->img->cluster_size - in_cluster(w->img, pos), ext);
+	} while (ext->type == EXTENT_MISS && load_missed(io, w->img, pos, &w->gather));
+	if (ext->type == EXTENT_MISS)
 		return STEP_WAIT;
-	}
 	if (ext->type == EXTENT_INVALID) {
 		end_io(io, BLK_STS_IOERR);
 		return STEP_WAIT;
 	}
 	return STEP_NEXT;
+}
+
+static void advance(struct qcow2_io *io, u64 pos)
+{
+	io->pos = pos;
+	io->misses = 0;
 }
 
 static void process_range(struct qcow2_writer *w, struct qcow2_io *io, bool discard)
@@ -200,23 +201,21 @@ static void process_range(struct qcow2_writer *w, struct qcow2_io *io, bool disc
 			return;
 		}
 		if (discard && !whole_cluster(io, pos, end)) {
-			io->pos = next;
+			advance(io, next);
 			continue;
 		}
 		if (look(w, io, pos, &ext) == STEP_WAIT)
 			return;
 		if (ext.type == EXTENT_UNALLOCATED && io->dev->nr_layers == 1) {
-			/* Nothing there: skip all of a table that does not exist. */
-			if (!(flat_entry(&img->l1, pos >> (img->cluster_bits + img->l2_bits)) &
-			      QCOW2_OFFSET_MASK))
-				next = table_end(img, pos);
-			io->pos = next;
+			/* Nothing there, at once for the rest of the slice or of no table. */
+			image_lookup(img, pos, end - pos, &ext);
+			advance(io, ext.type == EXTENT_UNALLOCATED ? pos + ext.len : next);
 			continue;
 		}
 		if ((discard ? discard_cluster(w, io, pos, &ext) :
 			       zero_piece(w, io, pos, end, &ext)) == STEP_WAIT)
 			return;
-		io->pos = next;
+		advance(io, next);
 	}
 	finish_io(w, io);
 }

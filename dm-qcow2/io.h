@@ -26,6 +26,7 @@ struct qcow2_image;
  * @dev:	The device that the bio was sent to.
  * @epoch:	The epoch that the bio is in, or NULL (epoch.h).
  * @commit:	A FUA write that must see a commit before it is acknowledged.
+ * @misses:	How often a slice that the bio needs to go on was not in memory.
  * @pos:	DISCARD and WRITE_ZEROES: the next guest byte to handle.
  * @waiter:	Links the bio to the slice that it waits for.
  * @node:	Links the bio to the writer's, the commit's or a worker's list.
@@ -37,6 +38,7 @@ struct qcow2_io {
 	struct qcow2_dev *dev;
 	struct percpu_ref *epoch;
 	bool commit;
+	u8 misses;
 	u64 pos;
 	union {
 		struct slice_waiter waiter;
@@ -66,7 +68,8 @@ static inline u64 io_start(struct qcow2_io *io)
 int map_bio(struct qcow2_dev *dev, struct bio *bio);
 void miss_work(struct work_struct *work);
 void resume_io(struct qcow2_io *io);
-void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff);
+bool load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
+		 struct storage_gather *gather);
 void end_io(struct qcow2_io *io, blk_status_t status);
 void submit_io(struct qcow2_io *io, struct qcow2_image *img, u64 host);
 

@@ -88,15 +88,8 @@ static void waited(struct slice_waiter *waiter, int error)
 		resume_io(io);
 }
 
-/**
- * park_io - let a bio wait for the L2 slice that it missed
- * @io: the bio, in no epoch
- * @img: the image whose slice it is
- * @goff: the guest offset
- *
- * Context: a worker.  The bio starts again in resume_io().
- */
-void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff)
+/* Let a bio wait for the L2 slice that it missed; it starts again in resume_io(). */
+static void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff)
 {
 	struct slice *s;
 
@@ -106,6 +99,45 @@ void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff)
 		slice_put(s);
 		resume_io(io);
 	}
+}
+
+/**
+ * load_missed - see to it that a bio gets the L2 slice that it missed
+ * @io: the bio, in no epoch
+ * @img: the image whose slice it is
+ * @goff: the guest offset
+ * @gather: writes that are not to wait along with the caller, or NULL
+ *
+ * The bio is put aside until the slice is loaded.  But what was loaded may be evicted again before
+ * the bio gets to it, by the slices that others wait for; and with more of them than the cache has
+ * room for, each could push out the next one's for ever.  So a bio that comes back too often has
+ * its slice read here and now.
+ *
+ * Context: a worker.
+ *
+ * Return: true if the slice has been read and the caller is to look again; false if the bio is not
+ * the caller's any more.
+ */
+bool load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
+		 struct storage_gather *gather)
+{
+	struct slice *s;
+
+	if (io->misses < io->dev->nr_layers) {
+		io->misses++;
+		park_io(io, img, goff);
+		return false;
+	}
+	if (gather)
+		storage_gather_submit(gather);
+	s = slice_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+	if (!IS_ERR(s)) {
+		slice_put(s);
+	} else if (PTR_ERR(s) != -ENOENT) {
+		end_io(io, BLK_STS_IOERR);
+		return false;
+	}
+	return true;
 }
 
 static void missed(struct qcow2_io *io)
@@ -140,9 +172,7 @@ void miss_work(struct work_struct *work)
 		else
 			chain_lookup(dev, 0, goff, SECTOR_SIZE, &ext);
 		leave(io);
-		if (ext.type == EXTENT_MISS)
-			park_io(io, ext.img, goff);
-		else
+		if (ext.type != EXTENT_MISS || load_missed(io, ext.img, goff, NULL))
 			resume_io(io);
 	}
 	memalloc_noio_restore(noio);
@@ -327,6 +357,7 @@ int map_bio(struct qcow2_dev *dev, struct bio *bio)
 	io->dev = dev;
 	io->epoch = NULL;
 	io->commit = false;
+	io->misses = 0;
 	if (unlikely(bio->bi_opf & REQ_PREFLUSH))
 		return map_flush(io, bio);
 	switch (bio_op(bio)) {

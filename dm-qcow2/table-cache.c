@@ -17,6 +17,7 @@
 #define RESERVED_SLICES		8	/* that can be loaded when memory is short */
 #define RESERVED_BUFFERS	16
 #define MIN_SLICES		32	/* the least that a cache is bounded to */
+#define MAX_EVICTED		4096	/* that wait for RCU before more is loaded: 16 MiB */
 
 static struct kmem_cache *slice_slab;
 static struct kmem_cache *buffer_slab;
@@ -68,8 +69,17 @@ static int slice_insert(struct table_cache *cache, struct slice *s)
 static void slice_free_rcu(struct rcu_head *rcu)
 {
 	struct slice *s = container_of(rcu, struct slice, rcu);
+	struct table_cache *cache = &s->img->cache;
 
-	slice_free(&s->img->cache, s);
+	slice_free(cache, s);
+	if (atomic_dec_return(&cache->nr_evicted) == MAX_EVICTED - 1)
+		wake_up_all(&cache->evicted_wait);
+}
+
+static void free_later(struct table_cache *cache, struct slice *s)
+{
+	atomic_inc(&cache->nr_evicted);
+	call_rcu(&s->rcu, slice_free_rcu);
 }
 
 /* Under cache->lock.  The slice is READY and unpinned. */
@@ -78,7 +88,7 @@ static void evict(struct table_cache *cache, struct slice *s)
 	list_del(&s->lru);
 	xa_erase(kind_xarray(cache, s->kind), s->index);
 	WRITE_ONCE(cache->nr, cache->nr - 1);
-	call_rcu(&s->rcu, slice_free_rcu);
+	free_later(cache, s);
 }
 
 /*
@@ -103,8 +113,10 @@ static unsigned int clock_evict(struct table_cache *cache, unsigned int want, un
 	return freed;
 }
 
+/* Sleeps when slices are evicted faster than RCU gives them back. */
 static void make_room(struct table_cache *cache)
 {
+	wait_event(cache->evicted_wait, atomic_read(&cache->nr_evicted) < MAX_EVICTED);
 	spin_lock(&cache->lock);
 	while (cache->nr >= cache->max) {
 		/* Twice round: the first may only have taken marks away. */
@@ -156,7 +168,7 @@ static void slice_load(struct slice *s)
 	list_for_each_entry_safe(w, next, &waiters, node)
 		w->fn(w, r);
 	if (r)
-		call_rcu(&s->rcu, slice_free_rcu);
+		free_later(cache, s);
 	else
 		slice_put(s);	/* the pin that kept it from eviction until now */
 }
@@ -590,6 +602,7 @@ int cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int 
 	xa_init(&cache->refblocks);
 	spin_lock_init(&cache->lock);
 	INIT_LIST_HEAD(&cache->lru);
+	init_waitqueue_head(&cache->evicted_wait);
 	cache->max = kib_to_slices(max_kib);
 	r = mempool_init_slab_pool(&cache->slices, RESERVED_SLICES, slice_slab);
 	if (!r)

@@ -156,14 +156,16 @@ struct slice *get_l2(struct qcow2_image *img, u64 goff)
  * What must a part of a cluster be filled with, seen from layer @from of the chain?  Returns
  * FILL_ZERO or FILL_COPY; or -EAGAIN when the bio has been parked on a slice that tells.
  */
-static int judge_fill(struct qcow2_io *io, unsigned int from, u64 goff, u64 len)
+static int judge_fill(struct qcow2_writer *w, struct qcow2_io *io, unsigned int from, u64 goff,
+		      u64 len)
 {
 	struct extent ext;
 
 	while (len) {
 		chain_lookup(io->dev, from, goff, len, &ext);
 		if (ext.type == EXTENT_MISS) {
-			park_io(io, ext.img, goff);
+			if (load_missed(io, ext.img, goff, &w->gather))
+				continue;
 			return -EAGAIN;
 		}
 		if (ext.type != EXTENT_ZERO)
@@ -214,7 +216,7 @@ int start_allocating(struct qcow2_writer *w, struct qcow2_io *io, u64 goff, u32 
 	if (ext->type == EXTENT_ZERO)
 		fill = FILL_ZERO;
 	else if (head || tail)
-		fill = judge_fill(io, from, start, img->cluster_size);
+		fill = judge_fill(w, io, from, start, img->cluster_size);
 	if (fill < 0)
 		return -EAGAIN;
 
@@ -291,7 +293,9 @@ static void process_write(struct qcow2_writer *w, struct qcow2_io *io)
 	struct extent ext;
 
 	/* In no epoch: only the writer changes mappings, so what it finds cannot go away. */
-	image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
+	do {
+		image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
+	} while (ext.type == EXTENT_MISS && load_missed(io, img, goff, &w->gather));
 	if (ext.type == EXTENT_DATA && ext.own) {
 		/* The usual case after waiting for an operation on the same cluster. */
 		resume_io(io);
@@ -299,7 +303,6 @@ static void process_write(struct qcow2_writer *w, struct qcow2_io *io)
 	}
 	switch (ext.type) {
 	case EXTENT_MISS:
-		park_io(io, img, goff);
 		break;
 	case EXTENT_INVALID:
 		end_io(io, BLK_STS_IOERR);
@@ -417,6 +420,7 @@ static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 		finish_io(w, io);
 	} else {
 		io->pos += op->len;
+		io->misses = 0;
 		list_add(&io->node, &waiters);
 	}
 	op_free(w, op);
