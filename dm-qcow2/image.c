@@ -61,8 +61,8 @@ static void free_image(struct qcow2_image *img)
 		decompress_exit(img);
 		header_free(img);
 		/*
-		 * Not left to RCU: nobody reads the set any more, and mt_free_walk() follows what is
-		 * no pointer in an inner node with one slot to spare, which a large set has.
+		 * Not left to RCU: nobody reads the set any more, and mt_free_walk() follows what
+		 * is no pointer in an inner node with one slot to spare, as a large set has.
 		 */
 		mt_clear_in_rcu(&img->metadata);
 		mtree_destroy(&img->metadata);

@@ -186,7 +186,7 @@ static bool sampled(void)
 	return true;
 }
 
-static void failed(const char *what, uint64_t entry)
+static void report(const char *what, uint64_t entry)
 {
 	printf("FAILED: %s at log entry %" PRIu64 " (state %u, seed %" PRIu64
 	       ", %u writes not flushed)\n", what, entry, world.states, options.seed,
@@ -209,7 +209,7 @@ static void failed(const char *what, uint64_t entry)
 static void judge(bool whole, const char *what, uint64_t entry)
 {
 	if (sampled() && !judge_state(whole))
-		failed(what, entry);
+		report(what, entry);
 }
 
 /* Has the host cluster that holds @sector another content than the whole state? */
@@ -350,7 +350,7 @@ static void judge_cut(const struct log_entry *durable, unsigned int round, const
 			world.spared += good;
 		}
 		if (!good)
-			failed(what, entry);
+			report(what, entry);
 	}
 	undo_all();
 }
