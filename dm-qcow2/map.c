@@ -166,13 +166,15 @@ void miss_work(struct work_struct *work)
 		u64 goff = io_start(io);
 		struct extent ext;
 
-		enter(io);
-		if (op_is_write(bio_op(io_bio(io))))
-			image_lookup(dev->layers[0].img, goff, SECTOR_SIZE, &ext);
-		else
-			chain_lookup(dev, 0, goff, SECTOR_SIZE, &ext);
-		leave(io);
-		if (ext.type != EXTENT_MISS || load_missed(io, ext.img, goff, NULL))
+		do {
+			enter(io);
+			if (op_is_write(bio_op(io_bio(io))))
+				image_lookup(dev->layers[0].img, goff, SECTOR_SIZE, &ext);
+			else
+				chain_lookup(dev, 0, goff, SECTOR_SIZE, &ext);
+			leave(io);
+		} while (ext.type == EXTENT_MISS && load_missed(io, ext.img, goff, NULL));
+		if (ext.type != EXTENT_MISS)
 			resume_io(io);
 	}
 	memalloc_noio_restore(noio);
