@@ -192,28 +192,21 @@ int decompress_read(struct qcow2_image *img, u64 entry, u32 skip, void *buf, u32
 
 static void decompress_work(struct work_struct *work)
 {
-	struct qcow2_io *io = container_of(work, struct qcow2_io, work);
+	struct qcow2_io *io = container_of(work, struct qcow2_io, inflate.work);
 	unsigned int noio = memalloc_noio_save();
+	struct qcow2_image *img = io->inflate.img;
 	struct bio *bio = io_bio(io);
-	u64 goff = io_start(io);
 	struct inflate_slot *slot;
 	struct bvec_iter iter;
-	struct extent ext;
 	struct bio_vec bv;
 	void *from;
 
-	chain_lookup(io->dev, 0, goff, bio->bi_iter.bi_size, &ext);
-	if (ext.type != EXTENT_COMPRESSED) {
-		/* Overwritten, or its slice evicted, since. */
-		resume_io(io);
-		goto out;
-	}
-	slot = lock_slot(ext.img, ext.entry);
+	slot = lock_slot(img, io->entry);
 	if (IS_ERR(slot)) {
 		end_io(io, errno_to_blk_status(PTR_ERR(slot)));
 		goto out;
 	}
-	from = slot->out + in_cluster(ext.img, goff);
+	from = slot->out + in_cluster(img, io_start(io));
 	bio_for_each_segment(bv, bio, iter) {
 		memcpy_to_bvec(&bv, from);
 		from += bv.bv_len;
@@ -229,12 +222,15 @@ out:
  * @io: the bio, inside one cluster
  * @ext: where it is
  *
- * Does not sleep; a worker ends the bio.
+ * Does not sleep; a worker ends the bio.  The cluster may have got another mapping by then: what is
+ * at the old one stays as long as the bio is in its epoch.
  */
 void decompress_io(struct qcow2_io *io, const struct extent *ext)
 {
-	INIT_WORK(&io->work, decompress_work);
-	queue_work(ext->img->cache.lookup_wq, &io->work);
+	io->entry = ext->entry;
+	io->inflate.img = ext->img;
+	INIT_WORK(&io->inflate.work, decompress_work);
+	queue_work(ext->img->cache.lookup_wq, &io->inflate.work);
 }
 
 /**

@@ -28,10 +28,11 @@ struct qcow2_image;
  * @commit:	A FUA write that must see a commit before it is acknowledged.
  * @misses:	How often a slice that the bio needs to go on was not in memory.
  * @pos:	DISCARD and WRITE_ZEROES: the next guest byte to handle.
+ * @entry:	The L2 entry of a cluster to be decompressed.
  * @waiter:	Links the bio to the slice that it waits for.
  * @node:	Links the bio to the writer's, the commit's or a worker's list.
  * @lnode:	Links the bio to a lock-free list (hand-over between contexts).
- * @work:	Has the bio's cluster decompressed.
+ * @inflate:	Has the bio's cluster, which is in @img, decompressed.
  * @sio:	The I/O of a file-backed bio.
  */
 struct qcow2_io {
@@ -39,12 +40,18 @@ struct qcow2_io {
 	struct percpu_ref *epoch;
 	bool commit;
 	u8 misses;
-	u64 pos;
+	union {
+		u64 pos;
+		u64 entry;
+	};
 	union {
 		struct slice_waiter waiter;
 		struct list_head node;
 		struct llist_node lnode;
-		struct work_struct work;
+		struct {
+			struct work_struct work;
+			struct qcow2_image *img;
+		} inflate;
 	};
 	struct storage_io sio;
 };

@@ -207,8 +207,7 @@ static int map_read(struct qcow2_io *io, struct bio *bio)
 		missed(io);
 		return DM_MAPIO_SUBMITTED;
 	case EXTENT_COMPRESSED:
-		/* The worker looks up again, and may find a layer above changed in between. */
-		cut(bio, min(ext.len, unsplittable(dev, goff)));
+		cut(bio, ext.len);
 		decompress_io(io, &ext);
 		return DM_MAPIO_SUBMITTED;
 	default:
