@@ -207,7 +207,10 @@ static void process_range(struct qcow2_writer *w, struct qcow2_io *io, bool disc
 		if (look(w, io, pos, &ext) == STEP_WAIT)
 			return;
 		if (ext.type == EXTENT_UNALLOCATED && io->dev->nr_layers == 1) {
-			/* Nothing there, at once for the rest of the slice or of no table. */
+			/*
+			 * Nothing there, at once for the rest of the slice or of no table.  What a
+			 * write in flight is about to map there comes after us.
+			 */
 			image_lookup(img, pos, end - pos, &ext);
 			advance(io, ext.type == EXTENT_UNALLOCATED ? pos + ext.len : next);
 			continue;

@@ -72,6 +72,7 @@ static void slice_free_rcu(struct rcu_head *rcu)
 	struct table_cache *cache = &s->img->cache;
 
 	slice_free(cache, s);
+	/* On the way down every value is passed, so those in make_room() are woken once. */
 	if (atomic_dec_return(&cache->nr_evicted) == MAX_EVICTED - 1)
 		wake_up_all(&cache->evicted_wait);
 }

@@ -94,8 +94,8 @@ struct table_cache {
 	unsigned int nr;		/* slices in the xarrays; @lock to change */
 	unsigned int max;		/* bound on @nr; slices; @lock to change */
 	atomic_t nr_dirty;		/* slices dirty or writing */
-	atomic_t nr_evicted;		/* not freed yet: RCU's */
-	wait_queue_head_t evicted_wait;	/* for fewer of them */
+	atomic_t nr_evicted;		/* slices out of the xarrays, still with RCU */
+	wait_queue_head_t evicted_wait;	/* for @nr_evicted to be less than its bound */
 };
 
 /* A table that is held in memory whole. */

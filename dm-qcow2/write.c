@@ -303,6 +303,7 @@ static void process_write(struct qcow2_writer *w, struct qcow2_io *io)
 	}
 	switch (ext.type) {
 	case EXTENT_MISS:
+		/* Not ours any more: it waits, or has been ended. */
 		break;
 	case EXTENT_INVALID:
 		end_io(io, BLK_STS_IOERR);
