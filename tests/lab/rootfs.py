@@ -19,7 +19,7 @@ PACKAGES = KERNEL_PACKAGES + """
 	libdevmapper-dev libjson-c-dev liburing-dev libblkio-dev libseccomp-dev libcap-dev
 	libcap-ng-dev libaio-dev zlib1g-dev libzstd-dev
 	qemu-system-x86 qemu-system-common qemu-utils seabios
-	dmsetup lvm2 thin-provisioning-tools fio nbd-client
+	dmsetup lvm2 thin-provisioning-tools fio nbd-client nfs-kernel-server nfs-common
 	kmod udev busybox-static xfsprogs e2fsprogs btrfs-progs util-linux mount fdisk
 	strace procps iproute2 iputils-ping cpio zstd xz-utils jq uidmap file psmisc
 	bsdextrautils python3 python3-pytest linux-perf
