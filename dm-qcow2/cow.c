@@ -156,6 +156,7 @@ static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 t
 			r = load_again(w, ext.img, cluster + from);
 			continue;
 		case EXTENT_ZERO:
+		case EXTENT_BEYOND:
 			memset(mem, 0, ext.len);
 			break;
 		case EXTENT_DATA:

@@ -44,6 +44,7 @@ enum extent_type {
 	EXTENT_UNALLOCATED,	/* look further down the chain (lookup of one image only) */
 	EXTENT_ZERO,
 	EXTENT_DATA,		/* at @host of @img */
+	EXTENT_BEYOND,		/* the same, but the storage ends before: reads as zeroes */
 	EXTENT_COMPRESSED,	/* @entry of @img; at most to the end of the cluster */
 	EXTENT_INVALID,		/* the entry cannot be followed */
 };
@@ -68,6 +69,15 @@ struct extent {
 /* lookup.c */
 void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext);
 void chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len, struct extent *ext);
+
+/*
+ * Is the extent written where it is?  That depends on its entry alone, and not on how long the
+ * storage is now: else one write could be filling the cluster while another goes straight to it.
+ */
+static inline bool written_in_place(const struct extent *ext)
+{
+	return ext->own && (ext->type == EXTENT_DATA || ext->type == EXTENT_BEYOND);
+}
 
 /* decompress.c */
 void compressed_range(const struct qcow2_image *img, u64 entry, u64 *pos, u32 *len);

@@ -147,7 +147,7 @@ static enum step zero_piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos
 				 QCOW2_ENTRY_COPIED | QCOW2_L2_ZERO);
 	if (whole && (unmap || !ext->own) && zero_entry(io, &val))
 		return set_entry(w, io, pos, val);
-	if (ext->type == EXTENT_DATA && ext->own)
+	if (written_in_place(ext))
 		start_in_place(w, io, pos, len, ext);
 	else
 		start_allocating(w, io, pos, len, true, ext);

@@ -19,7 +19,8 @@ static enum extent_type classify(const struct qcow2_image *img, u64 entry, u64 *
 	if (entry & QCOW2_L2_COMPRESSED)
 		return EXTENT_COMPRESSED;
 	*host = entry & QCOW2_OFFSET_MASK;
-	*own = entry & QCOW2_ENTRY_COPIED;
+	/* Without a host cluster COPIED means nothing: there is nothing to own. */
+	*own = *host && entry & QCOW2_ENTRY_COPIED;
 	/* A zero cluster may keep a host cluster; its content is never read. */
 	if (entry & QCOW2_L2_ZERO)
 		return EXTENT_ZERO;
@@ -32,6 +33,27 @@ static u64 l2_rest(const struct qcow2_image *img, u64 goff)
 	u64 covers = 1ULL << (img->cluster_bits + img->l2_bits);
 
 	return covers - (goff & (covers - 1));
+}
+
+/*
+ * The slice has entries that are invalid, or that map data which the storage, as it was when the
+ * slice was read, does not hold in full.  Is this one of them?
+ */
+static void judge_suspect(struct qcow2_image *img, struct extent *ext, u32 skip, u64 *got)
+{
+	u64 size;
+
+	if (!l2_entry_valid(img, ext->entry)) {
+		ext->type = EXTENT_INVALID;
+		return;
+	}
+	if (ext->type != EXTENT_DATA)
+		return;
+	size = img->st.ops->size(&img->st);
+	if (ext->host + skip >= size)
+		ext->type = EXTENT_BEYOND;
+	else if (img->st.bdev)	/* a file reads as zeroes there by itself */
+		*got = min(*got, size - ext->host - skip);
 }
 
 /**
@@ -71,8 +93,8 @@ void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext
 	}
 	ext->entry = slice_entry(s, i);
 	ext->type = classify(img, ext->entry, &ext->host, &ext->own);
-	if (unlikely(s->suspect) && ext->entry && !l2_entry_valid(img, ext->entry))
-		ext->type = EXTENT_INVALID;
+	if (unlikely(s->suspect) && ext->entry)
+		judge_suspect(img, ext, in_cluster(img, goff), &got);
 	host = ext->host;
 
 	/* Take what follows of the same kind, up to the end of the slice. */
@@ -88,7 +110,7 @@ void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext
 		got += img->cluster_size;
 	}
 	rcu_read_unlock();
-	if (ext->type == EXTENT_DATA)
+	if (ext->type == EXTENT_DATA || ext->type == EXTENT_BEYOND)
 		ext->host += in_cluster(img, goff);
 	ext->len = min(len, got);
 }

@@ -200,6 +200,7 @@ static int map_read(struct qcow2_io *io, struct bio *bio)
 		cut(bio, ext.len);
 		return ext.img->st.ops->map_bio(&ext.img->st, io, bio, ext.host);
 	case EXTENT_ZERO:
+	case EXTENT_BEYOND:
 		cut(bio, ext.len);
 		return read_zeroes(bio);
 	case EXTENT_MISS:
@@ -216,6 +217,21 @@ static int map_read(struct qcow2_io *io, struct bio *bio)
 	}
 }
 
+/*
+ * The block device ends inside the cluster, and a bio that was parked cannot be cut by DM any more:
+ * fill what lies behind the end, and read the rest.
+ */
+static void zero_rest(struct bio *bio, unsigned int from)
+{
+	struct bvec_iter iter, start = bio->bi_iter;
+	struct bio_vec bv;
+
+	bio_advance_iter(bio, &start, from);
+	__bio_for_each_segment(bv, bio, iter, start)
+		memzero_bvec(&bv);
+	bio->bi_iter.bi_size = from;
+}
+
 static void resume_read(struct qcow2_io *io)
 {
 	struct bio *bio = io_bio(io);
@@ -225,9 +241,12 @@ static void resume_read(struct qcow2_io *io)
 	chain_lookup(io->dev, 0, io_start(io), bio->bi_iter.bi_size, &ext);
 	switch (ext.type) {
 	case EXTENT_DATA:
+		if (unlikely(ext.len < bio->bi_iter.bi_size))
+			zero_rest(bio, ext.len);
 		submit_io(io, ext.img, ext.host);
 		break;
 	case EXTENT_ZERO:
+	case EXTENT_BEYOND:
 		read_zeroes(bio);
 		break;
 	case EXTENT_MISS:
@@ -266,7 +285,7 @@ static int map_write(struct qcow2_io *io, struct bio *bio)
 		return DM_MAPIO_KILL;
 	enter(io);
 	image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
-	if (ext.type == EXTENT_DATA && ext.own) {
+	if (written_in_place(&ext)) {
 		cut(bio, ext.len);
 		decide_fua(io, bio, img);
 		return img->st.ops->map_bio(&img->st, io, bio, ext.host);
@@ -291,7 +310,7 @@ static void resume_write(struct qcow2_io *io)
 
 	enter(io);
 	image_lookup(img, io_start(io), bio->bi_iter.bi_size, &ext);
-	if (ext.type == EXTENT_DATA && ext.own) {
+	if (written_in_place(&ext)) {
 		decide_fua(io, bio, img);
 		submit_io(io, img, ext.host);
 		return;

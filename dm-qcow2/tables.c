@@ -67,7 +67,8 @@ static bool inside(struct qcow2_image *img, u64 pos)
  * @img: the image
  * @entry: the entry
  *
- * "L2 table entry": offsets aligned and inside the image, reserved bits clear, not on metadata.
+ * "L2 table entry": offsets aligned, reserved bits clear, not on metadata.  Compressed data must
+ * begin inside the storage.  A cluster may lie behind its end: QEMU, too, reads it as zeroes.
  */
 bool l2_entry_valid(struct qcow2_image *img, u64 entry)
 {
@@ -86,9 +87,18 @@ bool l2_entry_valid(struct qcow2_image *img, u64 entry)
 		return false;
 	if (entry & QCOW2_L2_ZERO && img->version < 3)
 		return false;
-	if (!host)
-		return !(entry & QCOW2_ENTRY_COPIED);
-	return !in_cluster(img, host) && inside(img, host) && !is_metadata(img, host);
+	/* COPIED without an offset is as good as nothing, for QEMU and its check. */
+	return !host || (!in_cluster(img, host) && !is_metadata(img, host));
+}
+
+/* Does an entry map data that the storage does not hold, or not in full? */
+static bool reaches_beyond(struct qcow2_image *img, u64 entry)
+{
+	u64 host = entry & QCOW2_OFFSET_MASK;
+
+	if (!host || entry & (QCOW2_L2_COMPRESSED | QCOW2_L2_ZERO))
+		return false;
+	return !inside(img, host) || (img->st.bdev && !inside(img, host + img->cluster_size - 1));
 }
 
 /**
@@ -96,7 +106,8 @@ bool l2_entry_valid(struct qcow2_image *img, u64 entry)
  * @img: the image
  * @s: a slice that nobody else sees yet
  *
- * A slice with an invalid entry stays usable; lookups then judge each entry that they use.
+ * A slice with an entry that is invalid, or leads behind the end of the storage, stays usable;
+ * lookups then judge each entry that they use.
  */
 void slice_check(struct qcow2_image *img, struct slice *s)
 {
@@ -107,8 +118,12 @@ void slice_check(struct qcow2_image *img, struct slice *s)
 	for (i = 0; i < SLICE_ENTRIES; i++) {
 		u64 e = slice_entry(s, i);
 
-		if (!e || l2_entry_valid(img, e))
+		if (!e)
 			continue;
+		if (l2_entry_valid(img, e)) {
+			s->suspect |= reaches_beyond(img, e);
+			continue;
+		}
 		s->suspect = true;
 		DMERR_LIMIT("%s: invalid L2 entry %#llx for guest offset %llu", img->name, e,
 			    ((s->index << SLICE_ENTRY_SHIFT) + i) << img->cluster_bits);

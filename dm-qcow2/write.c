@@ -265,7 +265,7 @@ stall:
  * @io: the bio; not owned by the caller afterwards
  * @goff: guest offset
  * @len: bytes, inside one cluster
- * @ext: EXTENT_DATA, own
+ * @ext: written in place
  *
  * Return: 0 if the operation was started, -EAGAIN if the bio waits.
  */
@@ -296,7 +296,7 @@ static void process_write(struct qcow2_writer *w, struct qcow2_io *io)
 	do {
 		image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
 	} while (ext.type == EXTENT_MISS && load_missed(io, img, goff, &w->gather));
-	if (ext.type == EXTENT_DATA && ext.own) {
+	if (written_in_place(&ext)) {
 		/* The usual case after waiting for an operation on the same cluster. */
 		resume_io(io);
 		return;
