@@ -240,6 +240,8 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 
 	if (rb >= img->reftable.nr_entries)
 		return move_reftable(img, rb);
+	if (!slice_has_place(flat_slice(&img->reftable, rb)))
+		return -ENOSPC;
 	r = check_unused(img, base, 1);
 	if (!r)
 		r = grow_used(a, si);
@@ -313,6 +315,8 @@ static int take_run(struct qcow2_image *img, struct slice *s, u64 first, u32 nr)
 	r = check_unused(img, first, nr);
 	if (r)
 		return r;
+	if (!slice_has_place(s))
+		return -ENOSPC;
 	if (!slice_try_prepare(s))
 		return -ENOMEM;
 	r = prepare_run(img, first, &nr, &zeroed);
@@ -585,8 +589,7 @@ int alloc_init(struct dm_target *ti, struct qcow2_image *img)
 			u64 si = ((u64)rb << shift) + i;
 
 			if (!(i * SLICE_SIZE % chunk))
-				r = storage_rw_sync(&img->st, REQ_OP_READ, pos + i * SLICE_SIZE,
-						    buf, chunk);
+				r = table_read(img, pos + i * SLICE_SIZE, buf, chunk);
 			if (r) {
 				ti->error = "Cannot read the refcount blocks";
 				break;

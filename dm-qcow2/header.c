@@ -113,7 +113,8 @@ static int check_geometry(struct dm_target *ti, struct qcow2_image *img,
 		return fail(ti, "L1 table is misaligned");
 	if (l1_bytes > QCOW2_MAX_L1_BYTES)
 		return fail(ti, "L1 table is too large");
-	if (l1_pos > storage || l1_bytes > storage - l1_pos)
+	/* A table may end behind the end of the storage: the rest of it reads as zeroes. */
+	if (l1_pos > storage)
 		return fail(ti, "L1 table reaches outside the image");
 	/* An L1 entry covers cluster_bits + l2_bits <= 21 + 18 bits. */
 	covered = 1ULL << (img->cluster_bits + img->l2_bits);
@@ -126,11 +127,12 @@ static int check_geometry(struct dm_target *ti, struct qcow2_image *img,
 		return fail(ti, "Refcount table is empty");
 	if (rt_bytes > QCOW2_MAX_REFTABLE_BYTES)
 		return fail(ti, "Refcount table is too large");
-	if (rt_pos > storage || rt_bytes > storage - rt_pos)
+	if (rt_pos > storage)
 		return fail(ti, "Refcount table reaches outside the image");
 	if (be32_to_cpu(h->nb_snapshots) > QCOW2_MAX_SNAPSHOTS)
 		return fail(ti, "Image has too many snapshots");
-	img->size = size;
+	/* As QEMU does: a guest cannot address part of a sector. */
+	img->size = round_down(size, SECTOR_SIZE);
 	return 0;
 }
 

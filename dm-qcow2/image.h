@@ -148,6 +148,8 @@ void header_free(struct qcow2_image *img);
 int tables_load(struct dm_target *ti, struct qcow2_image *img);
 int tables_reserve(struct qcow2_image *img);
 bool l2_entry_valid(struct qcow2_image *img, u64 entry);
+int table_read(struct qcow2_image *img, u64 pos, void *buf, u32 len);
+bool slice_has_place(const struct slice *s);
 int slice_position(struct qcow2_image *img, enum slice_kind kind, u64 index, u64 *pos);
 void slice_check(struct qcow2_image *img, struct slice *s);
 bool is_metadata(struct qcow2_image *img, u64 pos);

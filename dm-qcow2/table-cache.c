@@ -135,7 +135,7 @@ static int slice_read(struct slice *s)
 	r = slice_position(img, s->kind, s->index, &s->pos);
 	if (r)
 		return r;
-	r = storage_rw_sync(&img->st, REQ_OP_READ, s->pos, s->data, SLICE_SIZE);
+	r = table_read(img, s->pos, s->data, SLICE_SIZE);
 	if (r) {
 		DMERR_LIMIT("%s: cannot read metadata at %llu: error %d", img->name, s->pos, r);
 		return r;
@@ -483,8 +483,7 @@ int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_ki
 		return -ENOMEM;
 	flat_fill(t->slices, img, kind, pos, 0, t->nr_slices);
 	for (i = 0; !r && i < t->nr_slices; i++)
-		r = storage_rw_sync(&img->st, REQ_OP_READ, t->slices[i]->pos, t->slices[i]->data,
-				    SLICE_SIZE);
+		r = table_read(img, t->slices[i]->pos, t->slices[i]->data, SLICE_SIZE);
 	return r;
 }
 

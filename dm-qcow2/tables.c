@@ -63,6 +63,43 @@ static bool inside(struct qcow2_image *img, u64 pos)
 }
 
 /**
+ * table_read - read part of a table
+ * @img: the image
+ * @pos: byte position
+ * @buf: where to, as storage_rw_sync() wants it
+ * @len: bytes
+ *
+ * QEMU writes a table no further than its last entry, so that a file can end inside one, and a
+ * block device made of such a file before it.  What is not there reads as zeroes.
+ *
+ * Return: 0 or the storage's error.
+ */
+int table_read(struct qcow2_image *img, u64 pos, void *buf, u32 len)
+{
+	u64 size = img->st.ops->size(&img->st);
+	u32 there = len;
+
+	if (pos >= size)
+		there = 0;
+	else if (img->st.bdev)	/* of a file the rest is zeroes without our help */
+		there = min_t(u64, len, size - pos);
+	memset(buf + there, 0, len - there);
+	return there ? storage_rw_sync(&img->st, REQ_OP_READ, pos, buf, there) : 0;
+}
+
+/**
+ * slice_has_place - can a slice be written where it belongs?
+ * @s: the slice
+ *
+ * It cannot when the block device ends before.  Who is about to change a slice that was on disk
+ * when the image was opened asks first: a commit that could not write it would fail the image.
+ */
+bool slice_has_place(const struct slice *s)
+{
+	return !s->img->st.bdev || inside(s->img, s->pos + SLICE_SIZE - 1);
+}
+
+/**
  * l2_entry_valid - can this L2 entry be followed?
  * @img: the image
  * @entry: the entry

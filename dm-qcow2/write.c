@@ -104,6 +104,8 @@ static int add_l2_table(struct qcow2_image *img, u32 i)
 	u64 pos;
 	int r;
 
+	if (!slice_has_place(l1))
+		return -ENOSPC;
 	freed = freed_alloc(img);
 	if (!freed || !slice_try_prepare(l1)) {
 		r = -ENOMEM;
@@ -145,9 +147,12 @@ struct slice *get_l2(struct qcow2_image *img, u64 goff)
 			return ERR_PTR(r);
 	}
 	s = slice_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
-	if (!IS_ERR(s) && !slice_try_prepare(s)) {
+	if (IS_ERR(s))
+		return s;
+	r = !slice_has_place(s) ? -ENOSPC : !slice_try_prepare(s) ? -ENOMEM : 0;
+	if (r) {
 		slice_put(s);
-		return ERR_PTR(-ENOMEM);
+		return ERR_PTR(r);
 	}
 	return s;
 }

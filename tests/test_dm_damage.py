@@ -408,7 +408,7 @@ def test_truncated(dm, template, tmp_path):
         metadata = {name: at for name, at in image.metadata().items() if at + CLUSTER <= length}
         os.truncate(image.path, length)
         device = attach(dm, image)
-        if length <= 3 * CLUSTER:
+        if length < 3 * CLUSTER:
             assert device is None
         if device:
             # what is cut off of a cluster reads as zeroes

@@ -7,12 +7,13 @@ error where QEMU is more lenient, but never other data, and only where the damag
 import errno
 import itertools
 import os
+import struct
 import sys
 
 import pytest
 
 from dmqcow2 import KIB, Attached
-from helpers import MIB, SECTOR, image_check, image_create, qemu_io, run
+from helpers import MIB, SECTOR, Loop, image_check, image_create, qemu_io, run
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "damage"))
 from template import CLUSTER, COPIED, GUEST_CLUSTERS, OFFSET, SIZE, Image, Template  # noqa: E402
@@ -174,3 +175,96 @@ def test_block_device_ends_before_the_data(dm, bdev, image, missing):
         assert cluster_of(disk, last) == Template.byte(last)
     image_check(device)
     dm.remove("cut")
+
+
+# ---- ends of tables ----
+
+def move_refcount_table(image):
+    """To the end of the file, which then ends behind the table's first entry."""
+    block, old = image.refblock(), image.field("refcount_offset")
+    new = -(-image.end() // CLUSTER) * CLUSTER
+    image.set_field("refcount_offset", new)
+    with open(image.path, "r+b") as f:
+        f.seek(new)
+        f.write(struct.pack(">Q", block))
+    image.write(image.refcount_at(new // CLUSTER), 1, ">H")
+    image.write(image.refcount_at(old // CLUSTER), 0, ">H")
+
+
+def test_file_ends_inside_the_refcount_table(dm, image):
+    """The rest of the table is zeroes, for QEMU and for us."""
+    move_refcount_table(image)
+    assert image.end() % CLUSTER == 8
+    image_check(image.path)
+    with Attached(dm, f"qcow2:{image.path}") as disk:
+        for cluster in range(GUEST_CLUSTERS):
+            assert cluster_of(disk, cluster) == Template.byte(cluster)
+        for cluster in range(1, GUEST_CLUSTERS, 2):
+            disk.write(FILL, cluster * CLUSTER, CLUSTER)
+    image_check(image.path)
+    qemu_io(image.path, f"read -P {FILL} {CLUSTER} {CLUSTER}", f"read -P 0x42 {2 * CLUSTER} {CLUSTER}")
+
+
+def test_block_device_ends_inside_the_refcount_table(dm, bdev, image):
+    """What would have to be written behind the end waits for a longer device."""
+    move_refcount_table(image)
+    device, grow = cut(dm, bdev, image, image.end() // SECTOR * SECTOR + SECTOR)
+    with Attached(dm, f"qcow2:{device}", "error_if_no_space") as disk:
+        assert cluster_of(disk, VICTIM) == Template.byte(VICTIM)
+        disk.write(FILL, VICTIM * CLUSTER, CLUSTER)         # in place
+        disk.write(FILL, CLUSTER, CLUSTER)                  # where the old table was
+        with pytest.raises(OSError) as e:
+            disk.write(FILL, 3 * CLUSTER, 2 * CLUSTER)
+        assert e.value.errno == errno.ENOSPC
+        grow(8 * MIB)
+        disk.message("grown")
+        disk.write(FILL, 3 * CLUSTER, CLUSTER)
+        assert disk.status()["mode"] == "rw"
+    image_check(device)
+    qemu_io(device, *(f"read -P {FILL} {c * CLUSTER} {CLUSTER}" for c in (1, 3, VICTIM)))
+    dm.remove("cut")
+
+
+@pytest.mark.parametrize("size", [64 * MIB, 100 << 30])
+def test_loop_device_on_a_new_image(dm, cleanup, tmp_path, size):
+    """The file ends with the last entry of the L1 table, and the loop device before that."""
+    path = image_create(tmp_path / "image", size)
+    loop = Loop(path)
+    cleanup(loop.remove)
+    with Attached(dm, f"qcow2:{loop.path}", "read_only") as disk:
+        disk.expect(0, 0, MIB)
+        disk.expect(0, size - MIB, MIB)
+    with Attached(dm, f"qcow2:{loop.path}", "error_if_no_space") as disk:
+        disk.expect(0, 0, MIB)
+        with pytest.raises(OSError) as e:
+            disk.write(0x11, 0, CLUSTER)
+        assert e.value.errno == errno.ENOSPC
+        os.truncate(path, 64 * MIB)
+        run("losetup", "--set-capacity", loop.path)
+        disk.message("grown")
+        disk.write(0x11, 0, CLUSTER)
+        disk.write(0x22, size - CLUSTER, CLUSTER)
+        assert disk.status()["mode"] == "rw"
+    image_check(loop.path)
+    qemu_io(loop.path, "read -P 0x11 0 64k", f"read -P 0x22 {size - CLUSTER} 64k")
+
+
+@pytest.mark.parametrize("size", [SIZE - 1, SIZE - 511, SIZE - 513, 511])
+def test_size_in_bytes(dm, image, size):
+    """A disk that ends inside a sector ends before it, as it does in QEMU."""
+    image.set_field("size", size)
+    told = run("qemu-io", "-r", "-f", "qcow2", "-c", "length",
+               image.path).stdout
+    sectors = size // SECTOR
+    if not sectors:
+        assert "0 bytes" in told
+        return
+    last = sectors * SECTOR - SECTOR
+    assert qemu(image.path, f"read {last} 512", read_only=True)
+    assert not qemu(image.path, f"read {last} 1024", read_only=True)
+    with Attached(dm, f"qcow2:{image.path}", size=sectors * SECTOR) as disk:
+        disk.expect(Template.byte(last // CLUSTER), last, SECTOR)
+        disk.write(FILL, last, SECTOR)
+    assert image.field("size") == size
+    assert qemu(image.path, f"read -P {FILL} {last} 512", read_only=True)
+    image_check(image.path)
