@@ -101,6 +101,7 @@ struct qcow2_feature_name {
 #define QCOW2_OFFSET_MASK		0x00fffffffffffe00ULL
 #define QCOW2_L1_RESERVED		0x7f000000000001ffULL
 #define QCOW2_L2_RESERVED		0x3f000000000001feULL	/* standard descriptor */
-#define QCOW2_REFTABLE_RESERVED		0x00000000000001ffULL
+/* Bits 56-63 belong to the offset here, but no cluster that an L2 entry can name is there. */
+#define QCOW2_REFTABLE_RESERVED		0xff000000000001ffULL
 
 #endif /* QCOW2_FORMAT_H */

@@ -7,12 +7,13 @@ error where QEMU is more lenient, but never other data, and only where the damag
 import errno
 import itertools
 import os
+import re
 import struct
 import sys
 
 import pytest
 
-from dmqcow2 import KIB, Attached
+from dmqcow2 import KIB, Attached, refused
 from helpers import MIB, SECTOR, Loop, image_check, image_create, qemu_io, run
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "damage"))
@@ -268,3 +269,14 @@ def test_size_in_bytes(dm, image, size):
     assert image.field("size") == size
     assert qemu(image.path, f"read -P {FILL} {last} 512", read_only=True)
     image_check(image.path)
+
+
+@pytest.mark.parametrize("bit", [1, 8, *range(56, 64)])
+def test_reserved_bits_of_refcount_table(dm, image, bit):
+    """No bit of an entry is looked over: it would stand for another place than the one used."""
+    at = image.field("refcount_offset")
+    image.write(at, image.read(at) | 1 << bit)
+    assert not is_clean(image.path)
+    for features in ((), ("read_only",)):
+        said = refused(dm, [f"qcow2:{image.path}"], features, sectors=SIZE // SECTOR)
+        assert re.search("Invalid L1 or refcount table entry", said)
