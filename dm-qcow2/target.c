@@ -384,30 +384,43 @@ static const char *mode_word(const struct qcow2_dev *dev)
 }
 
 /*
- * A path with what separates words, begins a comment for dmsetup, or escapes, as octal numbers.
- * DM's own way of quoting, a backslash, cannot be used: libdevmapper doubles every backslash.
+ * A path with what separates words, begins a comment for dmsetup, escapes, or moves the cursor of
+ * whoever reads the line, as octal numbers.  DM's own way of quoting, a backslash, cannot be
+ * used: libdevmapper doubles every backslash.
+ *
+ * Like DMEMIT this always ends the text with a zero, in @maxlen bytes, of which there is at least
+ * one: DM finds the end of the line by that zero, and sees by the length that it did not fit.
  */
 static unsigned int emit_escaped(char *result, unsigned int maxlen, const char *s)
 {
-	unsigned int n = string_escape_mem(s, strlen(s), result, maxlen, ESCAPE_OCTAL,
-					   " \t\n\v\f\r\\#");
+	static const char special[] =
+		"\001\002\003\004\005\006\007\010\011\012\013\014\015\016\017\020"
+		"\021\022\023\024\025\026\027\030\031\032\033\034\035\036\037\177 \\#";
+	unsigned int n = string_escape_mem(s, strlen(s), result, maxlen, ESCAPE_OCTAL, special);
 
-	return min(n, maxlen);
+	n = min(n, maxlen - 1);
+	result[n] = '\0';
+	return n;
 }
 
 static unsigned int emit_layer(const struct qcow2_layer *layer, char *result, unsigned int maxlen)
 {
 	struct qcow2_image *img = layer->img;
-	const struct file *file = img->st.file;
+	struct file *file = img->st.file;
+	char *buf = kmalloc(PATH_MAX, GFP_KERNEL);
 	unsigned int sz = 0;
+	char *path;
 
 	DMEMIT(" %s:", img->raw ? "raw" : "qcow2");
-	if (d_unlinked(file->f_path.dentry)) {
+	/* Where the file is now: it may have been renamed since it was opened. */
+	path = buf ? file_path(file, buf, PATH_MAX) : ERR_PTR(-ENOMEM);
+	if (IS_ERR(path) || d_unlinked(file->f_path.dentry)) {
 		DMEMIT("fd:-");
-		return sz;
+	} else {
+		sz += emit_escaped(result + sz, maxlen - sz, path);
+		DMEMIT("@%u:%u:%llu", MAJOR(img->key_dev), MINOR(img->key_dev), img->key_ino);
 	}
-	sz += emit_escaped(result + sz, maxlen - sz, img->name);
-	DMEMIT("@%u:%u:%llu", MAJOR(img->key_dev), MINOR(img->key_dev), img->key_ino);
+	kfree(buf);
 	return sz;
 }
 

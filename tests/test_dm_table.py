@@ -41,11 +41,11 @@ def test_names_of_all_kinds(dm, filesystem):
     """What would split or end a word is given as octal; what is printed must load."""
     directory = filesystem("ext4")
     for name in ("with space", "back\\slash", "tab\there", "ünïcode", "percent%41", "colon:fd:3",
-                 "at@8:1:5"):
+                 "at@8:1:5", "line\nbreak", "escape\x1b[2J"):
         plain = image_create(os.path.join(directory, "plain"), 8 * MIB)
         image = os.path.join(directory, name)       # which qemu-img would take for a protocol
         os.rename(plain, image)
-        escaped = re.sub(r"[\\\s#]", lambda m: f"\\{ord(m[0]):03o}", image)
+        escaped = re.sub(r"[\\\s#\x1b]", lambda m: f"\\{ord(m[0]):03o}", image)
         if "@" in name:         # would be taken for the identity that follows a name: it is given
             st = os.stat(image)
             escaped += f"@{os.major(st.st_dev)}:{os.minor(st.st_dev)}:{st.st_ino}"
@@ -55,6 +55,53 @@ def test_names_of_all_kinds(dm, filesystem):
             dm.reload("q", table)
             assert disk.table() == table
             disk.expect(0x11, 0, 64 * KIB)
+
+
+def test_table_line_longer_than_a_buffer(dm, tmp_path):
+    """The most layers, with long names, make a line of more than the 16 KiB that libdevmapper offers
+    first: the whole line comes all the same, and loads, also one whose names are mostly escapes."""
+    deep = tmp_path / ("a" * 110) / ("b" * 110) / ("c" * 110)
+    deep.mkdir(parents=True)
+    layers = []
+    for n in reversed(range(64)):
+        image = str(deep / f"l{n}")
+        if layers:
+            run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", layers[0], "-F", "qcow2", image,
+                MIB)
+        else:
+            image_create(image, MIB)
+        layers.insert(0, image)
+
+    def whole(table, directory):
+        found = [word.rsplit("@", 1)[0] for word in table.split() if word.startswith("qcow2:")]
+        wanted = ["qcow2:" + f"{directory}/l{n}".replace(" ", "\\040") for n in range(64)]
+        # (no diff of lines of 64 KiB)
+        assert len(found) == 64 and all(f == w for f, w in zip(found, wanted)), found[-1]
+        assert table.endswith(" 1 read_only")
+
+    with Attached(dm, [f"qcow2:{layer}" for layer in layers], "read_only", size=MIB) as disk:
+        table = disk.table()
+        whole(table, deep)
+        disk.expect(0, 0, MIB)
+        dm.reload("q", table)
+        whole(disk.table(), deep)
+        spaces = deep.parent / (" " * 250)
+        deep.rename(spaces)
+        whole(disk.table(), spaces)
+
+
+def test_table_line_of_a_renamed_image(dm, filesystem):
+    """The line names the file as it is called now, so that it loads."""
+    image = image_create(os.path.join(filesystem("ext4"), "image"), 8 * MIB)
+    with Attached(dm, f"qcow2:{image}") as disk:
+        os.rename(image, image + "-renamed")
+        table = disk.table()
+        assert f"qcow2:{image}-renamed@" in table
+        dm.reload("q", table)
+        disk.write(0x11, 0, 64 * KIB)
+    dm.create("q", table)
+    dm.remove("q")
+    qemu_io(image + "-renamed", "read -P 0x11 0 64k")
 
 
 def test_identity_is_checked(dm, filesystem):
