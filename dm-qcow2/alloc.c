@@ -15,7 +15,6 @@
  */
 #include <linux/device-mapper.h>
 #include <linux/mm.h>
-#include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "alloc.h"
@@ -533,14 +532,14 @@ static u32 count_used(const struct qcow2_image *img, struct slice *s, u32 *last)
 }
 
 /* Note what a slice of refcounts counts. Those that count nothing take no memory. */
-static int count_slice(struct dm_target *ti, struct qcow2_alloc *a, u64 si, u32 nr)
+static int count_slice(struct qcow2_alloc *a, u64 si, u32 nr, char **error)
 {
 	if (si >= MAX_SLICES) {
-		ti->error = "Refcounts for more than there can be";
+		*error = "Refcounts for more than there can be";
 		return -EFBIG;
 	}
 	if (grow_used(a, si)) {
-		ti->error = "Out of memory setting up the allocator";
+		*error = "Out of memory setting up the allocator";
 		return -ENOMEM;
 	}
 	a->used[si] = nr;
@@ -550,14 +549,15 @@ static int count_slice(struct dm_target *ti, struct qcow2_alloc *a, u64 si, u32 
 
 /**
  * alloc_init - learn what is in use
- * @ti: for ti->error
  * @img: the image, its tables loaded; nobody else uses it yet
+ * @abandoned: becomes true when nobody is interested any more
+ * @error: set to the reason of a failure, for ti->error
  *
  * Reads all refcount blocks once.
  *
- * Return: 0, or an error with ti->error set.
+ * Return: 0 or -errno.
  */
-int alloc_init(struct dm_target *ti, struct qcow2_image *img)
+int alloc_init(struct qcow2_image *img, const bool *abandoned, char **error)
 {
 	u32 shift = img->refblock_bits - img->rb_slice_bits, i, last;
 	u32 chunk = min(img->cluster_size, 64U << 10), order = get_order(chunk);
@@ -569,7 +569,7 @@ int alloc_init(struct dm_target *ti, struct qcow2_image *img)
 
 	a = kzalloc(sizeof(*a), GFP_KERNEL);
 	if (!a) {
-		ti->error = "Out of memory setting up the allocator";
+		*error = "Out of memory setting up the allocator";
 		return -ENOMEM;
 	}
 	img->alloc = a;
@@ -579,7 +579,7 @@ int alloc_init(struct dm_target *ti, struct qcow2_image *img)
 			nr_rb = rb + 1;
 	buf = (void *)__get_free_pages(GFP_KERNEL | __GFP_COMP, order);
 	if (!buf) {
-		ti->error = "Out of memory setting up the allocator";
+		*error = "Out of memory setting up the allocator";
 		r = -ENOMEM;
 	}
 	for (rb = 0; !r && rb < nr_rb; rb++) {
@@ -591,19 +591,19 @@ int alloc_init(struct dm_target *ti, struct qcow2_image *img)
 			if (!(i * SLICE_SIZE % chunk))
 				r = table_read(img, pos + i * SLICE_SIZE, buf, chunk);
 			if (r) {
-				ti->error = "Cannot read the refcount blocks";
+				*error = "Cannot read the refcount blocks";
 				break;
 			}
 			cond_resched();
 			scan.data = buf + i * SLICE_SIZE % chunk;
 			n = count_used(img, &scan, &last);
 			if (n)
-				r = count_slice(ti, a, si, n);
+				r = count_slice(a, si, n, error);
 			if (n && !r)
 				a->end = (si << img->rb_slice_bits) + last + 1;
 			/* A sparse image can name more blocks than anybody would wait for. */
-			if (!r && fatal_signal_pending(current)) {
-				ti->error = "Interrupted reading the refcount blocks";
+			if (!r && READ_ONCE(*abandoned)) {
+				*error = "Interrupted reading the refcount blocks";
 				r = -EINTR;
 			}
 		}

@@ -26,7 +26,7 @@ struct qcow2_alloc {
 	bool passdown;		/* give freed clusters back to the host */
 };
 
-int alloc_init(struct dm_target *ti, struct qcow2_image *img);
+int alloc_init(struct qcow2_image *img, const bool *abandoned, char **error);
 void alloc_exit(struct qcow2_image *img);
 
 int alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed);

@@ -15,7 +15,7 @@
 /* Enough for header and extensions of any sane image; the rest of the cluster is not needed. */
 #define MAX_EXT_AREA	(64U << 10)
 
-#define fail(ti, msg) ({ (ti)->error = (msg); -EINVAL; })
+#define fail(error, msg) ({ *(error) = (msg); -EINVAL; })
 
 static bool is_v3(const struct qcow2_header *h)
 {
@@ -50,8 +50,8 @@ static void log_unknown_feature(struct qcow2_image *img, const u8 *area, u32 fro
 	DMERR("%s: unsupported incompatible feature bit %u", img->name, bit);
 }
 
-static int check_extensions(struct dm_target *ti, struct qcow2_image *img, const u8 *area, u32 from,
-			    u32 to, bool write)
+static int check_extensions(struct qcow2_image *img, const u8 *area, u32 from, u32 to, bool write,
+			    char **error)
 {
 	while (from + sizeof(struct qcow2_header_ext) <= to) {
 		const struct qcow2_header_ext *ext = (const void *)(area + from);
@@ -61,16 +61,16 @@ static int check_extensions(struct dm_target *ti, struct qcow2_image *img, const
 		if (type == QCOW2_EXT_END)
 			return 0;
 		if (len > to - from)
-			return fail(ti, "Header extension reaches outside its area");
+			return fail(error, "Header extension reaches outside its area");
 		switch (type) {
 		case QCOW2_EXT_BACKING_FORMAT:
 			if (len >= sizeof(img->backing_format))
-				return fail(ti, "Backing format name is too long");
+				return fail(error, "Backing format name is too long");
 			memcpy(img->backing_format, area + from, len);
 			break;
 		case QCOW2_EXT_BITMAPS:
 			if (write)
-				return fail(ti, "Bitmaps are not supported on a writable image");
+				return fail(error, "Bitmaps are not supported on a writable image");
 			break;
 		}
 		from += round_up(len, 8);
@@ -78,28 +78,27 @@ static int check_extensions(struct dm_target *ti, struct qcow2_image *img, const
 	return 0;
 }
 
-static int check_features(struct dm_target *ti, struct qcow2_image *img,
-			  const struct qcow2_header *h, bool write)
+static int check_features(struct qcow2_image *img, const struct qcow2_header *h, bool write,
+			  char **error)
 {
 	u64 incompat = be64_to_cpu(h->incompatible_features);
 
 	if (incompat & ~QCOW2_INCOMPAT_KNOWN)
-		return fail(ti, "Unsupported incompatible feature");
+		return fail(error, "Unsupported incompatible feature");
 	if (incompat & QCOW2_INCOMPAT_DATA_FILE)
-		return fail(ti, "External data files are not supported");
+		return fail(error, "External data files are not supported");
 	if (incompat & QCOW2_INCOMPAT_COMPRESSION)
-		return fail(ti, "Compression type zstd is not supported");
+		return fail(error, "Compression type zstd is not supported");
 	if (incompat & QCOW2_INCOMPAT_EXTL2)
-		return fail(ti, "Extended L2 entries are not supported");
+		return fail(error, "Extended L2 entries are not supported");
 	if (write && incompat & QCOW2_INCOMPAT_CORRUPT)
-		return fail(ti, "Image is marked corrupt: repair it, or attach it read-only");
+		return fail(error, "Image is marked corrupt: repair it, or attach it read-only");
 	if (write && incompat & QCOW2_INCOMPAT_DIRTY)
-		return fail(ti, "Image is marked dirty: repair it (qcow2attach check --repair)");
+		return fail(error, "Image is marked dirty: repair it (qcow2attach check --repair)");
 	return 0;
 }
 
-static int check_geometry(struct dm_target *ti, struct qcow2_image *img,
-			  const struct qcow2_header *h)
+static int check_geometry(struct qcow2_image *img, const struct qcow2_header *h, char **error)
 {
 	u64 size = be64_to_cpu(h->size), cluster = 1ULL << img->cluster_bits;
 	u64 l1_pos = be64_to_cpu(h->l1_table_offset);
@@ -110,34 +109,34 @@ static int check_geometry(struct dm_target *ti, struct qcow2_image *img,
 	u64 covered;
 
 	if (!IS_ALIGNED(l1_pos, cluster) || (l1_bytes && !l1_pos))
-		return fail(ti, "L1 table is misaligned");
+		return fail(error, "L1 table is misaligned");
 	if (l1_bytes > QCOW2_MAX_L1_BYTES)
-		return fail(ti, "L1 table is too large");
+		return fail(error, "L1 table is too large");
 	/* A table may end behind the end of the storage: the rest of it reads as zeroes. */
 	if (l1_pos > storage)
-		return fail(ti, "L1 table reaches outside the image");
+		return fail(error, "L1 table reaches outside the image");
 	/* An L1 entry covers cluster_bits + l2_bits <= 21 + 18 bits. */
 	covered = 1ULL << (img->cluster_bits + img->l2_bits);
 	if (size > (u64)LLONG_MAX - covered || DIV64_U64_ROUND_UP(size, covered) >
 	    be32_to_cpu(h->l1_size))
-		return fail(ti, "L1 table does not cover the virtual size");
+		return fail(error, "L1 table does not cover the virtual size");
 	if (!rt_pos || !IS_ALIGNED(rt_pos, cluster))
-		return fail(ti, "Refcount table is misaligned");
+		return fail(error, "Refcount table is misaligned");
 	if (!rt_bytes)
-		return fail(ti, "Refcount table is empty");
+		return fail(error, "Refcount table is empty");
 	if (rt_bytes > QCOW2_MAX_REFTABLE_BYTES)
-		return fail(ti, "Refcount table is too large");
+		return fail(error, "Refcount table is too large");
 	if (rt_pos > storage)
-		return fail(ti, "Refcount table reaches outside the image");
+		return fail(error, "Refcount table reaches outside the image");
 	if (be32_to_cpu(h->nb_snapshots) > QCOW2_MAX_SNAPSHOTS)
-		return fail(ti, "Image has too many snapshots");
+		return fail(error, "Image has too many snapshots");
 	/* As QEMU does: a guest cannot address part of a sector. */
 	img->size = round_down(size, SECTOR_SIZE);
 	return 0;
 }
 
-static int check_backing(struct dm_target *ti, struct qcow2_image *img,
-			 const struct qcow2_header *h, u32 area_len)
+static int check_backing(struct qcow2_image *img, const struct qcow2_header *h, u32 area_len,
+			 char **error)
 {
 	u64 off = be64_to_cpu(h->backing_file_offset);
 	u32 len = be32_to_cpu(h->backing_file_size);
@@ -146,13 +145,13 @@ static int check_backing(struct dm_target *ti, struct qcow2_image *img,
 	if (!img->has_backing)
 		return 0;
 	if (len > QCOW2_MAX_BACKING_NAME)
-		return fail(ti, "Backing file name is too long");
+		return fail(error, "Backing file name is too long");
 	if (off > area_len || len > area_len - off)
-		return fail(ti, "Backing file name reaches outside the first cluster");
+		return fail(error, "Backing file name reaches outside the first cluster");
 	return 0;
 }
 
-static int parse(struct dm_target *ti, struct qcow2_image *img, u8 *area, u32 len, bool write)
+static int parse(struct qcow2_image *img, u8 *area, u32 len, bool write, char **error)
 {
 	struct qcow2_header *h = (void *)area;
 	u32 version = be32_to_cpu(h->version), hlen = QCOW2_V2_HEADER_LENGTH;
@@ -160,16 +159,16 @@ static int parse(struct dm_target *ti, struct qcow2_image *img, u8 *area, u32 le
 	int r;
 
 	if (be32_to_cpu(h->magic) != QCOW2_MAGIC)
-		return fail(ti, "Not a qcow2 image");
+		return fail(error, "Not a qcow2 image");
 	if (version != 2 && version != 3)
-		return fail(ti, "Unsupported qcow2 version");
+		return fail(error, "Unsupported qcow2 version");
 	img->version = version;
 	img->cluster_bits = be32_to_cpu(h->cluster_bits);
 	if (img->cluster_bits < QCOW2_MIN_CLUSTER_BITS ||
 	    img->cluster_bits > QCOW2_MAX_CLUSTER_BITS)
-		return fail(ti, "Invalid cluster size");
+		return fail(error, "Invalid cluster size");
 	if (img->cluster_bits < SLICE_SHIFT)
-		return fail(ti, "Clusters smaller than 4 KiB are not supported");
+		return fail(error, "Clusters smaller than 4 KiB are not supported");
 	img->cluster_size = 1U << img->cluster_bits;
 	img->l2_bits = img->cluster_bits - ilog2(sizeof(__be64));
 	img->slice_bits = img->cluster_bits + SLICE_ENTRY_SHIFT;
@@ -178,20 +177,20 @@ static int parse(struct dm_target *ti, struct qcow2_image *img, u8 *area, u32 le
 		hlen = be32_to_cpu(h->header_length);
 		if (hlen < QCOW2_V3_MIN_HEADER_LENGTH || !IS_ALIGNED(hlen, 8) ||
 		    hlen > img->cluster_size || hlen > len)
-			return fail(ti, "Invalid header length");
+			return fail(error, "Invalid header length");
 		img->refcount_order = be32_to_cpu(h->refcount_order);
 		if (img->refcount_order > QCOW2_MAX_REFCOUNT_ORDER)
-			return fail(ti, "Invalid refcount width");
+			return fail(error, "Invalid refcount width");
 		if (be64_to_cpu(h->incompatible_features) & ~QCOW2_INCOMPAT_KNOWN)
 			log_unknown_feature(img, area, hlen, len,
 					    be64_to_cpu(h->incompatible_features) &
 					    ~QCOW2_INCOMPAT_KNOWN);
-		r = check_features(ti, img, h, write);
+		r = check_features(img, h, write, error);
 		if (r)
 			return r;
 		if (hlen > offsetof(struct qcow2_header, compression_type) &&
 		    h->compression_type)
-			return fail(ti, "Invalid compression type");
+			return fail(error, "Invalid compression type");
 	}
 	img->refblock_bits = img->cluster_bits + 3 - img->refcount_order;
 	img->rb_slice_bits = SLICE_SHIFT + 3 - img->refcount_order;
@@ -200,59 +199,59 @@ static int parse(struct dm_target *ti, struct qcow2_image *img, u8 *area, u32 le
 	case QCOW2_CRYPT_NONE:
 		break;
 	case QCOW2_CRYPT_AES:
-		return fail(ti, "AES-encrypted images are not supported");
+		return fail(error, "AES-encrypted images are not supported");
 	case QCOW2_CRYPT_LUKS:
-		return fail(ti, "LUKS-encrypted images are not supported");
+		return fail(error, "LUKS-encrypted images are not supported");
 	default:
-		return fail(ti, "Unknown encryption method");
+		return fail(error, "Unknown encryption method");
 	}
 	if (write && h->nb_snapshots)
-		return fail(ti, "Internal snapshots are not supported on a writable image");
-	r = check_geometry(ti, img, h);
+		return fail(error, "Internal snapshots are not supported on a writable image");
+	r = check_geometry(img, h, error);
 	if (r)
 		return r;
-	r = check_backing(ti, img, h, min(len, img->cluster_size));
+	r = check_backing(img, h, min(len, img->cluster_size), error);
 	if (r)
 		return r;
 	ext_end = img->has_backing ? be64_to_cpu(h->backing_file_offset) : img->cluster_size;
-	return check_extensions(ti, img, area, hlen, min_t(u64, ext_end, len), write);
+	return check_extensions(img, area, hlen, min_t(u64, ext_end, len), write, error);
 }
 
 /**
  * header_read - read and judge the header
- * @ti: for ti->error
  * @img: the image, its storage opened; geometry and backing fields are filled in
  * @write: the image is to be written
+ * @error: set to the reason when it is refused, for ti->error
  *
- * Return: 0, or an error with ti->error set.
+ * Return: 0 or -errno.
  */
-int header_read(struct dm_target *ti, struct qcow2_image *img, bool write)
+int header_read(struct qcow2_image *img, bool write, char **error)
 {
 	u64 storage = img->st.ops->size(&img->st);
 	u8 *area;
 	int r;
 
 	if (storage < QCOW2_V2_HEADER_LENGTH)
-		return fail(ti, "Image is too short to hold a header");
+		return fail(error, "Image is too short to hold a header");
 	area = (u8 *)__get_free_pages(GFP_KERNEL | __GFP_ZERO | __GFP_COMP,
 				     get_order(MAX_EXT_AREA));
 	if (!area) {
-		ti->error = "Out of memory reading the header";
+		*error = "Out of memory reading the header";
 		return -ENOMEM;
 	}
 	r = storage_rw_sync(&img->st, REQ_OP_READ, 0, area,
 			    min_t(u64, MAX_EXT_AREA, round_up(storage, img->st.block_size)));
 	if (r) {
-		ti->error = "Cannot read the header";
+		*error = "Cannot read the header";
 		goto out;
 	}
-	r = parse(ti, img, area, MAX_EXT_AREA, write);
+	r = parse(img, area, MAX_EXT_AREA, write, error);
 	if (r)
 		goto out;
 	img->header_len = img->st.block_size;
 	img->header = kmemdup(area, img->header_len, GFP_KERNEL);
 	if (!img->header) {
-		ti->error = "Out of memory reading the header";
+		*error = "Out of memory reading the header";
 		r = -ENOMEM;
 	}
 out:

@@ -6,13 +6,21 @@
  * that use it share one object: a golden image under many overlays has one table cache, and a
  * table that is loaded to replace another one of the same device takes the image over as it is.
  *
- * Owns the registry and takes registry_lock (outermost), under which images are opened and closed,
- * and inside it, or alone, role_lock, under which they change hands.
+ * The I/O of opening and closing can take for ever: the storage may hang, or be a device of this very
+ * kind that is suspended and waits for a table whose constructor wants the registry.  So none of it is
+ * done under a lock.  An image is entered before it is opened and leaves after it was closed; who wants
+ * it meanwhile waits for that one image, until it is killed.  A worker opens, since its I/O cannot be
+ * taken back: when the process that asked is killed, the worker alone has the image, and closes it
+ * when it is done.
+ *
+ * Owns the registry and takes registry_lock (outermost), under which images come, go and change
+ * phase, and inside it, or alone, role_lock, under which they change hands.  No I/O under either.
  */
 #include <linux/device-mapper.h>
 #include <linux/file.h>
 #include <linux/namei.h>
 #include <linux/slab.h>
+#include <linux/string_helpers.h>
 
 #include "alloc.h"
 #include "commit.h"
@@ -22,30 +30,31 @@
 
 static DEFINE_MUTEX(registry_lock);
 static LIST_HEAD(registry);		/* registry_lock */
+static DECLARE_WAIT_QUEUE_HEAD(registry_wait);	/* for an image to change phase */
+static struct workqueue_struct *open_wq;	/* nothing on it waits for another */
 
-/*
- * Who may write an image.  Apart from registry_lock, which is held while images are opened: a
- * device that resumes must not wait for the storage of another, which may lie on it.
- */
+/* Who may write an image. */
 static DEFINE_MUTEX(role_lock);
 
 /*
  * A file is its inode in memory: numbers do not tell, since on btrfs they repeat in each subvolume.
- * A block device has many nodes and is its number.
+ * A block device has many nodes and is its number.  An image that is being closed may have let go of
+ * its inode, and what has that place in memory now waits for the end of it, too.
  */
 static struct qcow2_image *find_image(const struct inode *inode)
 {
 	struct qcow2_image *img;
 
 	list_for_each_entry(img, &registry, node) {
-		if (img->st.bdev ? S_ISBLK(inode->i_mode) && img->key_dev == inode->i_rdev :
-				   file_inode(img->st.file) == inode)
+		if (img->key_inode ? img->key_inode == inode :
+				     S_ISBLK(inode->i_mode) && img->key_dev == inode->i_rdev)
 			return img;
 	}
 	return NULL;
 }
 
-static void free_image(struct qcow2_image *img)
+/* Stop and release everything but the object itself.  Sleeps, also on the storage. */
+static void shut_image(struct qcow2_image *img)
 {
 	/* Commits wake the writer, and both raise events. */
 	commit_exit(img);
@@ -70,22 +79,20 @@ static void free_image(struct qcow2_image *img)
 	if (img->locked)
 		image_unlock(img->st.file);
 	storage_close(&img->st);
-	kfree(img->name);
-	kfree(img);
 }
 
-static int open_storage(struct dm_target *ti, struct qcow2_image *img, struct block_device *bdev)
+static int open_storage(struct qcow2_image *img, struct block_device *bdev, char **error)
 {
 	int r = bdev ? storage_init_bdev(&img->st, bdev) : storage_init_file(&img->st);
 
 	if (r == -EOPNOTSUPP)
-		ti->error = "Filesystem does not support direct I/O";
+		*error = "Filesystem does not support direct I/O";
 	else if (r)
-		ti->error = "Cannot set up the storage";
+		*error = "Cannot set up the storage";
 	return r;
 }
 
-static int lock_image(struct dm_target *ti, struct qcow2_image *img, bool write)
+static int lock_image(struct qcow2_image *img, bool write, char **error)
 {
 	int r = image_lock(img->st.file, write);
 
@@ -94,23 +101,21 @@ static int lock_image(struct dm_target *ti, struct qcow2_image *img, bool write)
 			DMERR("%s: image is locked by another process", img->name);
 		else
 			DMERR("%s: cannot lock the image: error %d", img->name, r);
-		ti->error = r == -EAGAIN ?
-			    "Image is in use by another process (QEMU or its tools)" :
-			    "Cannot lock the image";
+		*error = r == -EAGAIN ? "Image is in use by another process (QEMU or its tools)" :
+					"Cannot lock the image";
 		return r == -EAGAIN ? -EBUSY : r;
 	}
 	img->locked = true;
-	img->locked_rw = write;
 	return 0;
 }
 
-static int open_writable(struct dm_target *ti, struct qcow2_image *img)
+static int open_writable(struct qcow2_image *img, char **error)
 {
 	int r;
 
 	r = epoch_init(&img->epoch);
 	if (r) {
-		ti->error = "Out of memory opening the image";
+		*error = "Out of memory opening the image";
 		return r;
 	}
 	img->can_write = true;
@@ -121,12 +126,11 @@ static int open_writable(struct dm_target *ti, struct qcow2_image *img)
 	if (!r)
 		r = writer_init(img);
 	if (r)
-		ti->error = "Out of memory opening the image";
+		*error = "Out of memory opening the image";
 	return r;
 }
 
-static int open_qcow2(struct dm_target *ti, struct qcow2_image *img, bool write,
-		      unsigned int cache_kib)
+static int open_qcow2(struct qcow2_image *img, bool write, unsigned int cache_kib, char **error)
 {
 	u64 cover;
 	int r;
@@ -134,46 +138,153 @@ static int open_qcow2(struct dm_target *ti, struct qcow2_image *img, bool write,
 	mt_init_flags(&img->metadata, MT_FLAGS_USE_RCU);
 	r = cache_init(&img->cache, img, cache_kib);
 	if (r) {
-		ti->error = "Out of memory opening the image";
+		*error = "Out of memory opening the image";
 		return r;
 	}
-	r = header_read(ti, img, write);
+	r = header_read(img, write, error);
 	if (r)
 		return r;
 	if (img->st.block_size > SLICE_SIZE) {
-		ti->error = "Storage blocks are larger than 4 KiB";
+		*error = "Storage blocks are larger than 4 KiB";
 		return -EINVAL;
 	}
 	/* More than all L2 tables and an eighth for refcounts is never needed. */
 	cover = (img->size >> (img->cluster_bits - 3)) * 9 / 8 / 1024;
 	if (!cache_kib)
 		cache_resize(&img->cache, clamp_t(u64, cover, 256, 32 * 1024));
-	r = tables_load(ti, img);
+	r = tables_load(img, error);
 	if (r)
 		return r;
-	return write ? open_writable(ti, img) : 0;
+	return write ? open_writable(img, error) : 0;
 }
 
-static struct qcow2_image *open_image(struct dm_target *ti, const struct layer_spec *spec,
-				      struct file *file, struct block_device *bdev, bool write,
-				      unsigned int cache_kib)
+/* What a worker does for layer_open(): struct image_opening tells what. */
+static int open_image(struct qcow2_image *img, struct image_opening *o)
 {
-	struct qcow2_image *img;
-	char *buf, *path;
-	int r = -ENOMEM;
+	int r;
 
-	img = kzalloc(sizeof(*img), GFP_KERNEL);
-	buf = kmalloc(PATH_MAX, GFP_KERNEL);
-	if (img && buf) {
-		path = file_path(file, buf, PATH_MAX);
-		img->name = kstrdup(IS_ERR(path) ? "(image)" : path, GFP_KERNEL);
+	r = open_storage(img, o->bdev, &o->error);
+	if (!r)
+		r = lock_image(img, o->write, &o->error);
+	if (r)
+		return r;
+	img->size = round_up(img->st.ops->size(&img->st), SECTOR_SIZE);
+	if (o->raw)
+		return 0;
+	img->raw = false;
+	return open_qcow2(img, o->write, o->cache_kib, &o->error);
+}
+
+/* Under registry_lock. */
+static void set_phase(struct qcow2_image *img, enum image_phase phase)
+{
+	lockdep_assert_held(&registry_lock);
+	img->phase = phase;
+	wake_up_all(&registry_wait);
+}
+
+/* Under registry_lock, which is dropped meanwhile.  -EINTR when the caller is being killed. */
+static int wait_phase(void)
+{
+	DEFINE_WAIT(wait);
+
+	lockdep_assert_held(&registry_lock);
+	prepare_to_wait(&registry_wait, &wait, TASK_KILLABLE);
+	mutex_unlock(&registry_lock);
+	if (!fatal_signal_pending(current))
+		schedule();
+	finish_wait(&registry_wait, &wait);
+	mutex_lock(&registry_lock);
+	return fatal_signal_pending(current) ? -EINTR : 0;
+}
+
+/* Under registry_lock, which is dropped meanwhile: the image loses a user, and with the last it goes. */
+static void put_image(struct qcow2_image *img)
+{
+	lockdep_assert_held(&registry_lock);
+	if (--img->users)
+		return;
+	set_phase(img, IMAGE_CLOSING);
+	mutex_unlock(&registry_lock);
+	shut_image(img);
+	mutex_lock(&registry_lock);
+	list_del(&img->node);
+	wake_up_all(&registry_wait);
+	kfree(img->name);
+	kfree(img);
+}
+
+static void open_work(struct work_struct *work)
+{
+	struct image_opening *o = container_of(work, struct image_opening, work);
+	struct qcow2_image *img = o->img;
+	int r = 0;
+
+	if (o->fresh)
+		r = open_image(img, o);
+	/* For allocation, and for the status to say what is in use. */
+	if (!r && o->top && !img->raw && !img->alloc) {
+		r = alloc_init(img, &o->abandoned, &o->error);
+		if (r)
+			alloc_exit(img);
 	}
-	kfree(buf);
+	mutex_lock(&registry_lock);
+	if (o->abandoned) {
+		set_phase(img, IMAGE_OPEN);
+		put_image(img);
+		kfree(o);
+	} else {
+		o->result = r;
+		set_phase(img, IMAGE_OPENED);
+	}
+	mutex_unlock(&registry_lock);
+	module_put(THIS_MODULE);
+}
+
+/*
+ * Under registry_lock, which is dropped meanwhile: have a worker do what @o says and wait for it.  The
+ * caller is one of the image's users; on failure no more.
+ */
+static int do_opening(struct image_opening *o, char **error)
+{
+	struct qcow2_image *img = o->img;
+	int r;
+
+	INIT_WORK(&o->work, open_work);
+	set_phase(img, IMAGE_OPENING);
+	/* It may outlive the caller, and even all devices; see registry_exit(). */
+	__module_get(THIS_MODULE);
+	queue_work(open_wq, &o->work);
+	while (img->phase == IMAGE_OPENING) {
+		if (wait_phase() && img->phase == IMAGE_OPENING) {
+			DMERR("%s: killed while it was opened", img->name);
+			*error = "Killed while the image was opened";
+			WRITE_ONCE(o->abandoned, true);
+			return -EINTR;
+		}
+	}
+	r = o->result;
+	*error = o->error;
+	set_phase(img, IMAGE_OPEN);
+	/* Nobody else has an image that could not be opened: it goes at once. */
+	if (r)
+		put_image(img);
+	kfree(o);
+	return r;
+}
+
+/* An image that is in the registry and not open yet; takes @file over. */
+static struct qcow2_image *new_image(struct file *file, bool write)
+{
+	const struct inode *inode = file_inode(file);
+	struct qcow2_image *img = kzalloc(sizeof(*img), GFP_KERNEL);
+
+	if (img)
+		img->name = kstrdup_quotable_file(file, GFP_KERNEL);
 	if (!img || !img->name) {
-		ti->error = "Out of memory opening the image";
 		kfree(img);
 		fput(file);
-		return ERR_PTR(-ENOMEM);
+		return NULL;
 	}
 	mutex_init(&img->header_lock);
 	mutex_init(&img->event_lock);
@@ -182,22 +293,14 @@ static struct qcow2_image *open_image(struct dm_target *ti, const struct layer_s
 	img->raw = true;	/* until there is something to free */
 	img->st.file = file;
 	img->mode = write ? MODE_RW : MODE_READ_ONLY;
-	r = open_storage(ti, img, bdev);
-	if (r)
-		goto bad;
-	r = lock_image(ti, img, write);
-	if (r)
-		goto bad;
-	img->size = round_up(img->st.ops->size(&img->st), SECTOR_SIZE);
-	if (spec->raw)
-		return img;
-	img->raw = false;
-	r = open_qcow2(ti, img, write, cache_kib);
-	if (!r)
-		return img;
-bad:
-	free_image(img);
-	return ERR_PTR(r);
+	if (S_ISBLK(inode->i_mode)) {
+		img->key_dev = inode->i_rdev;
+	} else {
+		img->key_inode = inode;
+		img->key_dev = inode->i_sb->s_dev;
+		img->key_ino = inode->i_ino;
+	}
+	return img;
 }
 
 /* May this table use an image that is open already? */
@@ -299,6 +402,71 @@ static struct block_device *get_bdev(struct dm_target *ti, struct qcow2_layer *l
 	return layer->dev->bdev;
 }
 
+/*
+ * The image that @file is, with the caller as a user: one that is there, or a new one.  Takes @file
+ * over.
+ */
+static struct qcow2_image *get_image(struct dm_target *ti, const struct layer_spec *spec,
+				     struct file *file, struct block_device *bdev, bool top,
+				     bool write, unsigned int cache_kib)
+{
+	struct image_opening *o = kzalloc(sizeof(*o), GFP_KERNEL);
+	struct qcow2_image *img;
+	int r = 0;
+
+	if (!o) {
+		ti->error = "Out of memory opening the image";
+		fput(file);
+		return ERR_PTR(-ENOMEM);
+	}
+	mutex_lock(&registry_lock);
+	/* @file holds its inode until the image is found, so nothing else can have that place. */
+	while ((img = find_image(file_inode(file))) && img->phase != IMAGE_OPEN && !r)
+		r = wait_phase();
+	if (r) {
+		ti->error = "Killed while waiting for the image";
+		goto out;
+	}
+	o->fresh = !img;
+	if (img) {
+		mutex_lock(&role_lock);
+		r = may_share(ti, img, spec, write);
+		mutex_unlock(&role_lock);
+	} else {
+		img = new_image(file, write);
+		file = NULL;
+		if (img)
+			list_add(&img->node, &registry);
+		else
+			ti->error = "Out of memory opening the image";
+		r = img ? 0 : -ENOMEM;
+	}
+	if (r)
+		goto out;
+	if (write) {
+		mutex_lock(&role_lock);
+		img->owner = dm_table_get_md(ti->table);
+		mutex_unlock(&role_lock);
+	}
+	img->users++;
+	if (o->fresh || (top && !img->raw && !img->alloc)) {
+		o->img = img;
+		o->bdev = bdev;
+		o->raw = spec->raw;
+		o->top = top;
+		o->write = write;
+		o->cache_kib = cache_kib;
+		r = do_opening(o, &ti->error);
+		o = NULL;
+	}
+out:
+	mutex_unlock(&registry_lock);
+	if (file)
+		fput(file);	/* the image holds the inode */
+	kfree(o);
+	return r ? ERR_PTR(r) : img;
+}
+
 /**
  * layer_open - open a layer, or share it when it is open
  * @ti: the target
@@ -308,8 +476,9 @@ static struct block_device *get_bdev(struct dm_target *ti, struct qcow2_layer *l
  * @write: and will be written
  * @cache_kib: bound of the table cache if it is opened now, or 0 for the default
  *
- * Writes nothing.  Return: 0, or an error with ti->error set; layer_close() is due if @layer has an
- * image.
+ * Writes nothing.  Sleeps for as long as the storage takes, or until the caller is killed.
+ *
+ * Return: 0, or an error with ti->error set; layer_close() is due if @layer has an image.
  */
 int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct layer_spec *spec,
 	       bool top, bool write, unsigned int cache_kib)
@@ -320,7 +489,6 @@ int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct lay
 	struct file *file;
 	dev_t dev;
 	u64 ino;
-	int r;
 
 	file = open_node(ti, spec, write);
 	if (IS_ERR(file))
@@ -341,44 +509,16 @@ int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct lay
 		}
 	}
 
-	mutex_lock(&registry_lock);
-	img = find_image(inode);
-	if (img) {
-		fput(file);	/* the image holds the inode */
-		r = 0;
-	} else {
-		img = open_image(ti, spec, file, bdev, write, cache_kib);
-		r = PTR_ERR_OR_ZERO(img);
-		if (!r) {
-			img->key_dev = dev;
-			img->key_ino = ino;
-			list_add(&img->node, &registry);
-		}
-	}
-	if (!r) {
-		mutex_lock(&role_lock);
-		r = img->users ? may_share(ti, img, spec, write) : 0;
-		if (!r && write)
-			img->owner = dm_table_get_md(ti->table);
-		mutex_unlock(&role_lock);
-	}
-	if (!r) {
-		img->users++;
-		layer->img = img;
-		layer->size = img->size;
-		/* For allocation, and for the status to say what is in use. */
-		if (top && !img->raw && !img->alloc) {
-			r = alloc_init(ti, img);
-			if (r)
-				alloc_exit(img);
-		}
-	}
-	mutex_unlock(&registry_lock);
-	if (!layer->img && layer->dev) {
-		dm_put_device(ti, layer->dev);
+	img = get_image(ti, spec, file, bdev, top, write, cache_kib);
+	if (IS_ERR(img)) {
+		if (layer->dev)
+			dm_put_device(ti, layer->dev);
 		layer->dev = NULL;
+		return PTR_ERR(img);
 	}
-	return r;
+	layer->img = img;
+	layer->size = img->size;
+	return 0;
 }
 
 /**
@@ -389,10 +529,7 @@ int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct lay
 void layer_close(struct dm_target *ti, struct qcow2_layer *layer)
 {
 	mutex_lock(&registry_lock);
-	if (!--layer->img->users) {
-		list_del(&layer->img->node);
-		free_image(layer->img);
-	}
+	put_image(layer->img);
 	mutex_unlock(&registry_lock);
 	layer->img = NULL;
 	if (layer->dev)
@@ -410,6 +547,7 @@ void layer_close(struct dm_target *ti, struct qcow2_layer *layer)
 int image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 {
 	struct mapped_device *md = dm_table_get_md(ti->table);
+	bool downgrade = false;
 	int r = 0;
 
 	mutex_lock(&role_lock);
@@ -417,11 +555,13 @@ int image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 		DMERR("%s: lost write access to the image", img->name);
 		r = -EBUSY;
 	} else if (!write && img->owner == md) {
-		image_lock_downgrade(img->st.file);
-		img->locked_rw = false;
 		img->owner = NULL;
+		downgrade = true;
 	}
 	mutex_unlock(&role_lock);
+	/* Nobody else becomes its writer as long as it is open. */
+	if (downgrade)
+		image_lock_downgrade(img->st.file);
 	if (r || !write)
 		return r;
 
@@ -459,4 +599,16 @@ void image_release(struct qcow2_image *img, struct dm_target *ti)
 	if (img->ti == ti)
 		img->ti = NULL;
 	mutex_unlock(&img->event_lock);
+}
+
+int registry_module_init(void)
+{
+	open_wq = alloc_workqueue("qcow2_open", WQ_UNBOUND, 0);
+	return open_wq ? 0 : -ENOMEM;
+}
+
+/* No image is being opened, as each has a reference to the module; but one may just have dropped it. */
+void registry_module_exit(void)
+{
+	destroy_workqueue(open_wq);
 }

@@ -44,24 +44,53 @@ enum image_mode {
 	MODE_FAILED,		/* the order promised on disk cannot be kept: sticky */
 };
 
+/* Where an image is between its first user and its last; image.c tells the story. */
+enum image_phase {
+	IMAGE_OPENING,		/* a worker opens it, or makes its allocator */
+	IMAGE_OPENED,		/* it has, and who asked for it is about to see how it went */
+	IMAGE_OPEN,
+	IMAGE_CLOSING,		/* it has no user any more */
+};
+
+/**
+ * struct image_opening - what a worker is asked to do by who opens a layer
+ *
+ * The asker's until it is queued, then the worker's until the phase is IMAGE_OPENED, then the
+ * asker's again; the worker's for good when the asker has gone.
+ */
+struct image_opening {
+	struct work_struct work;
+	struct qcow2_image *img;
+	struct block_device *bdev;
+	bool fresh;			/* nothing of the image is open yet */
+	bool raw;
+	bool top;			/* it needs an allocator */
+	bool write;
+	unsigned int cache_kib;
+	bool abandoned;			/* who asked was killed; registry lock to change */
+	int result;
+	char *error;
+};
+
 /**
  * struct qcow2_image - an image or raw layer
  */
 struct qcow2_image {
 	/* Registry lock. */
 	struct list_head node;
-	unsigned int users;		/* tables that hold it */
+	enum image_phase phase;
+	unsigned int users;		/* tables that hold it, and who is opening it */
 
 	/* Role lock (image.c). */
 	struct mapped_device *owner;	/* the device that may write it, or NULL */
-	bool locked;			/* the byte-range locks of a reader are held */
-	bool locked_rw;			/* and those of a writer */
 
 	bool reserved;			/* the tables have their room on the host; the owner's */
 
 	/* Constant after open. */
+	bool locked;			/* the byte-range locks are held */
 	bool raw;
 	bool can_write;			/* the file was opened for writing */
+	const struct inode *key_inode;	/* a file's inode, as a key alone; NULL for a block device */
 	dev_t key_dev;			/* device number, or that of the filesystem */
 	u64 key_ino;			/* inode number; 0 for a block device */
 	char *name;			/* for messages: escaped path */
@@ -134,18 +163,21 @@ int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct lay
 	       bool top, bool write, unsigned int cache_kib);
 void layer_close(struct dm_target *ti, struct qcow2_layer *layer);
 
+int registry_module_init(void);
+void registry_module_exit(void);
+
 int image_claim(struct qcow2_image *img, struct dm_target *ti, bool write);
 void image_release(struct qcow2_image *img, struct dm_target *ti);
 
 /* header.c */
-int header_read(struct dm_target *ti, struct qcow2_image *img, bool write);
+int header_read(struct qcow2_image *img, bool write, char **error);
 int header_prepare_write(struct qcow2_image *img);
 int header_set_corrupt(struct qcow2_image *img);
 int header_set_reftable(struct qcow2_image *img, u64 pos, u32 clusters);
 void header_free(struct qcow2_image *img);
 
 /* tables.c */
-int tables_load(struct dm_target *ti, struct qcow2_image *img);
+int tables_load(struct qcow2_image *img, char **error);
 int tables_reserve(struct qcow2_image *img);
 bool l2_entry_valid(struct qcow2_image *img, u64 entry);
 int table_read(struct qcow2_image *img, u64 pos, void *buf, u32 len);

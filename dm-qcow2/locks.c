@@ -8,7 +8,7 @@
  * that is never taken.  Lock first, ask second: of two that come at once at least one sees the
  * other.
  *
- * The locks belong to image.st.file (open file description locks).  Called under the registry lock.
+ * The locks belong to image.st.file (open file description locks).  May sleep, as on NFS.
  */
 #include <linux/filelock.h>
 

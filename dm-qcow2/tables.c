@@ -195,8 +195,8 @@ int slice_position(struct qcow2_image *img, enum slice_kind kind, u64 index, u64
 	return 0;
 }
 
-static int check_top(struct dm_target *ti, struct qcow2_image *img, const struct flat_table *t,
-		     u64 reserved, const char *what)
+static int check_top(struct qcow2_image *img, const struct flat_table *t, u64 reserved,
+		     const char *what, char **error)
 {
 	u32 i;
 	int r;
@@ -209,18 +209,18 @@ static int check_top(struct dm_target *ti, struct qcow2_image *img, const struct
 			continue;
 		if (e & reserved || in_cluster(img, pos) || !pos || !inside(img, pos)) {
 			DMERR("%s: invalid %s entry %u: %#llx", img->name, what, i, e);
-			ti->error = "Invalid L1 or refcount table entry";
+			*error = "Invalid L1 or refcount table entry";
 			return -EINVAL;
 		}
 		r = add_metadata(img, pos, img->cluster_size);
 		if (r == -EEXIST) {
 			DMERR("%s: %s entry %u overlaps other metadata: %#llx", img->name, what, i,
 			      e);
-			ti->error = "Metadata tables overlap";
+			*error = "Metadata tables overlap";
 			return -EINVAL;
 		}
 		if (r) {
-			ti->error = "Out of memory loading the tables";
+			*error = "Out of memory loading the tables";
 			return r;
 		}
 	}
@@ -229,12 +229,12 @@ static int check_top(struct dm_target *ti, struct qcow2_image *img, const struct
 
 /**
  * tables_load - read the L1 and refcount tables and learn where all metadata is
- * @ti: for ti->error
  * @img: the image, its header read
+ * @error: set to the reason when it is refused, for ti->error
  *
- * Return: 0, or an error with ti->error set.
+ * Return: 0 or -errno.
  */
-int tables_load(struct dm_target *ti, struct qcow2_image *img)
+int tables_load(struct qcow2_image *img, char **error)
 {
 	const struct qcow2_header *h = img->header;
 	u64 l1_pos = be64_to_cpu(h->l1_table_offset);
@@ -248,7 +248,7 @@ int tables_load(struct dm_target *ti, struct qcow2_image *img)
 		r = flat_table_load(&img->reftable, img, SLICE_REFTABLE, rt_pos,
 				    rt_bytes / sizeof(__be64));
 	if (r) {
-		ti->error = "Cannot read the L1 or refcount table";
+		*error = "Cannot read the L1 or refcount table";
 		return r;
 	}
 	r = add_metadata(img, 0, img->cluster_size);
@@ -257,14 +257,15 @@ int tables_load(struct dm_target *ti, struct qcow2_image *img)
 	if (!r)
 		r = add_metadata(img, rt_pos, rt_bytes);
 	if (r) {
-		ti->error = r == -EEXIST ? "Header, L1 table and refcount table overlap" :
+		*error = r == -EEXIST ? "Header, L1 table and refcount table overlap" :
 					   "Out of memory loading the tables";
 		return r == -EEXIST ? -EINVAL : r;
 	}
-	r = check_top(ti, img, &img->l1, QCOW2_L1_RESERVED, "L1");
+	r = check_top(img, &img->l1, QCOW2_L1_RESERVED, "L1", error);
 	if (r)
 		return r;
-	return check_top(ti, img, &img->reftable, QCOW2_REFTABLE_RESERVED, "refcount table");
+	return check_top(img, &img->reftable, QCOW2_REFTABLE_RESERVED, "refcount table",
+			 error);
 }
 
 static int reserve_top(struct qcow2_image *img, const struct flat_table *t, u64 nr)

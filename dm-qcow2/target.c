@@ -604,9 +604,14 @@ static int __init qcow2_init(void)
 	r = writer_module_init();
 	if (r)
 		goto bad_writer;
+	r = registry_module_init();
+	if (r)
+		goto bad_registry;
 	r = dm_register_target(&qcow2_target);
 	if (!r)
 		return 0;
+	registry_module_exit();
+bad_registry:
 	writer_module_exit();
 bad_writer:
 	commit_module_exit();
@@ -620,6 +625,7 @@ bad_cache:
 static void __exit qcow2_exit(void)
 {
 	dm_unregister_target(&qcow2_target);
+	registry_module_exit();
 	writer_module_exit();
 	commit_module_exit();
 	table_cache_module_exit();
