@@ -54,12 +54,18 @@ void compressed_range(const struct qcow2_image *img, u64 entry, u64 *pos, u32 *l
 	*len = (sectors + 1) * SECTOR_SIZE - (*pos & (SECTOR_SIZE - 1));
 }
 
+/* Pages: see buffer_alloc() in table-cache.c. */
+static void *alloc_in(u32 size, gfp_t gfp)
+{
+	return (void *)__get_free_pages(gfp | __GFP_COMP, get_order(size));
+}
+
 static void free_slots(struct decompressor *d)
 {
 	unsigned int i;
 
 	for (i = 0; i < NR_SLOTS; i++) {
-		kvfree(d->slots[i].in);
+		free_pages((unsigned long)d->slots[i].in, get_order(d->slots[i].in_size));
 		kvfree(d->slots[i].out);
 		kvfree(d->slots[i].workspace);
 	}
@@ -94,11 +100,11 @@ static void fill_slot(struct qcow2_image *img, struct inflate_slot *slot)
 {
 	if (!slot->in) {
 		slot->in_size = IN_SIZE;
-		slot->in = kmalloc(IN_SIZE, GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
+		slot->in = alloc_in(IN_SIZE, GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
 	}
 	if (!slot->in) {
 		slot->in_size = IN_SIZE_LEAST;
-		slot->in = kmalloc(IN_SIZE_LEAST, GFP_NOIO | __GFP_NOFAIL);
+		slot->in = alloc_in(IN_SIZE_LEAST, GFP_NOIO | __GFP_NOFAIL);
 	}
 	if (!slot->out)
 		slot->out = kvmalloc(img->cluster_size, GFP_NOIO | __GFP_NOFAIL);

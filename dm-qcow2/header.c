@@ -249,8 +249,11 @@ int header_read(struct qcow2_image *img, bool write, char **error)
 	if (r)
 		goto out;
 	img->header_len = img->st.block_size;
-	img->header = kmemdup(area, img->header_len, GFP_KERNEL);
-	if (!img->header) {
+	/* A page: see buffer_alloc() in table-cache.c. */
+	img->header = (void *)__get_free_page(GFP_KERNEL);
+	if (img->header) {
+		memcpy(img->header, area, img->header_len);
+	} else {
 		*error = "Out of memory reading the header";
 		r = -ENOMEM;
 	}
@@ -344,6 +347,6 @@ int header_set_reftable(struct qcow2_image *img, u64 pos, u32 clusters)
  */
 void header_free(struct qcow2_image *img)
 {
-	kfree(img->header);
+	free_page((unsigned long)img->header);
 	img->header = NULL;
 }

@@ -117,8 +117,8 @@ struct qcow2_image {
 
 	/* Header sector: written by commits, under header_lock. */
 	struct mutex header_lock;
-	void *header;			/* the first block of the image */
-	u32 header_len;			/* bytes of @header */
+	void *header;			/* the first block of the image, in a page */
+	u32 header_len;			/* bytes of @header that are the image's */
 
 	/* The rest exists only while the image can be written (can_write). */
 	struct epoch epoch;

@@ -36,12 +36,16 @@ static void init(struct file_lock *fl, struct file *file, int type, loff_t first
 	fl->fl_end = last;
 }
 
+/*
+ * A lock is one of the open file description by FL_OFDLCK.  F_OFD_SETLK is what a process says: a
+ * filesystem with locks of its own, as NFS is, knows no command but F_SETLK.
+ */
 static int set(struct file *file, int type, loff_t first, loff_t last)
 {
 	struct file_lock fl;
 
 	init(&fl, file, type, first, last);
-	return vfs_lock_file(file, F_OFD_SETLK, &fl, NULL);
+	return vfs_lock_file(file, F_SETLK, &fl, NULL);
 }
 
 static int take(struct file *file, const u8 *bytes, unsigned int nr)

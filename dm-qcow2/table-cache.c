@@ -20,7 +20,6 @@
 #define MAX_EVICTED		4096	/* that wait for RCU before more is loaded: 16 MiB */
 
 static struct kmem_cache *slice_slab;
-static struct kmem_cache *buffer_slab;
 
 static void slice_load_work(struct work_struct *work);
 
@@ -585,6 +584,21 @@ void cache_drop(struct table_cache *cache)
 	spin_unlock(&cache->lock);
 }
 
+/*
+ * Whole pages, also since filesystems take references to the pages of what they are given (NFS does),
+ * and those of a slab have none to be taken.
+ */
+static void *buffer_alloc(gfp_t gfp, void *unused)
+{
+	BUILD_BUG_ON(SLICE_SIZE > PAGE_SIZE);
+	return (void *)__get_free_page(gfp);
+}
+
+static void buffer_free(void *buffer, void *unused)
+{
+	free_page((unsigned long)buffer);
+}
+
 /**
  * cache_init - set up the cache of an image
  * @cache: the cache, zeroed
@@ -606,7 +620,7 @@ int cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int 
 	cache->max = kib_to_slices(max_kib);
 	r = mempool_init_slab_pool(&cache->slices, RESERVED_SLICES, slice_slab);
 	if (!r)
-		r = mempool_init_slab_pool(&cache->buffers, RESERVED_BUFFERS, buffer_slab);
+		r = mempool_init(&cache->buffers, RESERVED_BUFFERS, buffer_alloc, buffer_free, NULL);
 	if (r)
 		return r;
 	cache->wq = alloc_workqueue("qcow2_table", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
@@ -645,19 +659,10 @@ void cache_exit(struct table_cache *cache)
 int table_cache_module_init(void)
 {
 	slice_slab = KMEM_CACHE(slice, 0);
-	if (!slice_slab)
-		return -ENOMEM;
-	/* Aligned to its size, so that a buffer never crosses a page and suits any direct I/O. */
-	buffer_slab = kmem_cache_create("qcow2_slice_data", SLICE_SIZE, SLICE_SIZE, 0, NULL);
-	if (!buffer_slab) {
-		kmem_cache_destroy(slice_slab);
-		return -ENOMEM;
-	}
-	return 0;
+	return slice_slab ? 0 : -ENOMEM;
 }
 
 void table_cache_module_exit(void)
 {
-	kmem_cache_destroy(buffer_slab);
 	kmem_cache_destroy(slice_slab);
 }
