@@ -168,6 +168,13 @@ static int open_image(struct qcow2_image *img, struct image_opening *o)
 		r = lock_image(img, o->write, &o->error);
 	if (r)
 		return r;
+	/* Locked first: what QEMU's tools have written is all written by now. */
+	r = img->st.ops->take_over(&img->st);
+	if (r) {
+		DMERR("%s: what was written to it cannot be written back: error %d", img->name, r);
+		o->error = "Cannot write back what the page cache has of the image";
+		return r;
+	}
 	img->size = round_up(img->st.ops->size(&img->st), SECTOR_SIZE);
 	if (o->raw)
 		return 0;
@@ -594,6 +601,7 @@ void image_release(struct qcow2_image *img, struct dm_target *ti)
 {
 	writer_flush(img);
 	commit_everything(img);
+	img->st.ops->hand_back(&img->st);
 	flush_work(&img->event_work);	/* which writes the corrupt bit, while it may */
 	mutex_lock(&img->event_lock);
 	if (img->ti == ti)

@@ -102,6 +102,25 @@ static int bdev_reserve(struct qcow2_storage *st, u64 pos, u64 len)
 	return 0;
 }
 
+/*
+ * Our bios go round the page cache of the device.  What a process has written into that would be
+ * read by nobody here, and come down on committed metadata some time later.
+ */
+static int bdev_take_over(struct qcow2_storage *st)
+{
+	int r = sync_blockdev(st->bdev);
+
+	if (!r)
+		invalidate_bdev(st->bdev);
+	return r;
+}
+
+/* Never written back here: a page that somebody has made dirty since may be metadata of before. */
+static void bdev_hand_back(struct qcow2_storage *st)
+{
+	invalidate_bdev(st->bdev);
+}
+
 static u64 bdev_size(struct qcow2_storage *st)
 {
 	return bdev_nr_bytes(st->bdev);
@@ -127,6 +146,8 @@ static const struct storage_ops bdev_ops = {
 	.discard = bdev_discard,
 	.prepare = bdev_prepare,
 	.reserve = bdev_reserve,
+	.take_over = bdev_take_over,
+	.hand_back = bdev_hand_back,
 	.size = bdev_size,
 	.limit = bdev_size,
 	.used = bdev_used,

@@ -310,6 +310,25 @@ static int file_reserve(struct qcow2_storage *st, u64 pos, u64 len)
 	return r == -EOPNOTSUPP ? 0 : r;
 }
 
+/*
+ * Whoever made the image or copied it has left pages of it in the page cache.  Each direct write has
+ * to remove those in its way, which may wait: so none of the first writes could be submitted inline.
+ * Reads only wait for those that are dirty.
+ */
+static int file_take_over(struct qcow2_storage *st)
+{
+	int r = filemap_write_and_wait(st->file->f_mapping);
+
+	if (!r && st->file->f_mode & FMODE_WRITE)
+		invalidate_mapping_pages(st->file->f_mapping, 0, -1);
+	return r;
+}
+
+/* Direct writes to a file remove the pages in their way. */
+static void file_hand_back(struct qcow2_storage *st)
+{
+}
+
 static u64 file_size(struct qcow2_storage *st)
 {
 	return i_size_read(file_inode(st->file));
@@ -344,32 +363,19 @@ static const struct storage_ops file_ops = {
 	.discard = file_discard,
 	.prepare = file_prepare,
 	.reserve = file_reserve,
+	.take_over = file_take_over,
+	.hand_back = file_hand_back,
 	.size = file_size,
 	.limit = file_limit,
 	.used = file_used,
 	.close = file_close,
 };
 
-/*
- * Have no pages of the file in the page cache, where whoever made the image or copied it has left
- * them.  Each direct write has to remove those in its way, which may wait: so none of the first
- * writes could be submitted inline.  Reads only wait for those that are dirty.
- */
-static int empty_page_cache(struct file *file)
-{
-	int r = filemap_write_and_wait(file->f_mapping);
-
-	if (!r && file->f_mode & FMODE_WRITE)
-		invalidate_mapping_pages(file->f_mapping, 0, -1);
-	return r;
-}
-
 /**
  * storage_init_file - use a regular file as storage
  * @st: zeroed but for @st->file, opened for direct I/O
  *
- * Return: 0, -ENOMEM, -EOPNOTSUPP when the filesystem cannot do direct I/O on this file, or an
- * error of writing what the page cache still had of it.
+ * Return: 0, -ENOMEM, or -EOPNOTSUPP when the filesystem cannot do direct I/O on this file.
  */
 int storage_init_file(struct qcow2_storage *st)
 {
@@ -394,9 +400,6 @@ int storage_init_file(struct qcow2_storage *st)
 		st->block_size = bdev_logical_block_size(file_inode(st->file)->i_sb->s_bdev);
 		st->mem_align = st->block_size;
 	}
-	r = empty_page_cache(st->file);
-	if (r)
-		return r;
 	st->queues = alloc_percpu(struct storage_cpu_queue);
 	if (!st->queues)
 		return -ENOMEM;

@@ -72,6 +72,9 @@ struct storage_gather {
  *		whether it now reads as zeroes.  Sleeps.  -ENOSPC when the host has no room.
  * @reserve:	Make sure that writing to [pos, pos + len), which exists, needs no more room on the
  *		host.  Keeps the content.  Sleeps.  -ENOSPC when the host has no room.
+ * @take_over: Write back what the page cache has of the storage, and drop it: from here on nobody
+ *		but us is to write.  Sleeps.
+ * @hand_back: Drop what buffered readers have left in the page cache since then: it is stale.
  * @size:	Bytes that can be read now.
  * @limit:	Bytes that the storage can grow to.
  * @used:	Bytes that the storage takes on the host; @end is the end of what the image uses.
@@ -83,6 +86,8 @@ struct storage_ops {
 	int (*discard)(struct qcow2_storage *st, u64 pos, u64 len);
 	int (*prepare)(struct qcow2_storage *st, u64 pos, u64 len, bool *zeroed);
 	int (*reserve)(struct qcow2_storage *st, u64 pos, u64 len);
+	int (*take_over)(struct qcow2_storage *st);
+	void (*hand_back)(struct qcow2_storage *st);
 	u64 (*size)(struct qcow2_storage *st);
 	u64 (*limit)(struct qcow2_storage *st);
 	u64 (*used)(struct qcow2_storage *st, u64 end);
