@@ -140,6 +140,7 @@ static int write_kind(struct qcow2_commit *c, enum slice_kind kind)
 		w->sio.bv_skip = 0;
 		w->sio.nr_bv = 1;
 		w->sio.opf = REQ_OP_WRITE | REQ_SYNC | REQ_META | REQ_PRIO;
+		w->sio.owner = NULL;
 		w->sio.done = write_done;
 		atomic_inc(&c->pending);
 		storage_submit(&w->sio);

@@ -108,6 +108,7 @@ static void add_part(struct cow_op *op, struct qcow2_storage *st, blk_opf_t opf,
 	part->op = op;
 	part->sio.st = st;
 	part->sio.opf = opf;
+	part->sio.owner = io_bio(op->io);
 	part->sio.pos = pos;
 	part->sio.len = len;
 	part->sio.bv = bv;

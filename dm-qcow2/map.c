@@ -180,6 +180,15 @@ void miss_work(struct work_struct *work)
 	memalloc_noio_restore(noio);
 }
 
+/*
+ * A bio that goes on in a worker is charged to whoever submits it, and that is known only here: DM
+ * leaves it to bio_set_dev(), which charges the task that runs.
+ */
+static void note_payer(struct bio *bio)
+{
+	bio_associate_blkg(bio);
+}
+
 static int read_zeroes(struct bio *bio)
 {
 	zero_fill_bio(bio);
@@ -205,6 +214,7 @@ static int map_read(struct qcow2_io *io, struct bio *bio)
 		return read_zeroes(bio);
 	case EXTENT_MISS:
 		cut(bio, unsplittable(dev, goff));
+		note_payer(bio);
 		missed(io);
 		return DM_MAPIO_SUBMITTED;
 	case EXTENT_COMPRESSED:
@@ -291,6 +301,7 @@ static int map_write(struct qcow2_io *io, struct bio *bio)
 		return img->st.ops->map_bio(&img->st, io, bio, ext.host);
 	}
 	cut(bio, img->cluster_size - in_cluster(img, goff));
+	note_payer(bio);
 	if (ext.type == EXTENT_MISS) {
 		missed(io);
 		return DM_MAPIO_SUBMITTED;
@@ -390,6 +401,7 @@ int map_bio(struct qcow2_dev *dev, struct bio *bio)
 		if (!dev->writable || image_mode(dev->layers[0].img) >= MODE_READ_ONLY)
 			return DM_MAPIO_KILL;
 		io->pos = io_start(io);
+		note_payer(bio);
 		writer_add(dev->layers[0].img, io);
 		return DM_MAPIO_SUBMITTED;
 	default:

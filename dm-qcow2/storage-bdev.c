@@ -58,6 +58,10 @@ static void bdev_submit(struct storage_io *sio)
 			bio->bi_iter.bi_sector = sector;
 			bio->bi_private = sio;
 			bio->bi_end_io = bdev_bio_done;
+			if (sio->owner) {
+				bio_clone_blkg_association(bio, sio->owner);
+				bio->bi_ioprio = sio->owner->bi_ioprio;
+			}
 			atomic_inc(&sio->ref);
 		}
 		if (bio_add_page(bio, bv.bv_page, bv.bv_len, bv.bv_offset) != bv.bv_len) {

@@ -54,12 +54,18 @@ static void zero_rest(struct storage_io *sio, unsigned int done)
 	}
 }
 
-/* Any context. */
+/*
+ * Any context.  Who is to pay is the task that submits the bio, unless that was noted already; most
+ * that could not be done without waiting come here at once, in that task.
+ */
 static void hand_to_worker(struct storage_io *sio)
 {
 	struct qcow2_storage *st = sio->st;
-	struct storage_cpu_queue *q = get_cpu_ptr(st->queues);
+	struct storage_cpu_queue *q;
 
+	if (in_task())
+		bio_associate_blkg(sio->owner);
+	q = get_cpu_ptr(st->queues);
 	if (llist_add(&sio->node, &q->bios))
 		queue_work_on(smp_processor_id(), st->wq, &q->work);
 	put_cpu_ptr(st->queues);
@@ -97,6 +103,13 @@ static void file_complete(struct kiocb *iocb, long ret)
 	file_io_put(sio);
 }
 
+static u16 io_priority(const struct storage_io *sio)
+{
+	if (sio->owner && IOPRIO_PRIO_CLASS(sio->owner->bi_ioprio) != IOPRIO_CLASS_NONE)
+		return sio->owner->bi_ioprio;
+	return get_current_ioprio();
+}
+
 /*
  * sio->ref is 2: one for the completion and one for us, because filesystems look at the kiocb
  * after they have completed it.
@@ -118,7 +131,7 @@ static void start_kiocb(struct storage_io *sio, int flags)
 	iocb->ki_pos = sio->pos;
 	iocb->ki_flags = IOCB_DIRECT | flags;
 	iocb->ki_complete = file_complete;
-	iocb->ki_ioprio = get_current_ioprio();
+	iocb->ki_ioprio = io_priority(sio);
 	sio->again = false;
 	atomic_set(&sio->ref, 2);
 	ret = flags & IOCB_WRITE ? file->f_op->write_iter(iocb, &iter) :
@@ -141,7 +154,10 @@ static void file_submit(struct storage_io *sio)
 		sb_start_write(sb);
 		__sb_writers_release(sb, SB_FREEZE_WRITE);	/* another task may end it */
 	}
+	if (sio->owner)
+		kthread_associate_blkcg(bio_blkcg_css(sio->owner));
 	start_kiocb(sio, flags);
+	kthread_associate_blkcg(NULL);
 }
 
 /* Half a stack is enough for a filesystem and a stack of block devices below us. */
@@ -218,15 +234,9 @@ static void file_submit_bios(struct work_struct *work)
 	blk_start_plug(&plug);
 	while ((list = llist_del_all(&q->bios))) {
 		list = llist_reverse_order(list);
-		llist_for_each_entry_safe(sio, next, list, node) {
-			struct qcow2_io *io = container_of(sio, struct qcow2_io, sio);
-
-			/* The submitter's group pays, not ours. */
-			kthread_associate_blkcg(bio_blkcg_css(io_bio(io)));
+		llist_for_each_entry_safe(sio, next, list, node)
 			file_submit(sio);
-		}
 	}
-	kthread_associate_blkcg(NULL);
 	blk_finish_plug(&plug);
 	if (!throttle)
 		current->flags &= ~PF_LOCAL_THROTTLE;
@@ -248,6 +258,7 @@ static int file_map_bio(struct qcow2_storage *st, struct qcow2_io *io, struct bi
 	sio->bv_skip = bio->bi_iter.bi_offset;
 	sio->nr_bv = nr;
 	sio->opf = bio->bi_opf;
+	sio->owner = bio;
 	sio->error = 0;
 	sio->done = file_bio_done;
 

@@ -11,6 +11,7 @@
  *
  * Takes no locks: who gathers is alone, and the end of a write is its own.
  */
+#include <linux/blk-cgroup.h>
 #include <linux/bvec.h>
 #include <linux/slab.h>
 
@@ -85,6 +86,7 @@ static struct gathered_io *join(const struct storage_gather *gather)
 	g->sio.pos = gather->end - gather->len;
 	g->sio.len = gather->len;
 	g->sio.opf = gather->opf;
+	g->sio.owner = gather->owner;
 	g->sio.bv = g->bv;
 	g->sio.bv_skip = 0;
 	g->sio.nr_bv = 0;
@@ -92,6 +94,15 @@ static struct gathered_io *join(const struct storage_gather *gather)
 	llist_for_each_entry(sio, g->members, node)
 		g->sio.nr_bv += copy_vecs(g->bv + g->sio.nr_bv, sio);
 	return g;
+}
+
+/* May one of them be charged and ranked for both? */
+static bool alike(struct bio *a, struct bio *b)
+{
+	if (!a || !b)
+		return a == b;
+	return bio_blkcg_css(a) == bio_blkcg_css(b) &&
+	       a->bi_ioprio == b->bi_ioprio;
 }
 
 /**
@@ -130,11 +141,13 @@ void storage_gather_write(struct storage_gather *gather, struct storage_io *sio)
 	}
 	if (gather->first &&
 	    (sio->st != gather->st || sio->pos != gather->end || sio->opf != gather->opf ||
+	     !alike(sio->owner, gather->owner) ||
 	     gather->len + sio->len > GATHER_BYTES || gather->nr_bv + sio->nr_bv > GATHER_VECS))
 		storage_gather_submit(gather);
 	if (!gather->first) {
 		gather->st = sio->st;
 		gather->opf = sio->opf;
+		gather->owner = sio->owner;
 		gather->len = 0;
 		gather->nr_bv = 0;
 		gather->last = &gather->first;

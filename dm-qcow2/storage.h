@@ -25,6 +25,9 @@ struct qcow2_io;
  *
  * The caller fills the first group and owns the memory, the bio_vec array and the pages until
  * @done is called; @done runs once, in any context (also interrupt), with @error set.
+ *
+ * @owner is the guest bio that it is done for, which ends later: its cgroup pays, and its priority
+ * counts.  NULL: the image's own, as tables are.
  */
 struct storage_io {
 	struct qcow2_storage *st;
@@ -34,6 +37,7 @@ struct storage_io {
 	unsigned int nr_bv;
 	blk_opf_t opf;			/* REQ_OP_READ, or REQ_OP_WRITE with or without REQ_FUA */
 	const struct bio_vec *bv;
+	struct bio *owner;
 	void (*done)(struct storage_io *sio);
 	int error;			/* 0 or -errno, valid in @done */
 
@@ -53,6 +57,7 @@ struct storage_gather {
 	struct llist_node *first;	/* storage_io.node; NULL: empty, the rest means nothing */
 	struct llist_node **last;	/* where the next one is linked */
 	struct qcow2_storage *st;
+	struct bio *owner;		/* of the first one; the others' pay and count alike */
 	blk_opf_t opf;
 	u64 end;			/* byte position after the last one */
 	unsigned int len;		/* bytes of all */
