@@ -405,10 +405,12 @@ void commit_add_io(struct qcow2_image *img, struct qcow2_io *io)
 {
 	unsigned long flags;
 
+	rcu_read_lock();	/* see io.h */
 	spin_lock_irqsave(&img->commit->io_lock, flags);
 	list_add_tail(&io->node, &img->commit->ios);
 	spin_unlock_irqrestore(&img->commit->io_lock, flags);
 	commit_kick(img);
+	rcu_read_unlock();
 }
 
 /**
@@ -610,10 +612,12 @@ static void abandon(struct qcow2_commit *c)
 }
 
 /**
- * commit_exit - tear down
- * @img: the image, quiet; what is dirty (after a failure) is dropped
+ * commit_stop - let what has been queued come to its end
+ * @img: the image, quiet: the writer has no bio and no operation, so it starts no commit
+ *
+ * The last commit wakes the writer, which is to be stopped after this and before commit_exit().
  */
-void commit_exit(struct qcow2_image *img)
+void commit_stop(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = img->commit;
 
@@ -624,6 +628,18 @@ void commit_exit(struct qcow2_image *img)
 		destroy_workqueue(c->wq);
 	if (c->reclaim_wq)
 		destroy_workqueue(c->reclaim_wq);
+}
+
+/**
+ * commit_exit - free what commit_init() made
+ * @img: the image, after commit_stop(); what is dirty (after a failure) is dropped
+ */
+void commit_exit(struct qcow2_image *img)
+{
+	struct qcow2_commit *c = img->commit;
+
+	if (!c)
+		return;
 	abandon(c);
 	mempool_exit(&c->freed_pool);
 	kfree(c);

@@ -20,6 +20,7 @@ struct freed_extent {
 };
 
 int commit_init(struct qcow2_image *img);
+void commit_stop(struct qcow2_image *img);
 void commit_exit(struct qcow2_image *img);
 
 bool commit_is_clean(struct qcow2_image *img);

@@ -71,10 +71,10 @@ static void put_parts(struct cow_op *op)
 {
 	struct qcow2_writer *w = op_writer(op);
 
-	if (!atomic_dec_and_test(&op->pending))
-		return;
-	if (llist_add(&op->finished, &w->finished))
+	rcu_read_lock();	/* see io.h */
+	if (atomic_dec_and_test(&op->pending) && llist_add(&op->finished, &w->finished))
 		queue_work(w->wq, &w->work);
+	rcu_read_unlock();
 }
 
 static void part_done(struct storage_io *sio)

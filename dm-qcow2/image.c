@@ -56,10 +56,16 @@ static struct qcow2_image *find_image(const struct inode *inode)
 /* Stop and release everything but the object itself.  Sleeps, also on the storage. */
 static void shut_image(struct qcow2_image *img)
 {
-	/* Commits wake the writer, and both raise events. */
+	/*
+	 * First all that runs, in the order in which one wakes the other: looking for space starts
+	 * commits, they wake the writer, and all raise events.  Then what they use.
+	 */
+	writer_stop_polling(img);
+	commit_stop(img);
+	writer_stop(img);
+	cancel_work_sync(&img->event_work);
 	commit_exit(img);
 	writer_exit(img);
-	cancel_work_sync(&img->event_work);
 	alloc_exit(img);
 	if (img->can_write)
 		epoch_exit(&img->epoch);

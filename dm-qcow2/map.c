@@ -145,8 +145,10 @@ static void missed(struct qcow2_io *io)
 	struct qcow2_dev *dev = io->dev;
 
 	leave(io);
+	rcu_read_lock();	/* see io.h */
 	if (llist_add(&io->lnode, &dev->missed))
 		queue_work(dev->layers[0].img->cache.lookup_wq, &dev->miss_work);
+	rcu_read_unlock();
 }
 
 /**

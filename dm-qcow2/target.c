@@ -22,6 +22,7 @@
 #include "commit.h"
 #include "compat.h"
 #include "device.h"
+#include "hooks.h"
 #include "write.h"
 
 #define MAX_CACHE_KIB	(1U << 20)
@@ -287,6 +288,8 @@ static void qcow2_dtr(struct dm_target *ti)
 {
 	struct qcow2_dev *dev = ti->private;
 
+	/* Who has put a bio on a list of ours may not have queued the work for it yet (io.h). */
+	synchronize_rcu();
 	flush_work(&dev->miss_work);
 	close_layers(dev);
 	kfree(dev);
@@ -586,6 +589,11 @@ static struct target_type qcow2_target = {
 	.iterate_devices = qcow2_iterate_devices,
 	.io_hints = qcow2_io_hints,
 };
+
+#ifdef DM_QCOW2_TEST_HOOKS
+unsigned int test_writer_delay;
+module_param(test_writer_delay, uint, 0600);
+#endif
 
 static int __init qcow2_init(void)
 {

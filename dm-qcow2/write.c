@@ -18,6 +18,7 @@
 
 #include "alloc.h"
 #include "compat.h"
+#include "hooks.h"
 #include "write.h"
 
 #define MAX_OPS			256
@@ -461,6 +462,7 @@ static void writer_work(struct work_struct *work)
 	struct blk_plug plug;
 	LIST_HEAD(ios);
 
+	hook_writer();
 	blk_start_plug(&plug);
 	list = llist_reverse_order(llist_del_all(&w->finished));
 	llist_for_each_entry_safe(op, next, list, finished)
@@ -468,7 +470,8 @@ static void writer_work(struct work_struct *work)
 			finish_op(w, op);
 	/* What comes next may have to wait, for a table or for space. */
 	storage_gather_submit(&w->gather);
-	if (READ_ONCE(w->release) || READ_ONCE(w->expired))
+	/* Without a bio the writer touches nothing but itself: writer_stop() relies on it. */
+	if (!list_empty(&w->no_space) && (READ_ONCE(w->release) || READ_ONCE(w->expired)))
 		stop_waiting(w, &ios);
 	take_list(&w->stalled, &w->wake, &ios);
 	take_list(&w->no_space, &w->space, &ios);
@@ -492,8 +495,10 @@ static void writer_work(struct work_struct *work)
  */
 void writer_add(struct qcow2_image *img, struct qcow2_io *io)
 {
+	rcu_read_lock();	/* see io.h */
 	if (llist_add(&io->lnode, &img->writer->incoming))
 		queue_work(img->writer->wq, &img->writer->work);
+	rcu_read_unlock();
 }
 
 /**
@@ -634,8 +639,30 @@ int writer_init(struct qcow2_image *img)
 }
 
 /**
- * writer_exit - tear down
- * @img: the image, quiet
+ * writer_stop_polling - look for space no more
+ * @img: the image, quiet; before commit_stop(), since looking for space starts commits
+ */
+void writer_stop_polling(struct qcow2_image *img)
+{
+	if (img->writer)
+		cancel_delayed_work_sync(&img->writer->space_poll);
+}
+
+/**
+ * writer_stop - let what has been queued come to its end
+ * @img: the image, quiet, after commit_stop(): nobody wakes the writer any more
+ */
+void writer_stop(struct qcow2_image *img)
+{
+	struct qcow2_writer *w = img->writer;
+
+	if (w && w->wq)
+		destroy_workqueue(w->wq);
+}
+
+/**
+ * writer_exit - free what writer_init() made
+ * @img: the image, after writer_stop()
  */
 void writer_exit(struct qcow2_image *img)
 {
@@ -643,9 +670,6 @@ void writer_exit(struct qcow2_image *img)
 
 	if (!w)
 		return;
-	cancel_delayed_work_sync(&w->space_poll);
-	if (w->wq)
-		destroy_workqueue(w->wq);
 	mempool_exit(&w->buffers);
 	mempool_exit(&w->ops);
 	kfree(w);

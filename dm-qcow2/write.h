@@ -110,6 +110,8 @@ struct qcow2_writer {
 
 /* write.c */
 int writer_init(struct qcow2_image *img);
+void writer_stop_polling(struct qcow2_image *img);
+void writer_stop(struct qcow2_image *img);
 void writer_exit(struct qcow2_image *img);
 void writer_add(struct qcow2_image *img, struct qcow2_io *io);
 void writer_wake(struct qcow2_image *img);

@@ -71,3 +71,20 @@ def test_pages_read_while_attached(dm, bdev, read_only):
         qemu_io(dev, "read -P 0x33 2M 4M")
     finally:
         os.close(fd)
+
+
+# ---- taking it apart ----
+
+@pytest.mark.parametrize("kind", ["bdev", "ext4"])
+def test_writer_woken_by_the_last_commit(dm, bdev, filesystem, cleanup, kind):
+    """The last commit wakes the writer; the image is freed only when the writer has had its turn."""
+    image = image_create(Place(kind, bdev, filesystem)("image"), SIZE)
+    set_hook("test_writer_delay", 300)
+    cleanup(set_hook, "test_writer_delay", 0)
+    for n in range(3):
+        with Attached(dm, f"qcow2:{image}") as disk:
+            disk.write(0x11 + n, n * MIB, 64 * KIB)
+        time.sleep(0.5)         # a writer that is late would be so now
+    set_hook("test_writer_delay", 0)
+    image_check(image)
+    qemu_io(image, "read -P 0x11 0 64k", "read -P 0x12 1M 64k", "read -P 0x13 2M 64k")

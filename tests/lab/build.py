@@ -125,6 +125,8 @@ def build_module(name, top):
     # made for our module: one that the kernel finds ambiguous is refused.
     argv = ["make", *make, f"M={inside(obj)}", f"-j{os.cpu_count()}", "W=1",
             "VMLINUX=/lab/kernel/vmlinux", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]
+    if name == "um" or name in debug.KERNELS:
+        argv.append("DM_QCOW2_TEST_HOOKS=y")
     how = digest(release, boot, *argv)
     mark = fingerprint([top], how)
     if fresh(stamp, mark) and os.path.exists(final):
