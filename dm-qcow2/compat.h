@@ -32,4 +32,15 @@ static inline void compat_set_write_zeroes(struct queue_limits *limits, unsigned
 #endif
 }
 
+/* What an administrator has set by sysfs stays, whatever the device can do now. */
+static inline void compat_keep_user_limits(struct queue_limits *limits,
+					   const struct queue_limits *from)
+{
+	limits->max_user_sectors = from->max_user_sectors;
+	limits->max_user_discard_sectors = from->max_user_discard_sectors;
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 17, 0)
+	limits->max_user_wzeroes_unmap_sectors = from->max_user_wzeroes_unmap_sectors;
+#endif
+}
+
 #endif /* DM_QCOW2_COMPAT_H */

@@ -130,10 +130,40 @@ static int parse_features(struct dm_target *ti, struct dm_arg_set *as, struct qc
 	return 0;
 }
 
+/*
+ * Whoever uses a live device has been told the size of its blocks and will not ask again: a table that
+ * needs larger ones is refused, and one that could do with smaller ones keeps the promise.
+ */
+static int check_blocks(struct dm_target *ti, struct qcow2_dev *dev)
+{
+	struct gendisk *disk = dm_disk(dm_table_get_md(ti->table));
+	/* A device that has no live table yet has no size. */
+	unsigned int live = get_capacity(disk) ? queue_logical_block_size(disk->queue) : 0, i;
+
+	for (i = 0; i < dev->nr_layers; i++)
+		dev->block_size = max(dev->block_size, dev->layers[i].img->st.block_size);
+	if (live && dev->block_size > live) {
+		DMERR("%s: table needs blocks of %u bytes, but the live device has %u",
+		      dm_device_name(dm_table_get_md(ti->table)), dev->block_size, live);
+		ti->error = "Storage has larger blocks than the live device";
+		return -EINVAL;
+	}
+	dev->block_size = max(dev->block_size, live);
+	for (i = 0; i < dev->nr_layers; i++) {
+		if (!IS_ALIGNED(dev->layers[i].size, dev->block_size)) {
+			DMERR("%s: size is not a multiple of the block size %u",
+			      dev->layers[i].img->name, dev->block_size);
+			ti->error = "Layer size is not a multiple of the storage's block size";
+			return -EINVAL;
+		}
+	}
+	return 0;
+}
+
 /* The chain that the headers name must be the chain that the table gives. */
 static int check_chain(struct dm_target *ti, struct qcow2_dev *dev)
 {
-	unsigned int i, j, block = 0;
+	unsigned int i, j;
 
 	if (dev->layers[0].img->raw) {
 		ti->error = "Top layer must be qcow2";
@@ -143,7 +173,6 @@ static int check_chain(struct dm_target *ti, struct qcow2_dev *dev)
 		struct qcow2_image *img = dev->layers[i].img;
 		bool last = i + 1 == dev->nr_layers;
 
-		block = max(block, img->st.block_size);
 		for (j = 0; j < i; j++) {
 			if (dev->layers[j].img == img) {
 				ti->error = "A layer appears twice";
@@ -169,15 +198,7 @@ static int check_chain(struct dm_target *ti, struct qcow2_dev *dev)
 		if (!img->raw)
 			dev->granule = min_not_zero(dev->granule, (u64)img->cluster_size);
 	}
-	for (i = 0; i < dev->nr_layers; i++) {
-		if (!IS_ALIGNED(dev->layers[i].size, block)) {
-			DMERR("%s: size is not a multiple of the block size %u",
-			      dev->layers[i].img->name, block);
-			ti->error = "Layer size is not a multiple of the storage's block size";
-			return -EINVAL;
-		}
-	}
-	return 0;
+	return check_blocks(ti, dev);
 }
 
 static void close_layers(struct qcow2_dev *dev)
@@ -348,6 +369,63 @@ static void qcow2_postsuspend(struct dm_target *ti)
 	memalloc_noio_restore(noio);
 }
 
+static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
+{
+	struct qcow2_dev *dev = ti->private;
+	struct qcow2_image *top = dev->layers[0].img;
+	unsigned int i;
+
+	limits->logical_block_size = max(limits->logical_block_size, dev->block_size);
+	for (i = 0; i < dev->nr_layers; i++) {
+		const struct qcow2_storage *st = &dev->layers[i].img->st;
+
+		/* Filesystems ask that of every segment's length, too. */
+		limits->dma_alignment = max(limits->dma_alignment,
+					    max(st->mem_align, st->bdev ? 0 : st->block_size) - 1);
+	}
+	limits->physical_block_size = max(limits->physical_block_size, limits->logical_block_size);
+	limits->io_min = max(limits->io_min, limits->physical_block_size);
+	limits->io_opt = max(limits->io_opt, top->cluster_size);
+	/* A bio that we hold back is on no queue that could be polled. */
+	limits->features &= ~BLK_FEAT_POLL;
+	if (dev->writable) {
+		limits->discard_granularity = top->cluster_size;
+		limits->max_hw_discard_sectors = UINT_MAX >> SECTOR_SHIFT;
+		compat_set_write_zeroes(limits, UINT_MAX >> SECTOR_SHIFT);
+	} else {
+		limits->max_hw_discard_sectors = 0;
+		compat_set_write_zeroes(limits, 0);
+	}
+}
+
+/*
+ * A table that replaces another has its limits put together anew by DM, but for one that is on no
+ * device, as a chain in files is: DM takes that for a multipath without paths, and leaves the limits
+ * of the table before.  So they are made here, as DM makes them for a new device; what is kept is what
+ * DM has just decided for this table, and what the administrator has set.
+ *
+ * The device is suspended, and DM has just set the limits of the queue in the same way.
+ */
+static int renew_limits(struct dm_target *ti)
+{
+	struct qcow2_dev *dev = ti->private;
+	struct request_queue *q = dm_disk(dm_table_get_md(ti->table))->queue;
+	struct queue_limits limits, now;
+	unsigned int i;
+
+	for (i = 0; i < dev->nr_layers; i++)
+		if (dev->layers[i].dev)
+			return 0;
+	blk_set_stacking_limits(&limits);
+	qcow2_io_hints(ti, &limits);
+	now = queue_limits_start_update(q);
+	limits.features |= now.features & ~(BLK_FEAT_POLL | BLK_FEAT_STABLE_WRITES |
+					     BLK_FEAT_ROTATIONAL);
+	limits.flags = now.flags;
+	compat_keep_user_limits(&limits, &now);
+	return queue_limits_commit_update(q, &limits);
+}
+
 static int qcow2_preresume(struct dm_target *ti)
 {
 	struct qcow2_dev *dev = ti->private;
@@ -362,7 +440,11 @@ static int qcow2_preresume(struct dm_target *ti)
 	}
 	if (dev->features.has_cache_kib)
 		cache_resize(&img->cache, dev->features.cache_kib);
-	r = image_claim(img, ti, dev->writable);
+	r = renew_limits(ti);
+	if (r)
+		DMERR("%s: cannot set the limits of the device: error %d", img->name, r);
+	else
+		r = image_claim(img, ti, dev->writable);
 	/* What was the top before an external snapshot is written no more. */
 	for (i = 1; i < dev->nr_layers && !r; i++)
 		r = image_claim(dev->layers[i].img, ti, false);
@@ -540,35 +622,6 @@ static int qcow2_iterate_devices(struct dm_target *ti, iterate_devices_callout_f
 			r = fn(ti, d, 0, bdev_nr_sectors(d->bdev), data);
 	}
 	return r;
-}
-
-static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
-{
-	struct qcow2_dev *dev = ti->private;
-	struct qcow2_image *top = dev->layers[0].img;
-	unsigned int i;
-
-	for (i = 0; i < dev->nr_layers; i++) {
-		const struct qcow2_storage *st = &dev->layers[i].img->st;
-
-		limits->logical_block_size = max(limits->logical_block_size, st->block_size);
-		/* Filesystems ask that of every segment's length, too. */
-		limits->dma_alignment = max(limits->dma_alignment,
-					    max(st->mem_align, st->bdev ? 0 : st->block_size) - 1);
-	}
-	limits->physical_block_size = max(limits->physical_block_size, limits->logical_block_size);
-	limits->io_min = max(limits->io_min, limits->physical_block_size);
-	limits->io_opt = max(limits->io_opt, top->cluster_size);
-	/* A bio that we hold back is on no queue that could be polled. */
-	limits->features &= ~BLK_FEAT_POLL;
-	if (dev->writable) {
-		limits->discard_granularity = top->cluster_size;
-		limits->max_hw_discard_sectors = UINT_MAX >> SECTOR_SHIFT;
-		compat_set_write_zeroes(limits, UINT_MAX >> SECTOR_SHIFT);
-	} else {
-		limits->max_hw_discard_sectors = 0;
-		compat_set_write_zeroes(limits, 0);
-	}
 }
 
 static struct target_type qcow2_target = {

@@ -20,6 +20,97 @@ def set_hook(name, value):
         f.write(str(value))
 
 
+# ---- limits ----
+
+def overlay(path, base, **options):
+    run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2",
+        *(["-o", ",".join(f"{k}={v}" for k, v in options.items())] if options else []), path, SIZE)
+    return path
+
+
+@pytest.mark.parametrize("upper", ["file", "bdev"])
+@pytest.mark.parametrize("lower", ["file", "bdev"])
+def test_larger_blocks_are_refused(dm, bdev, filesystem, lower, upper):
+    """A device that has 512-byte blocks keeps them: what needs larger ones is refused by name, and the
+    device goes on."""
+    def place(kind, blocksize):
+        if kind == "bdev":
+            return bdev(64 * MIB, blocksize=blocksize)
+        return os.path.join(filesystem("ext4", 128 * MIB, blocksize=blocksize), "image")
+
+    base = image_create(place(lower, 512), SIZE)
+    top = place(upper, 4096)
+    with Attached(dm, f"qcow2:{base}") as disk:
+        disk.write(0x11, 0, MIB)
+        overlay(top, base)
+        log = KernelLog()
+        table = dm.qcow2_table([f"qcow2:{top}", f"qcow2:{base}"], sectors=SIZE // SECTOR)
+        done = run("dmsetup", "load", "q", "--table", table, check=False)
+        assert done.returncode
+        assert log.grep("table needs blocks of 4096 bytes, but the live device has 512")
+        log.close()
+        assert disk.limit("logical_block_size") == "512"
+        disk.write(0x22, 512, 512)
+        disk.expect(0x11, 0, 512)
+    image_check(base)
+
+
+@pytest.mark.parametrize("kind", ["file", "bdev"])
+def test_smaller_blocks_keep_the_promise(dm, bdev, filesystem, kind):
+    """A device that has 4 KiB blocks keeps them on storage that could do with less."""
+    large, small = (bdev(64 * MIB, blocksize=n) if kind == "bdev" else
+                    os.path.join(filesystem("ext4", 128 * MIB, blocksize=n), "image")
+                    for n in (4096, 512))
+    first, second = image_create(large, SIZE), image_create(small, SIZE)
+    with Attached(dm, f"qcow2:{first}") as disk:
+        assert disk.limit("logical_block_size") == "4096"
+        dm.reload("q", dm.qcow2_table([f"qcow2:{second}"], sectors=SIZE // SECTOR))
+        assert disk.limit("logical_block_size") == "4096"
+        disk.write(0x11, 0, MIB)
+    for image in (first, second):
+        image_check(image)
+    qemu_io(second, "read -P 0x11 0 1M")
+
+
+@pytest.mark.parametrize("kind", ["bdev", "ext4"])
+def test_discard_limits_follow_the_table(dm, bdev, filesystem, kind):
+    """A new table's discards are those of its own top image, on whatever storage."""
+    place = Place(kind, bdev, filesystem, size=64 * MIB)
+    base = image_create(place("base"), SIZE)
+    top = place("top")
+    with Attached(dm, f"qcow2:{base}", "read_only") as disk:
+        assert disk.limit("discard_max_bytes") == "0"
+        assert disk.limit("write_zeroes_max_bytes") == "0"
+    with Attached(dm, f"qcow2:{base}") as disk:
+        assert disk.limit("discard_granularity") == str(64 * KIB)
+        overlay(top, base, cluster_size="512k")
+        table = dm.qcow2_table([f"qcow2:{top}", f"qcow2:{base}"], sectors=SIZE // SECTOR)
+        dm.reload("q", table)
+        assert disk.limit("discard_granularity") == str(512 * KIB)
+        assert int(disk.limit("optimal_io_size")) == 512 * KIB
+        dm.reload("q", table + " 1 read_only")
+        assert disk.limit("discard_max_bytes") == "0"
+        assert disk.limit("write_zeroes_max_bytes") == "0"
+    with Attached(dm, f"qcow2:{image_create(place('third'), SIZE)}", "read_only") as disk:
+        dm.reload("q", table)
+        assert int(disk.limit("discard_max_bytes")) > SIZE
+        assert int(disk.limit("write_zeroes_max_bytes")) > SIZE
+        assert disk.limit("discard_granularity") == str(512 * KIB)
+
+
+def test_limits_of_an_administrator_stay(dm, filesystem):
+    """What was set by hand survives a reload, as it does on devices."""
+    image = image_create(os.path.join(filesystem("ext4"), "image"), SIZE)
+    with Attached(dm, f"qcow2:{image}") as disk:
+        number = os.stat(disk.path).st_rdev
+        queue = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/queue"
+        for name, value in (("max_sectors_kb", 64), ("discard_max_bytes", MIB)):
+            with open(f"{queue}/{name}", "w") as f:
+                f.write(str(value))
+        dm.reload("q", disk.table())
+        assert disk.limit("max_sectors_kb") == "64" and disk.limit("discard_max_bytes") == str(MIB)
+
+
 # ---- the page cache of a block device ----
 
 def cached_write(fd, data):
