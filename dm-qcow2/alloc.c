@@ -198,7 +198,13 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	}
 
 	/* A running commit may be writing the table where it is now. */
-	commit_hold(img);
+	if (!commit_hold(img)) {
+		remove_metadata(img, pos);
+		remove_metadata(img, pos + img->cluster_size);
+		slice_discard(s);
+		r = -ENOMEM;
+		goto shrink;
+	}
 	old_pos = img->reftable.pos;
 	remove_metadata(img, old_pos);
 	mutex_lock(&img->meta_lock);
@@ -397,6 +403,12 @@ int alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed)
 	int r = 0;
 
 	mutex_lock(&img->alloc_lock);
+	if (a->nr_spare) {
+		*host = a->spare[--a->nr_spare];
+		*zeroed = false;
+		mutex_unlock(&img->alloc_lock);
+		return 0;
+	}
 	if (a->run_next == a->run_end)
 		r = refill(img);
 	if (!r) {
@@ -405,6 +417,23 @@ int alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed)
 	}
 	mutex_unlock(&img->alloc_lock);
 	return r;
+}
+
+/**
+ * alloc_put_back - a cluster from alloc_cluster() could not be used: keep it for the next who asks
+ * @img: a writable image
+ * @host: its byte position; no I/O on it is in flight, and nothing refers to it
+ *
+ * Each of the writer's operations holds one at most, and there is room for all of them.  Sleeps.
+ */
+void alloc_put_back(struct qcow2_image *img, u64 host)
+{
+	struct qcow2_alloc *a = img->alloc;
+
+	mutex_lock(&img->alloc_lock);
+	if (!WARN_ON_ONCE(a->nr_spare == ALLOC_SPARES))
+		a->spare[a->nr_spare++] = host;
+	mutex_unlock(&img->alloc_lock);
 }
 
 /*
@@ -496,7 +525,7 @@ int alloc_reclaim(struct qcow2_image *img, struct freed_extent *ext)
 }
 
 /**
- * alloc_return_run - give back what is left of the current run
+ * alloc_return_run - give back what is left of the current run, and what was put back
  * @img: the image; no allocation is going on
  *
  * Nothing has ever referred to these clusters, so they need no generation to pass.
@@ -507,13 +536,23 @@ int alloc_return_run(struct qcow2_image *img)
 {
 	struct qcow2_alloc *a = img->alloc;
 	struct freed_extent ext;
+	int r, ret = 0;
 
-	mutex_lock(&img->alloc_lock);
-	ext.start = a->run_next;
-	ext.nr = a->run_end - a->run_next;
-	a->run_next = a->run_end;
-	mutex_unlock(&img->alloc_lock);
-	return ext.nr ? alloc_reclaim(img, &ext) : 0;
+	do {
+		mutex_lock(&img->alloc_lock);
+		if (a->nr_spare) {
+			ext.start = a->spare[--a->nr_spare] >> img->cluster_bits;
+			ext.nr = 1;
+		} else {
+			ext.start = a->run_next;
+			ext.nr = a->run_end - a->run_next;
+			a->run_next = a->run_end;
+		}
+		mutex_unlock(&img->alloc_lock);
+		r = ext.nr ? alloc_reclaim(img, &ext) : 0;
+		ret = ret ?: r;
+	} while (ext.nr);
+	return ret;
 }
 
 static u32 count_used(const struct qcow2_image *img, struct slice *s, u32 *last)
@@ -574,6 +613,13 @@ int alloc_init(struct qcow2_image *img, const bool *abandoned, char **error)
 	}
 	img->alloc = a;
 	a->passdown = true;
+	if (img->can_write) {
+		a->spare = kcalloc(ALLOC_SPARES, sizeof(*a->spare), GFP_KERNEL);
+		if (!a->spare) {
+			*error = "Out of memory setting up the allocator";
+			return -ENOMEM;
+		}
+	}
 	for (rb = 0; rb < img->reftable.nr_entries; rb++)
 		if (flat_entry(&img->reftable, rb))
 			nr_rb = rb + 1;
@@ -620,6 +666,7 @@ void alloc_exit(struct qcow2_image *img)
 {
 	if (!img->alloc)
 		return;
+	kfree(img->alloc->spare);
 	kvfree(img->alloc->used);
 	kfree(img->alloc);
 	img->alloc = NULL;

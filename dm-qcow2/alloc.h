@@ -9,6 +9,8 @@
 
 struct freed_extent;
 
+#define ALLOC_SPARES	257	/* one for each operation of the writer, and one for a table */
+
 /**
  * struct qcow2_alloc - the allocator of a writable image
  *
@@ -18,6 +20,8 @@ struct qcow2_alloc {
 	u64 run_next;		/* clusters reserved ahead, their refcounts already 1: */
 	u64 run_end;		/* [run_next, run_end) */
 	bool run_zeroed;	/* and they read as zeroes */
+	u64 *spare;		/* more clusters with refcount 1 that nothing uses */
+	unsigned int nr_spare;
 	u64 cursor;		/* where to look for free clusters next */
 	u64 end;		/* the first cluster after the last one in use */
 	u64 nr_used;		/* clusters whose refcount is not 0 */
@@ -30,6 +34,7 @@ int alloc_init(struct qcow2_image *img, const bool *abandoned, char **error);
 void alloc_exit(struct qcow2_image *img);
 
 int alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed);
+void alloc_put_back(struct qcow2_image *img, u64 host);
 int alloc_return_run(struct qcow2_image *img);
 int alloc_reclaim(struct qcow2_image *img, struct freed_extent *ext);
 

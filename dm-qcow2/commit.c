@@ -23,6 +23,12 @@
  *    harmless.
  * What a crash can leave behind is clusters that are counted and not referenced: leaks.
  *
+ * A write that fails for want of space or memory, as on thin or shared storage, loses nothing: the
+ * closed generation is all there, and writing it again from step 1 is harmless.  So the commit is
+ * "stuck", the image out of space, and it is tried again until it succeeds; meanwhile changes gather
+ * in the open generation.  Any other error of a write, and any error of a flush, after which nobody
+ * knows what is durable, is final.
+ *
  * Freed clusters go: unlinked in memory (freed_add, open generation) -> that generation durable ->
  * epoch over -> discarded and refcount lowered (alloc_reclaim) -> allocatable.
  *
@@ -58,11 +64,15 @@ struct qcow2_commit {
 	struct work_struct reclaim;
 
 	struct mutex lock;		/* a commit is running, or is held off */
-	struct list_head generation;	/* slices being written, @lock */
+	struct list_head generation;	/* slices of the closed generation, @lock */
+	struct list_head closed_freed;	/* extents freed in it, @lock */
+	u32 closed_reftable;		/* length of a refcount table that moved in it, @lock */
+	bool stuck;			/* it is to be written again; @lock to change */
 	struct commit_write writes[COMMIT_BATCH];	/* @lock */
 	atomic_t pending;		/* of @writes */
 	struct completion written;
-	int error;			/* of @writes; any one of several */
+	int error;			/* of @writes; any one of several that are final */
+	int no_room;			/* of @writes; any one of several that may be tried again */
 
 	spinlock_t io_lock;
 	struct list_head ios;		/* FLUSH and FUA bios that wait for a commit, @io_lock */
@@ -76,12 +86,20 @@ struct qcow2_commit {
 
 static struct kmem_cache *freed_slab;
 
+/* Would the same write succeed when there is space or memory? */
+static bool may_try_again(int error)
+{
+	return error == -ENOSPC || error == -EAGAIN || error == -ENOMEM;
+}
+
 static void write_done(struct storage_io *sio)
 {
 	struct commit_write *w = container_of(sio, struct commit_write, sio);
 	struct qcow2_commit *c = w->commit;
 
-	if (sio->error)
+	if (may_try_again(sio->error))
+		WRITE_ONCE(c->no_room, sio->error);
+	else if (sio->error)
 		WRITE_ONCE(c->error, sio->error);
 	if (atomic_dec_and_test(&c->pending))
 		complete(&c->written);
@@ -92,13 +110,14 @@ static int wait_batch(struct qcow2_commit *c)
 {
 	if (!atomic_dec_and_test(&c->pending))
 		wait_for_completion_io(&c->written);
-	return READ_ONCE(c->error);
+	return READ_ONCE(c->error) ?: READ_ONCE(c->no_room);
 }
 
 static void start_batch(struct qcow2_commit *c)
 {
 	reinit_completion(&c->written);
 	c->error = 0;
+	c->no_room = 0;
 	atomic_set(&c->pending, 1);
 }
 
@@ -149,19 +168,26 @@ static int write_kind(struct qcow2_commit *c, enum slice_kind kind)
 	return wait_batch(c) ?: (r ?: total);
 }
 
+/* Whatever the reason, a flush that failed is not tried again: what it was for may be lost. */
 static int flush(struct qcow2_commit *c)
 {
-	return c->img->st.ops->flush(&c->img->st);
+	int r = c->img->st.ops->flush(&c->img->st);
+
+	if (r)
+		DMERR("%s: flush failed: error %d", c->img->name, r);
+	return r ? -EIO : 0;
 }
 
 /*
- * The length comes with the generation: the next move makes the table in memory longer before it
- * holds commits off and gives it another place.
+ * The length of the refcount table comes with the generation: the next move makes the table in memory
+ * longer before it holds commits off and gives it another place.
  */
-static int write_generation(struct qcow2_commit *c, u32 reftable_clusters)
+static int write_generation(struct qcow2_commit *c)
 {
 	struct qcow2_image *img = c->img;
 	int r;
+
+	lockdep_assert_held(&c->lock);
 
 	r = write_kind(c, SLICE_REFBLOCK);
 	if (r >= 0)
@@ -172,8 +198,8 @@ static int write_generation(struct qcow2_commit *c, u32 reftable_clusters)
 	r = write_kind(c, SLICE_REFTABLE);
 	if (r > 0)
 		r = flush(c);
-	if (!r && reftable_clusters)
-		r = header_set_reftable(img, img->reftable.pos, reftable_clusters);
+	if (!r && c->closed_reftable)
+		r = header_set_reftable(img, img->reftable.pos, c->closed_reftable);
 	if (r < 0)
 		return r;
 
@@ -189,16 +215,13 @@ static int write_generation(struct qcow2_commit *c, u32 reftable_clusters)
 	return r;
 }
 
-/*
- * Close the open generation.  From here on changes belong to the next one.  Returns the length of
- * the refcount table if it has moved.
- */
-static u32 close_generation(struct qcow2_commit *c, struct list_head *freed)
+/* Close the open generation.  From here on changes belong to the next one. */
+static void close_generation(struct qcow2_commit *c)
 {
 	struct qcow2_image *img = c->img;
 	struct slice *s, *next;
-	u32 clusters;
 
+	lockdep_assert_held(&c->lock);
 	mutex_lock(&img->meta_lock);
 	list_for_each_entry_safe(s, next, &img->dirty, dirty_node) {
 		memcpy(s->shadow, s->data, SLICE_SIZE);
@@ -207,11 +230,10 @@ static u32 close_generation(struct qcow2_commit *c, struct list_head *freed)
 		list_del_init(&s->dirty_node);
 		list_add_tail(&s->commit_node, &c->generation);
 	}
-	list_splice_init(&c->freed, freed);
-	clusters = c->reftable_clusters;
+	list_splice_init(&c->freed, &c->closed_freed);
+	c->closed_reftable = c->reftable_clusters;
 	c->reftable_clusters = 0;
 	mutex_unlock(&img->meta_lock);
-	return clusters;
 }
 
 static void slice_clean(struct slice *s)
@@ -243,52 +265,91 @@ static void end_ios(struct list_head *ios, blk_status_t status)
 		end_io(io, status);
 }
 
+/* Write the closed generation, for the first time or again. */
+static int write_closed(struct qcow2_commit *c)
+{
+	int r = write_generation(c);
+
+	if (r)
+		return r;
+	finish_generation(c);
+	if (!list_empty(&c->closed_freed)) {
+		spin_lock_irq(&c->io_lock);
+		list_splice_tail_init(&c->closed_freed, &c->durable);
+		spin_unlock_irq(&c->io_lock);
+		queue_work(c->reclaim_wq, &c->reclaim);
+	}
+	return 0;
+}
+
+/*
+ * The closed generation was not written: see at the top.  Those in @ios that may wait on do so.  What
+ * was freed in it is still referred to on disk and stays with it.  Returns how the others end.
+ */
+static blk_status_t commit_failed(struct qcow2_commit *c, int error, struct list_head *ios)
+{
+	struct qcow2_image *img = c->img;
+
+	if (!may_try_again(error)) {
+		DMERR("%s: metadata write failed: error %d", img->name, error);
+		image_set_mode(img, MODE_FAILED, "metadata could not be written");
+		return errno_to_blk_status(error);
+	}
+	WRITE_ONCE(c->stuck, true);
+	image_out_of_space(img, true, error == -ENOSPC ? "no room to write the tables" :
+							 "no memory to write the tables");
+	/* No more writing means no looking for space either; the next flush tries again. */
+	if (image_mode(img) >= MODE_READ_ONLY || image_gives_up(img))
+		return image_no_space_status(img);
+	spin_lock_irq(&c->io_lock);
+	list_splice_init(ios, &c->ios);
+	spin_unlock_irq(&c->io_lock);
+	return BLK_STS_OK;
+}
+
 /**
  * commit_now - make everything that has been acknowledged durable
  * @img: a writable image
  *
  * Also ends the FLUSH and FUA bios that waited.  Sleeps.
  *
- * Return: 0; or the error that made the image MODE_FAILED, now or earlier.
+ * Return: 0; the error that made the image MODE_FAILED, now or earlier; or -ENOSPC, -EAGAIN or
+ * -ENOMEM when it will be tried again.
  */
 int commit_now(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = img->commit;
 	unsigned int noio = memalloc_noio_save();
-	LIST_HEAD(freed);
+	blk_status_t status = BLK_STS_OK;
+	bool was_stuck;
 	LIST_HEAD(ios);
-	u32 clusters;
-	int r = -EIO;
+	int r = 0;
 
 	mutex_lock(&c->lock);
 	/* First the waiters, then the generation: it then has all that they wait for. */
 	spin_lock_irq(&c->io_lock);
 	list_splice_init(&c->ios, &ios);
 	spin_unlock_irq(&c->io_lock);
-	if (image_mode(img) != MODE_FAILED) {
-		clusters = close_generation(c, &freed);
-		r = write_generation(c, clusters);
-		if (r) {
-			DMERR("%s: metadata write failed: error %d", img->name, r);
-			image_set_mode(img, MODE_FAILED, "metadata could not be written");
+	was_stuck = c->stuck;
+	if (image_mode(img) == MODE_FAILED) {
+		r = -EIO;
+		status = BLK_STS_IOERR;
+	} else {
+		if (was_stuck)
+			r = write_closed(c);
+		if (!r) {
+			WRITE_ONCE(c->stuck, false);
+			close_generation(c);
+			r = write_closed(c);
 		}
-	}
-	if (!r)
-		finish_generation(c);
-	if (!list_empty(&freed) && !r) {
-		spin_lock_irq(&c->io_lock);
-		list_splice_tail(&freed, &c->durable);
-		spin_unlock_irq(&c->io_lock);
-		queue_work(c->reclaim_wq, &c->reclaim);
-	} else if (!list_empty(&freed)) {
-		/* Still referred to on disk: they must never be reclaimed. */
-		mutex_lock(&img->meta_lock);
-		list_splice(&freed, &c->freed);
-		mutex_unlock(&img->meta_lock);
+		if (r)
+			status = commit_failed(c, r, &ios);
 	}
 	mutex_unlock(&c->lock);
 
-	end_ios(&ios, errno_to_blk_status(r));
+	end_ios(&ios, status);
+	if (was_stuck && !r)
+		image_has_room(img);
 	writer_wake(img);
 	memalloc_noio_restore(noio);
 	return r;
@@ -375,6 +436,18 @@ bool commit_is_clean(struct qcow2_image *img)
 }
 
 /**
+ * commit_is_stuck - does a commit wait for room to be written?
+ * @img: a writable image
+ *
+ * Any context.  It may be over by the time the caller looks at the answer, and then all that waits is
+ * tried again.
+ */
+bool commit_is_stuck(struct qcow2_image *img)
+{
+	return READ_ONCE(img->commit->stuck);
+}
+
+/**
  * commit_kick - start a commit soon
  * @img: a writable image
  *
@@ -417,12 +490,18 @@ void commit_add_io(struct qcow2_image *img, struct qcow2_io *io)
  * commit_hold - keep commits from starting
  * @img: a writable image
  *
- * For a change that cannot be made in one section of meta_lock.  Sleeps until a running commit has
- * ended.
+ * For a change that cannot be made in one section of meta_lock, or that a closed generation must not
+ * see.  Sleeps until a running commit has ended.
+ *
+ * Return: whether commits are held; not when one is stuck, for its generation is still to be written.
  */
-void commit_hold(struct qcow2_image *img)
+bool commit_hold(struct qcow2_image *img)
 {
 	mutex_lock(&img->commit->lock);
+	if (!img->commit->stuck)
+		return true;
+	mutex_unlock(&img->commit->lock);
+	return false;
 }
 
 /**
@@ -579,6 +658,7 @@ int commit_init(struct qcow2_image *img)
 	spin_lock_init(&c->io_lock);
 	init_completion(&c->written);
 	INIT_LIST_HEAD(&c->generation);
+	INIT_LIST_HEAD(&c->closed_freed);
 	INIT_LIST_HEAD(&c->ios);
 	INIT_LIST_HEAD(&c->durable);
 	INIT_LIST_HEAD(&c->freed);
@@ -598,6 +678,9 @@ static void abandon(struct qcow2_commit *c)
 	struct freed_extent *ext, *next_ext;
 	struct slice *s, *next;
 
+	if (!commit_is_clean(c->img))
+		DMERR("%s: closed without %d changed pieces of its tables: what was written and not flushed may be lost",
+		      c->img->name, atomic_read(&c->img->cache.nr_dirty));
 	finish_generation(c);
 	mutex_lock(&c->img->meta_lock);
 	list_for_each_entry_safe(s, next, &c->img->dirty, dirty_node) {
@@ -606,6 +689,7 @@ static void abandon(struct qcow2_commit *c)
 		slice_clean(s);
 	}
 	list_splice_init(&c->freed, &c->durable);
+	list_splice_init(&c->closed_freed, &c->durable);
 	mutex_unlock(&c->img->meta_lock);
 	list_for_each_entry_safe(ext, next_ext, &c->durable, node)
 		freed_drop(c->img, ext);

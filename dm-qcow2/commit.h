@@ -24,10 +24,11 @@ void commit_stop(struct qcow2_image *img);
 void commit_exit(struct qcow2_image *img);
 
 bool commit_is_clean(struct qcow2_image *img);
+bool commit_is_stuck(struct qcow2_image *img);
 void commit_kick(struct qcow2_image *img);
 void commit_start_timer(struct qcow2_image *img);
 void commit_add_io(struct qcow2_image *img, struct qcow2_io *io);
-void commit_hold(struct qcow2_image *img);
+bool commit_hold(struct qcow2_image *img);
 void commit_release(struct qcow2_image *img);
 void commit_reftable_moved(struct qcow2_image *img, u32 clusters);
 int commit_now(struct qcow2_image *img);

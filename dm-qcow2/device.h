@@ -18,6 +18,8 @@ struct qcow2_features {
 	bool error_if_no_space;
 	bool has_cache_kib;
 	unsigned int cache_kib;
+	bool has_space_timeout;
+	unsigned int space_timeout;	/* seconds; 0: no end */
 };
 
 /**

@@ -266,7 +266,8 @@ static int header_write(struct qcow2_image *img)
 {
 	int r = storage_rw_sync(&img->st, REQ_OP_WRITE, 0, img->header, img->header_len);
 
-	return r ?: img->st.ops->flush(&img->st);
+	/* Unlike a write, a flush that fails is not tried again, whatever its error. */
+	return r ?: (img->st.ops->flush(&img->st) ? -EIO : 0);
 }
 
 /**

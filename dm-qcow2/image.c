@@ -567,6 +567,10 @@ int image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 	if (write && img->owner != md) {
 		DMERR("%s: lost write access to the image", img->name);
 		r = -EBUSY;
+	} else if (!write && img->owner == md && !commit_is_clean(img)) {
+		/* Whoever reads it without writing would never write what is missing. */
+		DMERR("%s: cannot become read-only: its tables could not be written", img->name);
+		r = -EIO;
 	} else if (!write && img->owner == md) {
 		img->owner = NULL;
 		downgrade = true;

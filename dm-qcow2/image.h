@@ -39,7 +39,7 @@ struct qcow2_writer;
 /* What stands between a request and the disk.  Set by image_set_mode() only. */
 enum image_mode {
 	MODE_RW,		/* all is well */
-	MODE_OUT_OF_SPACE,	/* allocating writes wait for room */
+	MODE_OUT_OF_SPACE,	/* writes that need room wait for it, and so may a commit */
 	MODE_READ_ONLY,		/* opened so, or metadata could not be written: no more changes */
 	MODE_FAILED,		/* the order promised on disk cannot be kept: sticky */
 };
@@ -190,6 +190,10 @@ void remove_metadata(struct qcow2_image *img, u64 pos);
 
 /* state.c */
 void image_set_mode(struct qcow2_image *img, enum image_mode mode, const char *why);
+void image_out_of_space(struct qcow2_image *img, bool refused, const char *why);
+void image_has_room(struct qcow2_image *img);
+bool image_gives_up(struct qcow2_image *img);
+blk_status_t image_no_space_status(struct qcow2_image *img);
 void image_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos);
 void image_event_work(struct work_struct *work);
 

@@ -31,7 +31,10 @@ struct qcow2_image;
  * @dev:	The device that the bio was sent to.
  * @epoch:	The epoch that the bio is in, or NULL (epoch.h).
  * @commit:	A FUA write that must see a commit before it is acknowledged.
+ * @in_place:	A write is on its way to an own cluster, or has been refused there.
+ * @retried:	A write that the storage had refused for want of space.
  * @misses:	How often a slice that the bio needs to go on was not in memory.
+ * @iter:	Of a write @in_place, to start it over.
  * @pos:	DISCARD and WRITE_ZEROES: the next guest byte to handle.
  * @entry:	The L2 entry of a cluster to be decompressed.
  * @waiter:	Links the bio to the slice that it waits for.
@@ -44,8 +47,11 @@ struct qcow2_io {
 	struct qcow2_dev *dev;
 	struct percpu_ref *epoch;
 	bool commit;
+	bool in_place;
+	bool retried;
 	u8 misses;
 	union {
+		struct bvec_iter iter;
 		u64 pos;
 		u64 entry;
 	};
@@ -82,6 +88,7 @@ void miss_work(struct work_struct *work);
 void resume_io(struct qcow2_io *io);
 bool load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
 		 struct storage_gather *gather);
+void retry_refused(struct qcow2_io *io);
 void end_io(struct qcow2_io *io, blk_status_t status);
 void submit_io(struct qcow2_io *io, struct qcow2_image *img, u64 host);
 

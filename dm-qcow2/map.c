@@ -287,6 +287,33 @@ static void decide_fua(struct qcow2_io *io, struct bio *bio, struct qcow2_image 
 	io->commit = true;
 }
 
+/* An own cluster is written; what the storage may refuse for want of space can be done again. */
+static void begin_in_place(struct qcow2_io *io, struct bio *bio, struct qcow2_image *img)
+{
+	io->iter = bio->bi_iter;
+	io->in_place = true;
+	decide_fua(io, bio, img);
+}
+
+/**
+ * retry_refused - the storage had no space for a write to an own cluster: it waits for some
+ * @io: the bio, which has just ended there
+ *
+ * Any context.  The writer has it afterwards.
+ */
+void retry_refused(struct qcow2_io *io)
+{
+	struct bio *bio = io_bio(io);
+
+	leave(io);
+	bio->bi_iter = io->iter;
+	bio->bi_status = BLK_STS_OK;
+	if (io->commit)
+		bio->bi_opf |= REQ_FUA;
+	io->commit = false;
+	writer_add(io->dev->layers[0].img, io);
+}
+
 static int map_write(struct qcow2_io *io, struct bio *bio)
 {
 	struct qcow2_image *img = io->dev->layers[0].img;
@@ -299,7 +326,7 @@ static int map_write(struct qcow2_io *io, struct bio *bio)
 	image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
 	if (written_in_place(&ext)) {
 		cut(bio, ext.len);
-		decide_fua(io, bio, img);
+		begin_in_place(io, bio, img);
 		return img->st.ops->map_bio(&img->st, io, bio, ext.host);
 	}
 	cut(bio, img->cluster_size - in_cluster(img, goff));
@@ -324,7 +351,7 @@ static void resume_write(struct qcow2_io *io)
 	enter(io);
 	image_lookup(img, io_start(io), bio->bi_iter.bi_size, &ext);
 	if (written_in_place(&ext)) {
-		decide_fua(io, bio, img);
+		begin_in_place(io, bio, img);
 		submit_io(io, img, ext.host);
 		return;
 	}
@@ -390,6 +417,8 @@ int map_bio(struct qcow2_dev *dev, struct bio *bio)
 	io->dev = dev;
 	io->epoch = NULL;
 	io->commit = false;
+	io->in_place = false;
+	io->retried = false;
 	io->misses = 0;
 	if (unlikely(bio->bi_opf & REQ_PREFLUSH))
 		return map_flush(io, bio);

@@ -42,9 +42,76 @@ void image_set_mode(struct qcow2_image *img, enum image_mode mode, const char *w
 	else
 		DMERR("%s: now %s: %s", img->name, mode_names[mode], why);
 	schedule_work(&img->event_work);
-	/* Nobody else would wake bios that wait for space that will not come. */
-	if (mode >= MODE_READ_ONLY && img->writer)
+	/* Nothing else would wake bios that wait for space that will not come. */
+	if (mode >= MODE_READ_ONLY && img->writer) {
 		writer_retry(img);
+		if (commit_is_stuck(img))
+			commit_kick(img);
+	}
+}
+
+/**
+ * image_out_of_space - something waits for space
+ * @img: a writable image
+ * @refused: the storage has refused a write; only a write that it takes tells that it has room again
+ * @why: for the log
+ *
+ * From now on it is tried again every second, for as long as the table says.  Any context.
+ */
+void image_out_of_space(struct qcow2_image *img, bool refused, const char *why)
+{
+	struct qcow2_writer *w = img->writer;
+
+	if (refused)
+		WRITE_ONCE(w->refused, true);
+	if (image_mode(img) == MODE_RW) {
+		WRITE_ONCE(w->last_limit, img->st.ops->limit(&img->st));
+		WRITE_ONCE(w->no_space_since, jiffies);
+		WRITE_ONCE(w->expired, false);
+		image_set_mode(img, MODE_OUT_OF_SPACE, why);
+	}
+	/* A suspended image is left alone: who releases it stops the polling after setting this. */
+	if (!READ_ONCE(w->release))
+		queue_delayed_work(w->wq, &w->space_poll, SPACE_POLL);
+}
+
+/**
+ * image_has_room - the storage has taken what it had refused
+ * @img: a writable image
+ *
+ * Any context.
+ */
+void image_has_room(struct qcow2_image *img)
+{
+	if (commit_is_stuck(img))
+		return;
+	WRITE_ONCE(img->writer->refused, false);
+	writer_space_freed(img);
+}
+
+/**
+ * image_gives_up - is what has no space to be failed, rather than to wait?
+ * @img: a writable image
+ */
+bool image_gives_up(struct qcow2_image *img)
+{
+	const struct qcow2_writer *w = img->writer;
+
+	return w->error_if_no_space || READ_ONCE(w->release) || READ_ONCE(w->expired);
+}
+
+/**
+ * image_no_space_status - what a bio is ended with that is not to wait for space
+ * @img: a writable image
+ *
+ * While a suspend that must not flush is waiting, DM keeps the bio.
+ */
+blk_status_t image_no_space_status(struct qcow2_image *img)
+{
+	const struct qcow2_writer *w = img->writer;
+
+	/* Pairs with the release in writer_release_waiting(): @noflush is set by then. */
+	return smp_load_acquire(&w->release) && w->noflush ? BLK_STS_DM_REQUEUE : BLK_STS_NOSPC;
 }
 
 /**

@@ -92,10 +92,13 @@ static void file_complete(struct kiocb *iocb, long ret)
 		/* It may just not have been able to wait: nothing is lost by doing it once more. */
 		sio->again = true;
 	} else if (ret < 0) {
-		sio->error = ret;
+		sio->error = ret == -EDQUOT ? -ENOSPC : ret;
+	} else if (ret < sio->len && write) {
+		/* What stops a write half-way without an error is that there is no more room. */
+		sio->error = -ENOSPC;
 	} else if (ret < sio->len) {
-		/* Short: at the end of the file when reading, an error everywhere else. */
-		if (write || sio->pos + ret < i_size_read(file_inode(iocb->ki_filp)))
+		/* Short: at the end of the file; an error everywhere else. */
+		if (sio->pos + ret < i_size_read(file_inode(iocb->ki_filp)))
 			sio->error = -EIO;
 		else
 			zero_rest(sio, ret);

@@ -9,7 +9,7 @@
  *		followed by @<major>:<minor>:<inode>, and then must be that file; \ooo in a path is
  *		the character with that octal number
  * features:	read_only, l2_cache_kib <n>, discard_no_unref, no_discard_passdown,
- *		error_if_no_space
+ *		error_if_no_space, space_timeout <seconds>
  */
 #include <linux/device-mapper.h>
 #include <linux/kstrtox.h>
@@ -25,7 +25,9 @@
 #include "hooks.h"
 #include "write.h"
 
-#define MAX_CACHE_KIB	(1U << 20)
+#define MAX_CACHE_KIB		(1U << 20)
+#define MAX_SPACE_TIMEOUT	(365U * 24 * 3600)	/* seconds */
+#define SPACE_TIMEOUT		60U			/* seconds, unless the table says */
 
 /* "<major>:<minor>:<inode>" behind the last @, if that is what is there. */
 static void parse_identity(struct layer_spec *spec)
@@ -89,6 +91,7 @@ static int parse_features(struct dm_target *ti, struct dm_arg_set *as, struct qc
 	static const struct dm_arg args[] = {
 		{ 0, 16, "Invalid number of feature arguments" },
 		{ 1, MAX_CACHE_KIB, "Invalid l2_cache_kib" },
+		{ 0, MAX_SPACE_TIMEOUT, "Invalid space_timeout" },
 	};
 	unsigned int argc;
 	int r;
@@ -114,6 +117,10 @@ static int parse_features(struct dm_target *ti, struct dm_arg_set *as, struct qc
 			r = dm_read_arg(args + 1, as, &f->cache_kib, &ti->error);
 			argc--;
 			f->has_cache_kib = true;
+		} else if (!strcasecmp(name, "space_timeout") && argc) {
+			r = dm_read_arg(args + 2, as, &f->space_timeout, &ti->error);
+			argc--;
+			f->has_space_timeout = true;
 		} else if (!strcasecmp(name, "snapshot") || !strcasecmp(name, "view") ||
 			   !strcasecmp(name, "data")) {
 			r = refuse_feature(ti, name, "Feature is not supported by this version");
@@ -275,6 +282,7 @@ static int qcow2_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	}
 	dev->ti = ti;
 	dev->nr_layers = nr;
+	dev->features.space_timeout = SPACE_TIMEOUT;
 	init_llist_head(&dev->missed);
 	INIT_WORK(&dev->miss_work, miss_work);
 	r = parse_features(ti, &as, &dev->features);
@@ -326,6 +334,15 @@ static int qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 {
 	struct qcow2_io *io = bio_io(bio);
 
+	if (io->in_place) {
+		if (unlikely(*error == BLK_STS_NOSPC)) {
+			retry_refused(io);
+			return DM_ENDIO_INCOMPLETE;
+		}
+		io->in_place = false;
+		if (unlikely(io->retried) && !*error)
+			image_has_room(io->dev->layers[0].img);
+	}
 	if (io->commit) {
 		io->commit = false;
 		if (!*error) {
@@ -435,6 +452,7 @@ static int qcow2_preresume(struct dm_target *ti)
 
 	if (dev->writable) {
 		img->writer->error_if_no_space = dev->features.error_if_no_space;
+		img->writer->space_timeout = dev->features.space_timeout;
 		img->writer->discard_no_unref = dev->features.discard_no_unref;
 		img->alloc->passdown = !dev->features.no_discard_passdown;
 	}
@@ -518,7 +536,7 @@ static void emit_table(struct qcow2_dev *dev, char *result, unsigned int maxlen)
 	for (i = 0; i < dev->nr_layers; i++)
 		sz += emit_layer(&dev->layers[i], result + sz, maxlen - sz);
 	argc = f->read_only + f->discard_no_unref + f->no_discard_passdown +
-	       f->error_if_no_space + 2 * f->has_cache_kib;
+	       f->error_if_no_space + 2 * f->has_cache_kib + 2 * f->has_space_timeout;
 	if (!argc)
 		return;
 	DMEMIT(" %u", argc);
@@ -532,6 +550,8 @@ static void emit_table(struct qcow2_dev *dev, char *result, unsigned int maxlen)
 		DMEMIT(" no_discard_passdown");
 	if (f->error_if_no_space)
 		DMEMIT(" error_if_no_space");
+	if (f->has_space_timeout)
+		DMEMIT(" space_timeout %u", f->space_timeout);
 }
 
 static void emit_info(struct qcow2_dev *dev, char *result, unsigned int maxlen)
@@ -597,7 +617,7 @@ static int qcow2_message(struct dm_target *ti, unsigned int argc, char **argv, c
 	}
 	if (argc == 1 && !strcasecmp(argv[0], "grown")) {
 		if (dev->writable)
-			writer_space_freed(img);
+			writer_grown(img);
 		return 0;
 	}
 	DMERR("unrecognised message %s", argv[0]);

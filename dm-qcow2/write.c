@@ -21,17 +21,37 @@
 #include "hooks.h"
 #include "write.h"
 
-#define MAX_OPS			256
 #define RESERVED_OPS		4
 #define RESERVED_BUFFERS	2
-#define SPACE_POLL		HZ
-#define SPACE_TIMEOUT		(60 * HZ)
 
 static struct kmem_cache *op_slab;
+
+/* Try again when there may be space, unless nothing is to wait for that any more. */
+static void wait_for_space(struct qcow2_writer *w, struct qcow2_io *io, bool refused,
+			   const char *why)
+{
+	image_out_of_space(w->img, refused, why);
+	if (image_gives_up(w->img))
+		end_io(io, image_no_space_status(w->img));
+	else
+		list_add_tail(&io->node, &w->no_space);
+}
+
+/* The storage has refused to write what @io needs, for want of space. */
+static void was_refused(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	io->retried = true;
+	wait_for_space(w, io, true, "the storage has no room");
+}
 
 /* Try again when an operation, a commit or a reclaim has ended. */
 void stall_io(struct qcow2_writer *w, struct qcow2_io *io)
 {
+	if (commit_is_stuck(w->img)) {
+		/* It ends when there is space, and a bio does not wait for that without an end. */
+		wait_for_space(w, io, true, "a commit waits for room");
+		return;
+	}
 	list_add_tail(&io->node, &w->stalled);
 	commit_relieve(w->img);
 }
@@ -55,13 +75,6 @@ void finish_io(struct qcow2_writer *w, struct qcow2_io *io)
 		end_io(io, BLK_STS_OK);
 }
 
-/* While a suspend that must not flush is waiting, DM keeps the bio. */
-static blk_status_t no_space_status(const struct qcow2_writer *w)
-{
-	/* Pairs with the release in writer_release_waiting(): @noflush is set by then. */
-	return smp_load_acquire(&w->release) && w->noflush ? BLK_STS_DM_REQUEUE : BLK_STS_NOSPC;
-}
-
 /* There was no cluster for @io. */
 void failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 {
@@ -72,31 +85,23 @@ void failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 		commit_kick(img);
 		return;
 	}
-	if (error != -ENOSPC) {
+	if (error == -EDQUOT) {
+		was_refused(w, io);
+	} else if (error != -ENOSPC) {
 		end_io(io, errno_to_blk_status(error));
-		return;
-	}
-	if (commit_frees_pending(img)) {
+	} else if (commit_frees_pending(img) && !commit_is_stuck(img)) {
 		/* Space is on its way. */
 		list_add_tail(&io->node, &w->no_space);
 		commit_kick(img);
-		return;
+	} else {
+		wait_for_space(w, io, false, "no free cluster and no room to grow");
 	}
-	if (image_mode(img) == MODE_RW) {
-		WRITE_ONCE(w->last_limit, img->st.ops->limit(&img->st));
-		WRITE_ONCE(w->no_space_since, jiffies);
-		WRITE_ONCE(w->expired, false);
-		image_set_mode(img, MODE_OUT_OF_SPACE, "no free cluster and no room to grow");
-	}
-	if (w->error_if_no_space || READ_ONCE(w->release) || READ_ONCE(w->expired)) {
-		end_io(io, no_space_status(w));
-		return;
-	}
-	list_add_tail(&io->node, &w->no_space);
-	queue_delayed_work(w->wq, &w->space_poll, SPACE_POLL);
 }
 
-/* The L2 table of L1 entry @i does not exist: make it, full of zeroes on disk. */
+/*
+ * The L2 table of L1 entry @i does not exist: make it, full of zeroes on disk.  -EDQUOT: there was a
+ * cluster, but the storage refused to write it; freeing another one does not help.
+ */
 static int add_l2_table(struct qcow2_image *img, u32 i)
 {
 	struct slice *l1 = flat_slice(&img->l1, i);
@@ -117,9 +122,11 @@ static int add_l2_table(struct qcow2_image *img, u32 i)
 		goto out;
 	if (!zeroed)
 		r = storage_zero_sync(&img->st, pos, img->cluster_size);
-	/* There was a cluster: one that is freed will not help, so nobody is to wait for it. */
-	if (r == -ENOSPC)
-		r = -EIO;
+	if (r == -ENOSPC) {
+		alloc_put_back(img, pos);
+		r = -EDQUOT;
+		goto out;
+	}
 	if (!r)
 		r = add_metadata(img, pos, img->cluster_size);
 	mutex_lock(&img->meta_lock);
@@ -256,7 +263,7 @@ int start_allocating(struct qcow2_writer *w, struct qcow2_io *io, u64 goff, u32 
 	op->remap = true;
 	if (zeroes)
 		op->payload = zeroed && fill == FILL_NONE ? PAYLOAD_NONE : PAYLOAD_ZEROES;
-	if (unlikely(image_mode(img) == MODE_OUT_OF_SPACE) && !reuse)
+	if (unlikely(image_mode(img) == MODE_OUT_OF_SPACE) && !reuse && !READ_ONCE(w->refused))
 		writer_space_freed(img);
 	start_op(w, op, io, goff, len);
 	return 0;
@@ -326,6 +333,12 @@ static void process(struct qcow2_writer *w, struct qcow2_io *io)
 
 	if (image_mode(w->img) >= MODE_READ_ONLY) {
 		end_io(io, BLK_STS_IOERR);
+		return;
+	}
+	if (io->in_place) {
+		/* It was on its way to an own cluster. */
+		io->in_place = false;
+		was_refused(w, io);
 		return;
 	}
 	if (commit_pressure(w->img)) {
@@ -410,10 +423,17 @@ static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 
 	if (!op->error && op->remap) {
 		enter_mapping(w, op);
+	} else if (op->error == -ENOSPC && op->new_cluster) {
+		/* Through a commit it would only come back to be refused again. */
+		alloc_put_back(img, op->host);
 	} else if (op->error && op->new_cluster) {
 		mutex_lock(&img->meta_lock);
 		freed_add(img, &op->freed, op->host >> img->cluster_bits);
 		mutex_unlock(&img->meta_lock);
+	}
+	if (!op->error && unlikely(io->retried)) {
+		io->retried = false;
+		image_has_room(img);
 	}
 	hash_del(&op->busy);
 	WRITE_ONCE(w->nr_ops, w->nr_ops - 1);
@@ -421,7 +441,9 @@ static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 	list_splice(&op->waiters, &waiters);
 	epoch_leave(op->epoch);
 
-	if (op->error) {
+	if (op->error == -ENOSPC) {
+		was_refused(w, io);
+	} else if (op->error) {
 		end_io(io, errno_to_blk_status(op->error));
 	} else if (bio_op(io_bio(io)) == REQ_OP_WRITE) {
 		finish_io(w, io);
@@ -446,7 +468,8 @@ static void take_list(struct list_head *from, bool *flag, struct list_head *to)
  */
 static void stop_waiting(struct qcow2_writer *w, struct list_head *ios)
 {
-	if (image_mode(w->img) < MODE_READ_ONLY && commit_frees_pending(w->img))
+	if (image_mode(w->img) < MODE_READ_ONLY && commit_frees_pending(w->img) &&
+	    !commit_is_stuck(w->img))
 		commit_relieve(w->img);
 	else
 		list_splice_tail_init(&w->no_space, ios);
@@ -526,13 +549,32 @@ void writer_retry(struct qcow2_image *img)
 /**
  * writer_space_freed - there may be free clusters again
  * @img: a writable image
+ *
+ * Any context.  That clusters are free does not tell whether a storage that refuses to write takes
+ * them now: that is tried, and the mode stays.
  */
 void writer_space_freed(struct qcow2_image *img)
 {
-	WRITE_ONCE(img->writer->expired, false);
-	if (image_mode(img) == MODE_OUT_OF_SPACE)
-		image_set_mode(img, MODE_RW, "clusters were freed or the storage grew");
+	if (!READ_ONCE(img->writer->refused)) {
+		WRITE_ONCE(img->writer->expired, false);
+		if (image_mode(img) == MODE_OUT_OF_SPACE)
+			image_set_mode(img, MODE_RW, "clusters were freed or the storage grew");
+	}
 	writer_retry(img);
+}
+
+/**
+ * writer_grown - somebody says that the storage has room now
+ * @img: a writable image
+ *
+ * Whatever waits is tried, and may wait anew.
+ */
+void writer_grown(struct qcow2_image *img)
+{
+	WRITE_ONCE(img->writer->refused, false);
+	writer_space_freed(img);
+	if (commit_is_stuck(img))
+		commit_kick(img);
 }
 
 static void space_poll(struct work_struct *work)
@@ -541,18 +583,21 @@ static void space_poll(struct work_struct *work)
 					      space_poll);
 	struct qcow2_image *img = w->img;
 
-	if (image_mode(img) != MODE_OUT_OF_SPACE)
+	if (image_mode(img) != MODE_OUT_OF_SPACE || READ_ONCE(w->release))
 		return;
-	/* A file has no size that tells: its filesystem is simply asked again. */
-	if (!img->st.bdev || img->st.ops->limit(&img->st) > READ_ONCE(w->last_limit))
+	/* Where no size tells, the storage is simply asked again. */
+	if (!img->st.bdev || READ_ONCE(w->refused) ||
+	    img->st.ops->limit(&img->st) > READ_ONCE(w->last_limit))
 		writer_retry(img);
-	if (time_after(jiffies, READ_ONCE(w->no_space_since) + SPACE_TIMEOUT) &&
-	    !READ_ONCE(w->expired)) {
-		DMERR("%s: no space for %u seconds: failing writes", img->name,
-		      SPACE_TIMEOUT / HZ);
+	if (w->space_timeout && !READ_ONCE(w->expired) &&
+	    time_after(jiffies, READ_ONCE(w->no_space_since) +
+				(unsigned long)w->space_timeout * HZ)) {
+		DMERR("%s: no space for %u seconds: failing writes", img->name, w->space_timeout);
 		WRITE_ONCE(w->expired, true);
 		queue_work(w->wq, &w->work);
 	}
+	if (commit_is_stuck(img))
+		commit_kick(img);
 	queue_delayed_work(w->wq, &w->space_poll, SPACE_POLL);
 }
 
@@ -570,6 +615,8 @@ void writer_release_waiting(struct qcow2_image *img, bool noflush)
 	/* Who sees it also sees noflush; pairs with the smp_load_acquire() of its readers. */
 	smp_store_release(&img->writer->release, true);
 	queue_work(img->writer->wq, &img->writer->work);
+	if (commit_is_stuck(img))
+		commit_kick(img);
 }
 
 /**
@@ -591,7 +638,7 @@ void writer_flush(struct qcow2_image *img)
 void writer_resume(struct qcow2_image *img)
 {
 	WRITE_ONCE(img->writer->release, false);
-	writer_space_freed(img);
+	writer_grown(img);
 }
 
 /*

@@ -15,6 +15,8 @@
 #include "commit.h"
 #include "device.h"
 
+#define MAX_OPS		256		/* at a time */
+#define SPACE_POLL	HZ		/* between two attempts while out of space */
 #define OP_PARTS	8		/* I/Os of one operation at a time */
 #define OP_VECS		24		/* segments of a write that is put together from pieces */
 #define COPY_ORDER	4
@@ -90,6 +92,9 @@ struct qcow2_writer {
 	bool space;			/* try the bios without space again; written by anybody */
 	bool release;			/* give queued bios up: suspending; written by anybody */
 	bool expired;			/* the same: they have waited too long */
+	bool refused;			/* the storage refused a write; written by anybody */
+	u64 last_limit;			/* of the storage, when space ran out, bytes; by anybody */
+	unsigned long no_space_since;	/* jiffies; the same */
 
 	/* The writer's own. */
 	DECLARE_HASHTABLE(busy, 7);
@@ -97,14 +102,13 @@ struct qcow2_writer {
 	struct list_head no_space;
 	struct storage_gather gather;	/* writes of operations; empty between two runs */
 	unsigned int nr_ops;
-	u64 last_limit;			/* of the storage, when space ran out; bytes */
-	unsigned long no_space_since;	/* jiffies */
 	mempool_t ops;
 	mempool_t buffers;
 
 	/* Constant while a table is live. */
 	bool error_if_no_space;
 	bool discard_no_unref;
+	unsigned int space_timeout;	/* seconds for which writes wait for space; 0: no end */
 	bool noflush;			/* while releasing: send bios back to DM */
 };
 
@@ -117,6 +121,7 @@ void writer_add(struct qcow2_image *img, struct qcow2_io *io);
 void writer_wake(struct qcow2_image *img);
 void writer_retry(struct qcow2_image *img);
 void writer_space_freed(struct qcow2_image *img);
+void writer_grown(struct qcow2_image *img);
 void writer_release_waiting(struct qcow2_image *img, bool noflush);
 void writer_flush(struct qcow2_image *img);
 void writer_resume(struct qcow2_image *img);

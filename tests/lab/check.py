@@ -25,12 +25,13 @@ CORE_BATCHES = 4        # of a kernel's core, whose files are too short to be wo
 CORE = ["-m", "core and not nested"]
 # What is as good in User Mode Linux, where it is many times faster and KASAN watches: `make check`
 # runs these files whole there, and their core on the packaged kernels.
-ON_UM = ("test_alloc_failure.py", "test_dm_crash.py", "test_dm_damage.py",
+ON_UM = ("test_alloc_failure.py", "test_dm_cgroup.py", "test_dm_crash.py", "test_dm_damage.py",
          "test_dm_differential.py", "test_dm_entries.py", "test_dm_faults.py", "test_dm_file.py",
-         "test_dm_hammer.py", "test_dm_interop.py", "test_dm_large.py", "test_dm_locks.py",
-         "test_dm_table.py", "test_lab.py", "test_lifecycle.py", "test_serve.py",
-         "test_serve_protocol.py", "test_serve_qemu.py", "test_tool.py", "test_tool_run.py",
-         "test_vhost_ring.py")
+         "test_dm_hammer.py", "test_dm_header.py", "test_dm_interop.py", "test_dm_large.py",
+         "test_dm_locks.py", "test_dm_nfs.py", "test_dm_registry.py", "test_dm_reload.py",
+         "test_dm_space.py", "test_dm_table.py", "test_lab.py", "test_lifecycle.py",
+         "test_serve.py", "test_serve_protocol.py", "test_serve_qemu.py", "test_tool.py",
+         "test_tool_run.py", "test_vhost_ring.py")
 # More for the lab, where a file needs it: leaks matter most where setting up fails half-way, and what
 # is about races, or polling, is nothing with one CPU.
 MACHINE = {("um", "test_alloc_failure.py"): ["--append", "kmemleak=on"],
