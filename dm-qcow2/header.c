@@ -85,6 +85,9 @@ static int check_features(struct qcow2_image *img, const struct qcow2_header *h,
 
 	if (incompat & ~QCOW2_INCOMPAT_KNOWN)
 		return fail(error, "Unsupported incompatible feature");
+	if (!(incompat & QCOW2_INCOMPAT_DATA_FILE) &&
+	    be64_to_cpu(h->autoclear_features) & QCOW2_AUTOCLEAR_DATA_FILE_RAW)
+		return fail(error, "Raw external data without an external data file");
 	if (incompat & QCOW2_INCOMPAT_DATA_FILE)
 		return fail(error, "External data files are not supported");
 	if (incompat & QCOW2_INCOMPAT_COMPRESSION)
@@ -105,6 +108,7 @@ static int check_geometry(struct qcow2_image *img, const struct qcow2_header *h,
 	u64 rt_pos = be64_to_cpu(h->refcount_table_offset);
 	u64 rt_bytes = (u64)be32_to_cpu(h->refcount_table_clusters) << img->cluster_bits;
 	u64 l1_bytes = (u64)be32_to_cpu(h->l1_size) * sizeof(__be64);
+	u64 snap_pos = be64_to_cpu(h->snapshots_offset);
 	u64 storage = img->st.ops->size(&img->st);
 	u64 covered;
 
@@ -130,6 +134,10 @@ static int check_geometry(struct qcow2_image *img, const struct qcow2_header *h,
 		return fail(error, "Refcount table reaches outside the image");
 	if (be32_to_cpu(h->nb_snapshots) > QCOW2_MAX_SNAPSHOTS)
 		return fail(error, "Image has too many snapshots");
+	/* QEMU's tools open no image whose snapshot table cannot be, not even an empty one. */
+	if (!IS_ALIGNED(snap_pos, cluster) ||
+	    snap_pos > LLONG_MAX - (u64)be32_to_cpu(h->nb_snapshots) * QCOW2_SNAPSHOT_BYTES)
+		return fail(error, "Snapshot table is misaligned");
 	/* As QEMU does: a guest cannot address part of a sector. */
 	img->size = round_down(size, SECTOR_SIZE);
 	return 0;
@@ -142,7 +150,8 @@ static int check_backing(struct qcow2_image *img, const struct qcow2_header *h, 
 	u32 len = be32_to_cpu(h->backing_file_size);
 
 	img->has_backing = off && len;
-	if (!img->has_backing)
+	/* A place without a name is judged, too, for it ends the header extensions. */
+	if (!off)
 		return 0;
 	if (len > QCOW2_MAX_BACKING_NAME)
 		return fail(error, "Backing file name is too long");
@@ -213,7 +222,7 @@ static int parse(struct qcow2_image *img, u8 *area, u32 len, bool write, char **
 	r = check_backing(img, h, min(len, img->cluster_size), error);
 	if (r)
 		return r;
-	ext_end = img->has_backing ? be64_to_cpu(h->backing_file_offset) : img->cluster_size;
+	ext_end = be64_to_cpu(h->backing_file_offset) ?: img->cluster_size;
 	return check_extensions(img, area, hlen, min_t(u64, ext_end, len), write, error);
 }
 
