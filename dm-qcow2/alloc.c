@@ -14,7 +14,9 @@
  * Takes image.alloc_lock, and image.meta_lock inside it to change refcounts.
  */
 #include <linux/device-mapper.h>
+#include <linux/maple_tree.h>
 #include <linux/mm.h>
+#include <linux/rcupdate_wait.h>
 #include <linux/slab.h>
 
 #include "alloc.h"
@@ -120,8 +122,9 @@ static void account(struct qcow2_alloc *a, u64 si, u64 first, u32 nr)
 }
 
 /*
- * Clusters are about to be taken, and their content made zeroes. Those of a damaged image may be
- * metadata that no refcount speaks of: then nothing may be touched.
+ * Clusters are about to be taken, and their content made zeroes.  All metadata was counted when the
+ * image was opened, and what has been freed since was compared with it.  This is the last look
+ * before anything is touched.
  */
 static int check_unused(struct qcow2_image *img, u64 first, u64 nr)
 {
@@ -586,13 +589,56 @@ static int count_slice(struct qcow2_alloc *a, u64 si, u32 nr, char **error)
 	return 0;
 }
 
+/* How many of the clusters with metadata does a slice of refcounts count? */
+static u64 count_metadata(struct qcow2_image *img, const struct slice *s, u64 si)
+{
+	unsigned long first = si << img->rb_slice_bits, last = first + per_slice(img) - 1, c;
+	MA_STATE(mas, &img->metadata, first, first);
+	void *entry;
+	u64 n = 0;
+
+	rcu_read_lock();
+	mas_for_each(&mas, entry, last)
+		for (c = max(mas.index, first); c <= min(mas.last, last); c++)
+			n += rc_get(img, s, c - first) != 0;
+	rcu_read_unlock();
+	return n;
+}
+
+/*
+ * Would the allocator take metadata for free clusters?  Then it must not begin: an image whose
+ * refcounts are missing would turn corrupt with the first write.
+ */
+static int check_counted(struct qcow2_image *img, u64 counted, char **error)
+{
+	MA_STATE(mas, &img->metadata, 0, 0);
+	u64 all = 0, ranges = 0;
+	void *entry;
+
+	rcu_read_lock();
+	mas_for_each(&mas, entry, ULONG_MAX) {
+		all += mas.last - mas.index + 1;
+		if (!(++ranges % 4096)) {
+			mas_pause(&mas);
+			cond_resched_rcu();
+		}
+	}
+	rcu_read_unlock();
+	if (all == counted)
+		return 0;
+	DMERR("%s: %llu of %llu clusters of metadata have no refcount", img->name, all - counted,
+	      all);
+	*error = "Refcounts are missing: repair the image (qcow2attach check --repair)";
+	return -EINVAL;
+}
+
 /**
  * alloc_init - learn what is in use
  * @img: the image, its tables loaded; nobody else uses it yet
  * @abandoned: becomes true when nobody is interested any more
  * @error: set to the reason of a failure, for ti->error
  *
- * Reads all refcount blocks once.
+ * Reads all refcount blocks once.  An image that is to be written must count its metadata.
  *
  * Return: 0 or -errno.
  */
@@ -604,6 +650,7 @@ int alloc_init(struct qcow2_image *img, const bool *abandoned, char **error)
 	void *buf;
 	struct qcow2_alloc *a;
 	u32 rb, nr_rb = 0, n;
+	u64 metadata = 0;
 	int r = 0;
 
 	a = kzalloc(sizeof(*a), GFP_KERNEL);
@@ -645,8 +692,10 @@ int alloc_init(struct qcow2_image *img, const bool *abandoned, char **error)
 			n = count_used(img, &scan, &last);
 			if (n)
 				r = count_slice(a, si, n, error);
-			if (n && !r)
+			if (n && !r) {
 				a->end = (si << img->rb_slice_bits) + last + 1;
+				metadata += count_metadata(img, &scan, si);
+			}
 			/* A sparse image can name more blocks than anybody would wait for. */
 			if (!r && READ_ONCE(*abandoned)) {
 				*error = "Interrupted reading the refcount blocks";
@@ -655,7 +704,7 @@ int alloc_init(struct qcow2_image *img, const bool *abandoned, char **error)
 		}
 	}
 	free_pages((unsigned long)buf, order);
-	return r;
+	return !r && img->can_write ? check_counted(img, metadata, error) : r;
 }
 
 /**

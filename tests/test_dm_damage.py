@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from dmqcow2 import Disk, refused
+from dmqcow2 import Attached, Disk, refused
 from helpers import (MIB, SECTOR, KernelLog, image_check, image_create, qemu_io, run,
                      wait_for)
 
@@ -379,16 +379,33 @@ def test_no_refcounts_where_the_tables_are(dm, tmp_path):
     places = image.metadata().values()
     image.write(image.field("refcount_offset"), 0)
     tables = [image.read(at, f"{CLUSTER}s") for at in places]
-    device = attach(dm, image)
-    with Clusters(device) as disk:
-        assert disk.get(0) == 0x55
-        assert not disk.put(ODD)
-        assert not disk.put(EVEN)
-    dm.remove("q")
+    assert "Refcounts are missing" in refused(dm, [f"qcow2:{image.path}"], sectors=SIZE // SECTOR)
+    with Attached(dm, f"qcow2:{image.path}", "read_only") as disk:
+        disk.expect(0x55, 0, CLUSTER)
     assert [image.read(at, f"{CLUSTER}s") for at in places] == tables
     run("qemu-img", "check", "-f", "qcow2", "-r", "all", image.path)
     image_check(image.path)
     qemu_io(image.path, f"read -P 0x55 0 {CLUSTER}")
+
+
+@pytest.mark.parametrize("what", ["header", "L1 table", "refcount table", "refcount block",
+                                  "L2 table", "all"])
+def test_metadata_without_refcount(dm, image, what):
+    """Told when the image is attached to be written, and not by the guest's first write."""
+    if what == "all":
+        image.write(image.field("refcount_offset"), 0)
+    else:
+        image.write(image.refcount_at(image.metadata()[what] // CLUSTER), 0, ">H")
+    said = refused(dm, [f"qcow2:{image.path}"], sectors=SIZE // SECTOR)
+    assert re.search("Refcounts are missing: repair the image .qcow2attach check --repair", said)
+    assert f"{5 if what == 'all' else 1} of 5 clusters of metadata" in said \
+        or what == "all" and "of 4 clusters" in said
+    device = attach(dm, image, features=["read_only"])
+    expect_right(survey(device))
+    dm.remove("q")
+    run("qemu-img", "check", "-q", "-f", "qcow2", "-r", "all", image.path, check=False)
+    assert survive(dm, image, image.metadata(), ())
+    image_check(image.path)
 
 
 def test_overlapping_tables(dm, template, tmp_path):
