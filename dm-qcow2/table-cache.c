@@ -18,6 +18,8 @@
 #define RESERVED_BUFFERS	16
 #define MIN_SLICES		32	/* the least that a cache is bounded to */
 #define MAX_EVICTED		4096	/* that wait for RCU before more is loaded: 16 MiB */
+#define EVICT_LOOKS		64U	/* slices looked at before the lock is let go */
+#define MARK_LOOKS		512	/* before a slice that was used may be evicted */
 
 static struct kmem_cache *slice_slab;
 
@@ -92,17 +94,19 @@ static void evict(struct table_cache *cache, struct slice *s)
 }
 
 /*
- * Under cache->lock.  A clock over the list: what was used since the last pass gets another turn.
- * Returns the number of slices evicted, at most @want, looking at no more than @look.
+ * Under cache->lock.  A clock over the list: what was used since the last pass gets another turn,
+ * unless @used, too, may go.  Returns the number of slices evicted, at most @want, looking at no
+ * more than @look: the lock is a spinlock, and a list can have a quarter of a million.
  */
-static unsigned int clock_evict(struct table_cache *cache, unsigned int want, unsigned int look)
+static unsigned int clock_evict(struct table_cache *cache, unsigned int want, unsigned int look,
+				bool used)
 {
 	unsigned int freed = 0;
 
 	while (freed < want && look-- && !list_empty(&cache->lru)) {
 		struct slice *s = list_last_entry(&cache->lru, struct slice, lru);
 
-		if (s->pins || READ_ONCE(s->referenced)) {
+		if (s->pins || (!used && READ_ONCE(s->referenced))) {
 			WRITE_ONCE(s->referenced, false);
 			list_move(&s->lru, &cache->lru);
 			continue;
@@ -113,17 +117,30 @@ static unsigned int clock_evict(struct table_cache *cache, unsigned int want, un
 	return freed;
 }
 
-/* Sleeps when slices are evicted faster than RCU gives them back. */
+/*
+ * Sleeps when slices are evicted faster than RCU gives them back.
+ *
+ * Goes on in sections until there is room, or all slices have had a look at them for which marks do
+ * not count.  Marks count in the first MARK_LOOKS looks only: where everything has been used since,
+ * one is as good as the next, and taking all marks away would make one miss pay for a whole round.
+ */
 static void make_room(struct table_cache *cache)
 {
+	unsigned int left, looked = 0;
+
 	wait_event(cache->evicted_wait, atomic_read(&cache->nr_evicted) < MAX_EVICTED);
-	spin_lock(&cache->lock);
-	while (cache->nr >= cache->max) {
-		/* Twice round: the first may only have taken marks away. */
-		if (!clock_evict(cache, cache->nr - cache->max + 1, 2 * cache->nr))
-			break;
+	left = READ_ONCE(cache->nr) + MARK_LOOKS;
+	while (left && READ_ONCE(cache->nr) >= READ_ONCE(cache->max)) {
+		unsigned int look = min(left, EVICT_LOOKS);
+
+		spin_lock(&cache->lock);
+		if (cache->nr >= cache->max)
+			clock_evict(cache, cache->nr - cache->max + 1, look, looked >= MARK_LOOKS);
+		spin_unlock(&cache->lock);
+		looked += look;
+		left -= look;
+		cond_resched();
 	}
-	spin_unlock(&cache->lock);
 }
 
 static int slice_read(struct slice *s)
@@ -546,7 +563,7 @@ static unsigned long cache_scan(struct shrinker *shrinker, struct shrink_control
 
 	if (!spin_trylock(&cache->lock))
 		return SHRINK_STOP;
-	freed = clock_evict(cache, sc->nr_to_scan, 2 * sc->nr_to_scan);
+	freed = clock_evict(cache, sc->nr_to_scan, 2 * sc->nr_to_scan, false);
 	spin_unlock(&cache->lock);
 	return freed ?: SHRINK_STOP;
 }
@@ -575,13 +592,18 @@ void cache_resize(struct table_cache *cache, unsigned int max_kib)
  */
 void cache_drop(struct table_cache *cache)
 {
-	struct slice *s, *next;
+	unsigned int left = READ_ONCE(cache->nr);
 
-	spin_lock(&cache->lock);
-	list_for_each_entry_safe(s, next, &cache->lru, lru)
-		if (!s->pins)
-			evict(cache, s);
-	spin_unlock(&cache->lock);
+	/* Once round: what is pinned goes to the other end of the list, and all that is not goes. */
+	while (left) {
+		unsigned int look = min(left, EVICT_LOOKS);
+
+		spin_lock(&cache->lock);
+		clock_evict(cache, look, look, true);
+		spin_unlock(&cache->lock);
+		left -= look;
+		cond_resched();
+	}
 }
 
 /*
