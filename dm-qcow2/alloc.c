@@ -378,7 +378,7 @@ static int refill(struct qcow2_image *img)
 		r = grow_used(a, si);
 		if (r)
 			return r;
-		s = slice_get(&img->cache, SLICE_REFBLOCK, si);
+		s = slice_try_get(&img->cache, SLICE_REFBLOCK, si);
 		if (IS_ERR(s))
 			return PTR_ERR(s);
 		n = find_free(img, s, &c, min_t(u64, want, limit - c));
@@ -440,6 +440,24 @@ void alloc_put_back(struct qcow2_image *img, u64 host)
 }
 
 /*
+ * Take alloc_lock, and get a slice of refcounts under it.  Memory for that is not waited for with
+ * the lock held: it may be with operations that the writer has to end, and the writer wants the lock.
+ */
+static struct slice *lock_refs(struct qcow2_image *img, u64 si)
+{
+	struct slice *s;
+
+	mutex_lock(&img->alloc_lock);
+	while ((s = slice_try_get(&img->cache, SLICE_REFBLOCK, si)) == ERR_PTR(-ENOMEM)) {
+		mutex_unlock(&img->alloc_lock);
+		commit_kick(img);
+		schedule_timeout_uninterruptible(1);
+		mutex_lock(&img->alloc_lock);
+	}
+	return s;
+}
+
+/*
  * Drop one reference of each of [first, first + nr), which lie in one slice.  What drops to 0 is
  * given back to the host before it can be allocated again; until then its refcount is 1, so that
  * nobody else touches it although alloc_lock is not held.
@@ -457,8 +475,12 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 				   (u64)at << img->cluster_bits);
 		return -EIO;
 	}
-	mutex_lock(&img->alloc_lock);
-	s = slice_get(&img->cache, SLICE_REFBLOCK, si);
+	s = lock_refs(img, si);
+	if (!IS_ERR(s) && !slice_has_place(s)) {
+		/* All zeroes: what is counted there was read from somewhere. */
+		slice_put(s);
+		s = ERR_PTR(-ENOENT);
+	}
 	if (IS_ERR(s)) {
 		mutex_unlock(&img->alloc_lock);
 		if (PTR_ERR(s) == -ENOENT)

@@ -89,13 +89,15 @@ static void waited(struct slice_waiter *waiter, int error)
 }
 
 /* Let a bio wait for the L2 slice that it missed; it starts again in resume_io(). */
-static void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff)
+static void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff, bool writer)
 {
 	struct slice *s;
 
 	io->waiter.fn = waited;
-	s = slice_get_async(&img->cache, SLICE_L2, goff >> img->slice_bits, &io->waiter);
-	if (s) {
+	s = slice_get_async(&img->cache, SLICE_L2, goff >> img->slice_bits, &io->waiter, !writer);
+	if (IS_ERR(s)) {
+		failed_alloc(io->dev->layers[0].img->writer, io, PTR_ERR(s));
+	} else if (s) {
 		slice_put(s);
 		resume_io(io);
 	}
@@ -106,12 +108,15 @@ static void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff)
  * @io: the bio, in no epoch
  * @img: the image whose slice it is
  * @goff: the guest offset
- * @gather: writes that are not to wait along with the caller, or NULL
+ * @gather: the writer's: writes that are not to wait along with it; NULL if the caller is another
  *
  * The bio is put aside until the slice is loaded.  But what was loaded may be evicted again before
  * the bio gets to it, by the slices that others wait for; and with more of them than the cache has
  * room for, each could push out the next one's for ever.  So a bio that comes back too often has
  * its slice read here and now.
+ *
+ * The writer does not wait for memory, which may be with operations that it has to end: without
+ * memory the bio is stalled.
  *
  * Context: a worker.
  *
@@ -125,14 +130,20 @@ bool load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
 
 	if (io->misses < io->dev->nr_layers) {
 		io->misses++;
-		park_io(io, img, goff);
+		park_io(io, img, goff, gather);
 		return false;
 	}
-	if (gather)
+	if (gather) {
 		storage_gather_submit(gather);
-	s = slice_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+		s = slice_try_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+	} else {
+		s = slice_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+	}
 	if (!IS_ERR(s)) {
 		slice_put(s);
+	} else if (gather && PTR_ERR(s) == -ENOMEM) {
+		failed_alloc(io->dev->layers[0].img->writer, io, -ENOMEM);
+		return false;
 	} else if (PTR_ERR(s) != -ENOENT) {
 		end_io(io, BLK_STS_IOERR);
 		return false;

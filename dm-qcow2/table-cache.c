@@ -21,6 +21,8 @@
 #define EVICT_LOOKS		64U	/* slices looked at before the lock is let go */
 #define MARK_LOOKS		512	/* before a slice that was used may be evicted */
 
+#define NO_WAIT			(GFP_NOWAIT | __GFP_NOWARN)
+
 static struct kmem_cache *slice_slab;
 
 static void slice_load_work(struct work_struct *work);
@@ -28,22 +30,6 @@ static void slice_load_work(struct work_struct *work);
 static struct xarray *kind_xarray(struct table_cache *cache, enum slice_kind kind)
 {
 	return kind == SLICE_L2 ? &cache->l2 : &cache->refblocks;
-}
-
-static struct slice *slice_alloc(struct table_cache *cache, enum slice_kind kind, u64 index)
-{
-	struct slice *s = mempool_alloc(&cache->slices, GFP_NOIO);
-
-	memset(s, 0, sizeof(*s));
-	s->img = cache->img;
-	s->kind = kind;
-	s->index = index;
-	s->state = SLICE_LOADING;
-	INIT_LIST_HEAD(&s->lru);
-	INIT_LIST_HEAD(&s->waiters);
-	INIT_LIST_HEAD(&s->dirty_node);
-	s->data = mempool_alloc(&cache->buffers, GFP_NOIO);
-	return s;
 }
 
 static void slice_free(struct table_cache *cache, struct slice *s)
@@ -55,14 +41,15 @@ static void slice_free(struct table_cache *cache, struct slice *s)
 }
 
 /*
- * Enter a slice into the xarray of its kind.  Waits for memory, as slice_alloc() does, and needs
- * nobody who waits for us to get it.  Returns 0, or -EBUSY when there is one already.
+ * Enter a slice into the xarray of its kind.  Waits for memory, as slice_alloc() does, and as it
+ * does not with @gfp = NO_WAIT.  Returns 0; -EBUSY when there is one already; or -ENOMEM.
  */
-static int slice_insert(struct table_cache *cache, struct slice *s)
+static int slice_insert(struct table_cache *cache, struct slice *s, gfp_t gfp)
 {
 	int r;
 
-	while ((r = xa_insert(kind_xarray(cache, s->kind), s->index, s, GFP_NOIO)) == -ENOMEM)
+	while ((r = xa_insert(kind_xarray(cache, s->kind), s->index, s, gfp)) == -ENOMEM &&
+	       gfp != NO_WAIT)
 		schedule_timeout_uninterruptible(1);
 	return r;
 }
@@ -115,6 +102,44 @@ static unsigned int clock_evict(struct table_cache *cache, unsigned int want, un
 		freed++;
 	}
 	return freed;
+}
+
+/*
+ * Does not wait with @gfp = NO_WAIT, and may then return NULL.  Slices that are in use come back
+ * when an operation or a commit ends; those that are not are given back to who asks next.
+ */
+static struct slice *slice_alloc(struct table_cache *cache, enum slice_kind kind, u64 index,
+				 gfp_t gfp)
+{
+	struct slice *s = mempool_alloc(&cache->slices, NO_WAIT);
+	void *data = mempool_alloc(&cache->buffers, NO_WAIT);
+
+	if (!s || !data) {
+		spin_lock(&cache->lock);
+		clock_evict(cache, 1, EVICT_LOOKS, true);
+		spin_unlock(&cache->lock);
+	}
+	if (!s)
+		s = mempool_alloc(&cache->slices, gfp);
+	if (s && !data)
+		data = mempool_alloc(&cache->buffers, gfp);
+	if (!s || !data) {
+		if (s)
+			mempool_free(s, &cache->slices);
+		if (data)
+			mempool_free(data, &cache->buffers);
+		return NULL;
+	}
+	memset(s, 0, sizeof(*s));
+	s->img = cache->img;
+	s->kind = kind;
+	s->index = index;
+	s->state = SLICE_LOADING;
+	INIT_LIST_HEAD(&s->lru);
+	INIT_LIST_HEAD(&s->waiters);
+	INIT_LIST_HEAD(&s->dirty_node);
+	s->data = data;
+	return s;
 }
 
 /*
@@ -200,13 +225,14 @@ static void slice_load_work(struct work_struct *work)
 
 /*
  * Find or insert.  Returns a READY slice, pinned; or NULL when @waiter has been queued on it (and
- * then *@fresh is the slice if the caller must see to its load).
+ * then *@fresh is the slice if the caller must see to its load); or -ENOMEM, with @gfp = NO_WAIT.
  */
 static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind kind, u64 index,
-				   struct slice_waiter *waiter, struct slice **fresh)
+				   struct slice_waiter *waiter, gfp_t gfp, struct slice **fresh)
 {
 	struct xarray *xa = kind_xarray(cache, kind);
 	struct slice *s, *new;
+	int r;
 
 	*fresh = NULL;
 	for (;;) {
@@ -225,14 +251,19 @@ static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind ki
 		}
 		spin_unlock(&cache->lock);
 		make_room(cache);
-		new = slice_alloc(cache, kind, index);
+		new = slice_alloc(cache, kind, index, gfp);
+		if (!new)
+			return ERR_PTR(-ENOMEM);
 		new->pins = 1;
 		list_add(&waiter->node, &new->waiters);
-		if (!slice_insert(cache, new))
+		r = slice_insert(cache, new, gfp);
+		if (!r)
 			break;
-		/* Another got there first. */
 		list_del(&waiter->node);
 		slice_free(cache, new);
+		if (r == -ENOMEM)
+			return ERR_PTR(r);
+		/* Another got there first. */
 	}
 	spin_lock(&cache->lock);
 	WRITE_ONCE(cache->nr, cache->nr + 1);
@@ -247,17 +278,18 @@ static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind ki
  * @kind: SLICE_L2 or SLICE_REFBLOCK
  * @index: which one
  * @waiter: called when the load has ended, if the slice was not there
+ * @wait: sleep for memory (NOIO) if need be; not for the writer
  *
- * May sleep for memory (NOIO), not for the read.
+ * Does not sleep for the read.
  *
- * Return: the slice, pinned; or NULL when @waiter will be called.
+ * Return: the slice, pinned; NULL when @waiter will be called; or -ENOMEM, unless @wait.
  */
 struct slice *slice_get_async(struct table_cache *cache, enum slice_kind kind, u64 index,
-			      struct slice_waiter *waiter)
+			      struct slice_waiter *waiter, bool wait)
 {
 	struct slice *fresh, *s;
 
-	s = get_or_insert(cache, kind, index, waiter, &fresh);
+	s = get_or_insert(cache, kind, index, waiter, wait ? GFP_NOIO : NO_WAIT, &fresh);
 	if (fresh) {
 		INIT_WORK(&fresh->load, slice_load_work);
 		queue_work(cache->wq, &fresh->load);
@@ -279,24 +311,14 @@ static void sync_waiter_fn(struct slice_waiter *waiter, int error)
 	complete(&w->done);
 }
 
-/**
- * slice_get - get a slice, reading it if need be
- * @cache: the cache
- * @kind: SLICE_L2 or SLICE_REFBLOCK
- * @index: which one
- *
- * Sleeps.
- *
- * Return: the slice, pinned; -ENOENT when the table does not exist; or another error.
- */
-struct slice *slice_get(struct table_cache *cache, enum slice_kind kind, u64 index)
+static struct slice *get_sync(struct table_cache *cache, enum slice_kind kind, u64 index, gfp_t gfp)
 {
 	struct sync_waiter w = { .waiter.fn = sync_waiter_fn };
 	struct slice *fresh, *s;
 
 	for (;;) {
 		init_completion(&w.done);
-		s = get_or_insert(cache, kind, index, &w.waiter, &fresh);
+		s = get_or_insert(cache, kind, index, &w.waiter, gfp, &fresh);
 		if (s)
 			return s;
 		if (fresh)
@@ -308,11 +330,47 @@ struct slice *slice_get(struct table_cache *cache, enum slice_kind kind, u64 ind
 }
 
 /**
+ * slice_get - get a slice, reading it if need be
+ * @cache: the cache
+ * @kind: SLICE_L2 or SLICE_REFBLOCK
+ * @index: which one
+ *
+ * Sleeps for the read, and for memory.  With the reserve in use, memory comes back when operations
+ * and commits end.  So neither the writer, which ends operations, nor who holds alloc_lock, for
+ * which the writer waits, may ask so for a slice of the top image: see slice_try_get().
+ *
+ * Return: the slice, pinned; -ENOENT when the table does not exist; or another error.
+ */
+struct slice *slice_get(struct table_cache *cache, enum slice_kind kind, u64 index)
+{
+	return get_sync(cache, kind, index, GFP_NOIO);
+}
+
+/**
+ * slice_try_get - get a slice, reading it if need be and if memory allows
+ * @cache: the cache
+ * @kind: SLICE_L2 or SLICE_REFBLOCK
+ * @index: which one
+ *
+ * For the writer and for who holds alloc_lock.  Sleeps for the read, and for slices that have been
+ * evicted to pass RCU: both need nobody of ours.
+ *
+ * Return: the slice, pinned; -ENOMEM when trying again after a commit or an operation may work;
+ * -ENOENT when the table does not exist; or another error.
+ */
+struct slice *slice_try_get(struct table_cache *cache, enum slice_kind kind, u64 index)
+{
+	return get_sync(cache, kind, index, NO_WAIT);
+}
+
+/**
  * cache_add_zeroed - add the first slice of a table that has just been made
  * @cache: the cache
  * @kind: SLICE_L2 or SLICE_REFBLOCK
  * @index: which one; nobody can be asking for it yet
  * @pos: its byte position, where zeroes have been written
+ *
+ * Does not wait for memory: the caller holds alloc_lock.
  *
  * Return: the slice, READY, pinned and full of zeroes; or an error.
  */
@@ -322,13 +380,15 @@ struct slice *cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, 
 	int r;
 
 	make_room(cache);
-	s = slice_alloc(cache, kind, index);
+	s = slice_alloc(cache, kind, index, NO_WAIT);
+	if (!s)
+		return ERR_PTR(-ENOMEM);
 	s->pos = pos;
 	s->pins = 1;
 	s->referenced = true;
 	s->state = SLICE_READY;
 	memset(s->data, 0, SLICE_SIZE);
-	r = slice_insert(cache, s);
+	r = slice_insert(cache, s, NO_WAIT);
 	if (r) {
 		slice_free(cache, s);
 		return ERR_PTR(r);
@@ -405,7 +465,7 @@ static bool prepare(struct slice *s, gfp_t gfp)
  */
 bool slice_try_prepare(struct slice *s)
 {
-	return prepare(s, GFP_NOWAIT | __GFP_NOWARN);
+	return prepare(s, NO_WAIT);
 }
 
 /**
@@ -458,20 +518,24 @@ void slice_dirty(struct slice *s)
 	smp_wmb();	/* before the new entry; pairs with the smp_rmb() in map.c */
 }
 
-static void flat_fill(struct slice **slices, struct qcow2_image *img, enum slice_kind kind,
-		      u64 pos, u32 from, u32 to)
+/* Returns 0; or -ENOMEM with @gfp = NO_WAIT, and then some of @slices may be there. */
+static int flat_fill(struct slice **slices, struct qcow2_image *img, enum slice_kind kind,
+		     u64 pos, u32 from, u32 to, gfp_t gfp)
 {
 	u32 i;
 
 	for (i = from; i < to; i++) {
-		struct slice *s = slice_alloc(&img->cache, kind, i);
+		struct slice *s = slice_alloc(&img->cache, kind, i, gfp);
 
+		if (!s)
+			return -ENOMEM;
 		s->pins = 1;	/* never evicted: not on the list either */
 		s->pos = pos + (u64)i * SLICE_SIZE;
 		s->state = SLICE_READY;
 		memset(s->data, 0, SLICE_SIZE);
 		slices[i] = s;
 	}
+	return 0;
 }
 
 /**
@@ -497,7 +561,7 @@ int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_ki
 	t->slices = kvcalloc(max(t->nr_slices, 1U), sizeof(*t->slices), GFP_KERNEL);
 	if (!t->slices)
 		return -ENOMEM;
-	flat_fill(t->slices, img, kind, pos, 0, t->nr_slices);
+	r = flat_fill(t->slices, img, kind, pos, 0, t->nr_slices, GFP_NOIO);
 	for (i = 0; !r && i < t->nr_slices; i++)
 		r = table_read(img, t->slices[i]->pos, t->slices[i]->data, SLICE_SIZE);
 	return r;
@@ -517,12 +581,19 @@ int flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_ki
 {
 	u32 nr = DIV_ROUND_UP(nr_entries, SLICE_ENTRIES);
 	struct slice **old = t->slices, **new;
+	u32 i;
 
 	new = kvcalloc(nr, sizeof(*new), GFP_NOIO);
 	if (!new)
 		return -ENOMEM;
 	memcpy(new, old, t->nr_slices * sizeof(*new));
-	flat_fill(new, img, kind, t->pos, t->nr_slices, nr);
+	/* More of them than the reserve has: waiting for it could be for ever. */
+	if (flat_fill(new, img, kind, t->pos, t->nr_slices, nr, NO_WAIT)) {
+		for (i = t->nr_slices; i < nr && new[i]; i++)
+			slice_free(&img->cache, new[i]);
+		kvfree(new);
+		return -ENOMEM;
+	}
 	mutex_lock(&img->meta_lock);
 	t->slices = new;
 	t->nr_slices = nr;

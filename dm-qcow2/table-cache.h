@@ -112,8 +112,9 @@ void cache_drop(struct table_cache *cache);
 void cache_resize(struct table_cache *cache, unsigned int max_kib);
 
 struct slice *slice_get(struct table_cache *cache, enum slice_kind kind, u64 index);
+struct slice *slice_try_get(struct table_cache *cache, enum slice_kind kind, u64 index);
 struct slice *slice_get_async(struct table_cache *cache, enum slice_kind kind, u64 index,
-			      struct slice_waiter *waiter);
+			      struct slice_waiter *waiter, bool wait);
 struct slice *cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, u64 index,
 			       u64 pos);
 void slice_pin(struct slice *s);

@@ -154,7 +154,7 @@ struct slice *get_l2(struct qcow2_image *img, u64 goff)
 		if (r)
 			return ERR_PTR(r);
 	}
-	s = slice_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+	s = slice_try_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
 	if (IS_ERR(s))
 		return s;
 	r = !slice_has_place(s) ? -ENOSPC : !slice_try_prepare(s) ? -ENOMEM : 0;

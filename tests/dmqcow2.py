@@ -292,6 +292,23 @@ class Disk:
         os.fsync(self.fd)
 
 
+def answer(call, *args):
+    """The errno with which a call fails, or 0; it must not wait for ever."""
+    found = []
+
+    def caller():
+        try:
+            call(*args)
+            found.append(0)
+        except OSError as e:
+            found.append(e.errno)
+    thread = threading.Thread(target=caller, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert found, "it hangs"
+    return found[0]
+
+
 class Attached(Disk):
     """A qcow2 device for the length of a with block. The block's own failure is the one told."""
 

@@ -13,11 +13,14 @@ import functools
 import os
 import random
 import re
+import threading
+import time
 
 import pytest
 
-from dmqcow2 import KIB, Attached, Chain, Place, exercise, header_size, verify_device
-from helpers import MIB, SECTOR, image_create, qemu_io, run
+from dmqcow2 import (KIB, Attached, Chain, Disk, Place, answer, exercise, header_size,
+                     verify_device)
+from helpers import MIB, SECTOR, image_check, image_create, qemu_io, run
 
 DEBUGFS = "/sys/kernel/debug"
 pytestmark = pytest.mark.skipif(not os.path.exists(f"{DEBUGFS}/failslab/require-start"),
@@ -40,9 +43,11 @@ class Failing:
     SETTINGS = {"times": 150, "space": 0, "verbose": 2, "task-filter": "N", "stacktrace-depth": 32,
                 "ignore-gfp-wait": "N", "ignore-gfp-highmem": "N", "min-order": 0}
 
-    def __init__(self, module, interval, kernel_log, except_in=NULL_BLK, within=""):
+    def __init__(self, module, interval, kernel_log, except_in=NULL_BLK, within="", times=None):
         self.module, self.log = module, kernel_log
         self.settings = {**self.SETTINGS, "interval": interval}
+        if times:
+            self.settings.update(times=times, verbose=0)
         self.failed = 0             # in all
         for what, where in (("require", (module, within)), ("reject", except_in)):
             for name, address in zip(("start", "end"), self.text(*where)):
@@ -157,6 +162,33 @@ def test_gathered(dm, bdev, filesystem, tmp_path, kernel_log):
             exercise(dm, "q", chain, SEED, 200)
         assert failing.failed
     chain.verify()
+
+
+def test_more_tables_than_the_reserve(dm, bdev, kernel_log):
+    """Writes that need a table each, and no memory for any but the reserve's eight: those that have none
+    wait for the others, and the writer for nobody."""
+    many = 40
+    image = image_create(bdev(128 * MIB), 2 * many * MIB, cluster_size="4k")
+    with Attached(dm, f"qcow2:{image}") as disk:
+        dm.suspend(disk.name, "--noflush", "--nolockfs")
+        answers = []
+
+        def write(n):
+            with Disk(disk.path) as mine:
+                answers.append(answer(mine.write, 1 + n, 2 * n * MIB, 4 * KIB))
+        threads = [threading.Thread(target=write, args=(n,), daemon=True) for n in range(many)]
+        for thread in threads:
+            thread.start()
+        time.sleep(2)       # all of them are to come to the writer at once
+        with Failing("dm_qcow2", 1, kernel_log, within="slice_alloc$",
+                     times=-1):
+            dm.resume(disk.name)
+            for thread in threads:
+                thread.join(60)
+        assert answers == [0] * many
+        for n in range(many):
+            disk.expect(1 + n, 2 * n * MIB, 4 * KIB)
+    image_check(image)
 
 
 def test_compressed(dm, bdev, filesystem, tmp_path, kernel_log):

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from dmqcow2 import GIB, KIB, Attached, Disk, Place
+from dmqcow2 import GIB, KIB, Attached, Disk, Place, answer
 from helpers import MIB, SECTOR, Mount, image_check, image_create, qemu_io, run, wait_for
 
 
@@ -158,23 +158,6 @@ def test_removal_while_writes_wait(dm, bdev):
         dm.resume("q")
         disk.expect(0x11, 0, result[0])
     image_check(image)
-
-
-def answer(call, *args):
-    """The errno with which a call fails, or 0; it must not wait for ever."""
-    found = []
-
-    def caller():
-        try:
-            call(*args)
-            found.append(0)
-        except OSError as e:
-            found.append(e.errno)
-    thread = threading.Thread(target=caller, daemon=True)
-    thread.start()
-    thread.join(30)
-    assert found, "it hangs"
-    return found[0]
 
 
 def test_no_space_for_a_table(dm, bdev):
