@@ -197,36 +197,72 @@ def test_server_killed(serve, bdev, spawn, victim, tmp_path):
     same(device, tmp_path / "expected")
 
 
+def lock_of(directory):
+    """The file that servers of root lock while they make a socket in a directory."""
+    st = os.stat(directory)
+    os.makedirs("/run/qcow2attach", exist_ok=True)
+    return (f"/run/qcow2attach/.lock-{os.major(st.st_dev):x}:{os.minor(st.st_dev):x}-"
+            f"{st.st_ino:x}")
+
+
+def take_lock(name):
+    """Lock a file as a server does."""
+    lock = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
 def test_socket_in_the_making(bdev, spawn, tmp_path):
     """Another server's socket that does not listen yet is not taken for one that was left behind: who
-    makes one has its directory locked."""
+    makes one keeps others from its directory."""
     path = tmp_path / "disk.sock"
     with socket.socket(socket.AF_UNIX) as other:
-        lock = os.open(tmp_path, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = take_lock(lock_of(tmp_path))
         other.bind(str(path))
         server = spawn("qcow2attach", "serve", bdev(16 * MIB), "--socket", path,
                        stderr=subprocess.PIPE, text=True)
         time.sleep(1)
         other.listen()
+        os.unlink(lock_of(tmp_path))
         os.close(lock)
         assert server.wait(timeout=30) == 3
         assert f"another server listens at {path}" in server.stderr.read()
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
+    assert not os.path.exists(lock_of(tmp_path))
 
 
-def test_socket_directory_is_locked(bdev, spawn, tmp_path):
-    """Not waited for for ever: anybody who can read a directory can lock it."""
-    device = bdev(16 * MIB)
-    lock = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_SH)
-    server = spawn("qcow2attach", "serve", device, "--socket", tmp_path / "disk.sock",
+def test_a_lock_that_stays(bdev, spawn, tmp_path):
+    """Another server that hangs while it makes its socket is not waited for for ever."""
+    lock = take_lock(lock_of(tmp_path))
+    server = spawn("qcow2attach", "serve", bdev(16 * MIB), "--socket", tmp_path / "disk.sock",
                    stderr=subprocess.PIPE, text=True)
     assert server.wait(timeout=60) == 3
-    assert f"another process keeps the socket's directory {tmp_path}/ locked" in server.stderr.read()
-    os.close(lock)
+    assert f"another server keeps {lock_of(tmp_path)} locked" in server.stderr.read()
     assert not (tmp_path / "disk.sock").exists()
+    # What one that was killed has left locks nobody out.
+    os.close(lock)
+    assert os.path.exists(lock_of(tmp_path))
+
+
+def test_users_cannot_lock_servers_out(serve, bdev, spawn):
+    """Anybody can lock what he can open: that is the directory of a socket, and never our lock."""
+    for directory in ("/srv/sockets", "/run/qcow2attach"):
+        os.makedirs(directory, exist_ok=True)
+        spawn("setpriv", "--reuid=65534", "--clear-groups", "flock", "-x", directory, "sleep", 300)
+        wait_for(lambda: run("flock", "-n", directory, "true", check=False).returncode,
+                 what="the lock")
+    device = bdev(16 * MIB)
+    for path in ("/srv/sockets/disk.sock", "/run/qcow2attach/of-a-test.sock"):
+        assert serve(device, path=path).stop() == 0
+    # The lock itself is there for root alone.
+    name = lock_of("/srv/sockets")
+    lock = take_lock(name)
+    cannot = run("setpriv", "--reuid=65534", "--clear-groups", "flock", "-n", name, "true",
+                 check=False)
+    assert cannot.returncode and "Permission denied" in cannot.stderr
+    os.unlink(name)
+    os.close(lock)
 
 
 def test_a_server_that_waits(serve, bdev, dm, spawn, tmp_path):

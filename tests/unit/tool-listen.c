@@ -3,8 +3,10 @@
  * tool-listen.c - who may connect to a socket, also where somebody else can write to the directory
  * that it is in, and puts a link to another file into its place the moment it is there.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -89,6 +91,71 @@ static void test_links(const struct socket_owner *me)
 	CHECK(replaced, "the other process never came in between");
 }
 
+static int try_to_listen(void)
+{
+	struct socket_owner nobody_else = { 0 };
+	struct listener l;
+	int ret = listener_open(&l, "sock", &nobody_else);
+
+	if (ret)
+		return ret;
+	listener_unlink(&l);
+	close(l.fd);
+	free(l.path);
+	return 0;
+}
+
+/*
+ * A user who is not root locks a file of his own in the directory, which others may be able to
+ * write to: only the right kind of file will do, and it does not stay.
+ */
+static void test_own_lock(void)
+{
+	char name[64];
+	int fd;
+
+	CHECK(geteuid());
+	snprintf(name, sizeof(name), ".qcow2attach-%u.lock", (unsigned int)geteuid());
+	CHECK(!try_to_listen() && access(name, F_OK), "%s", cause_text());
+	/* Left by a server that was killed. */
+	fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	CHECK(fd >= 0 && !try_to_listen() && access(name, F_OK), "%s", cause_text());
+	close(fd);
+	/* Others could lock it, or it leads elsewhere. */
+	fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	CHECK(fd >= 0 && !fchmod(fd, 0644));
+	CHECK(try_to_listen() == -1 && strstr(cause_text(), "nobody else can open"), "%s",
+	      cause_text());
+	close(fd);
+	CHECK(!unlink(name) && !symlink("elsewhere", name));
+	CHECK(try_to_listen() == -1 && access("elsewhere", F_OK), "%s", cause_text());
+	CHECK(!unlink(name) && !mkfifo(name, 0600));
+	CHECK(try_to_listen() == -1 && strstr(cause_text(), "nobody else can open"), "%s",
+	      cause_text());
+	CHECK(!unlink(name));
+}
+
+static void test_locks(const char *dir)
+{
+	int fd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), status;
+	pid_t child;
+
+	/* What others can open they can lock: that keeps nobody out. */
+	CHECK(fd >= 0 && !flock(fd, LOCK_EX));
+	CHECK(!try_to_listen(), "%s", cause_text());
+	CHECK(!chmod(dir, 0777));
+	child = fork();
+	CHECK(child >= 0);
+	if (!child) {
+		CHECK(geteuid() || !setuid(65534));
+		test_own_lock();
+		exit(0);
+	}
+	CHECK(waitpid(child, &status, 0) == child && !status, "%x", status);
+	CHECK(!chmod(dir, 0700));
+	close(fd);
+}
+
 int main(void)
 {
 	char dir[] = "/tmp/tool-listen.XXXXXX", command[64];
@@ -96,6 +163,7 @@ int main(void)
 
 	CHECK(mkdtemp(dir) && !chdir(dir));
 	test_access(&me);
+	test_locks(dir);
 	test_links(&me);
 	snprintf(command, sizeof(command), "rm -r %s", dir);
 	CHECK(!system(command));

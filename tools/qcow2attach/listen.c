@@ -16,6 +16,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -26,7 +27,7 @@
 #define SIOCUNIXFILE SIOCPROTOPRIVATE
 #endif
 
-/* How long another process may be busy in the socket's directory. */
+/* How long another server may be busy in the socket's directory. */
 #define DIRECTORY_WAIT_MS 5000
 
 int parse_socket_owner(const char *text, struct socket_owner *owner)
@@ -118,35 +119,105 @@ static int set_access(int node, const struct socket_owner *owner)
 }
 
 /*
- * Keep other servers from looking for a socket in the directory of @path until the descriptor is
- * closed: one that does not listen yet would be taken for one that nobody listens at.
+ * The file that is locked while a server looks for a socket in the directory @at and makes its own.
+ * It must be one that nobody else can open, since a lock needs no more than a descriptor: so it is
+ * never the directory itself. Root has a place where nobody else can put a file, and uses it for
+ * directories of others, too.
  */
-static int lock_directory(const char *path)
+static char *lock_name(const char *dir, int at)
 {
-	uint64_t until = now_ms() + DIRECTORY_WAIT_MS;
-	const char *slash = strrchr(path, '/');
-	char *dir = slash ? xasprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup(".");
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret;
+	struct stat st;
 
-	if (fd < 0) {
-		cause_errno("the socket's directory %s", dir);
-		free(dir);
-		return -1;
+	if (!geteuid() && !fstat(at, &st) && (!mkdir(SOCKET_DIR, 0755) || errno == EEXIST) &&
+	    !access(SOCKET_DIR, W_OK))
+		return xasprintf("%s/.lock-%x:%x-%llx", SOCKET_DIR, major(st.st_dev),
+				 minor(st.st_dev), (unsigned long long)st.st_ino);
+	return xasprintf("%s.qcow2attach-%u.lock", dir, (unsigned int)geteuid());
+}
+
+/* Does this filesystem have no locks? Then servers of one socket must not start at the same time. */
+static bool no_locks(int err)
+{
+	return err == EOPNOTSUPP || err == ENOLCK || err == ENOSYS || err == EINVAL;
+}
+
+/* Lock the file @name: a descriptor, -1 with a cause, or -2 when another file is there by now. */
+static int lock_file(const char *name, uint64_t until)
+{
+	int fd = open(name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600), ret;
+	struct stat st;
+
+	if (fd < 0)
+		return cause_errno("cannot make the lock %s", name);
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
+	    (st.st_mode & 077)) {
+		close(fd);
+		return cause("%s is not a lock that this user made and nobody else can open",
+			     name);
 	}
 	while ((ret = flock(fd, LOCK_EX | LOCK_NB)) && errno == EWOULDBLOCK && now_ms() < until)
 		sleep_ms(20);
-	if (ret) {
-		if (errno == EWOULDBLOCK) {
-			cause("another process keeps the socket's directory %s locked", dir);
-			cause_code(EXIT_BUSY);
-		} else {
-			cause_errno("cannot lock the socket's directory %s", dir);
-		}
+	if (ret && errno == EWOULDBLOCK) {
 		close(fd);
-		fd = -1;
+		cause("another server keeps %s locked", name);
+		return cause_code(EXIT_BUSY);
+	}
+	if (ret && !no_locks(errno)) {
+		cause_errno("cannot lock %s", name);
+		close(fd);
+		return -1;
+	}
+	/* Who had it locked before has removed it. */
+	if (fstat(fd, &st) || !st.st_nlink) {
+		close(fd);
+		return -2;
+	}
+	return fd;
+}
+
+/**
+ * struct socket_lock - keeps other servers of this user from a directory.
+ * @fd: the locked file.
+ * @name: its name.
+ */
+struct socket_lock {
+	int fd;
+	char *name;
+};
+
+/*
+ * Keep other servers from looking for a socket in the directory of @path: one that does not listen
+ * yet would be taken for one that nobody listens at.
+ */
+static int lock_directory(const char *path, struct socket_lock *lock)
+{
+	uint64_t until = now_ms() + DIRECTORY_WAIT_MS;
+	const char *slash = strrchr(path, '/');
+	char *dir = slash ? xasprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup("./");
+	int at = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC), ret = -1;
+
+	if (at < 0) {
+		cause_errno("the socket's directory %s", dir);
+	} else {
+		lock->name = lock_name(dir, at);
+		do {
+			lock->fd = lock_file(lock->name, until);
+		} while (lock->fd == -2);
+		ret = lock->fd < 0 ? -1 : 0;
+		if (ret)
+			free(lock->name);
+		close(at);
 	}
 	free(dir);
-	return fd;
+	return ret;
+}
+
+static void unlock_directory(struct socket_lock *lock)
+{
+	/* Who waits for it looks whether it is still there. */
+	unlink(lock->name);
+	close(lock->fd);
+	free(lock->name);
 }
 
 /* Make the socket's file, which must not be there, and listen. */
@@ -180,14 +251,14 @@ static int bind_and_listen(struct listener *l, const struct sockaddr_un *addr,
 int listener_open(struct listener *l, const char *path, const struct socket_owner *owner)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int lock, ret;
+	struct socket_lock lock;
+	int ret;
 
 	if (strlen(path) >= sizeof(addr.sun_path))
 		return cause("the socket's name is longer than %zu bytes: %s",
 			     sizeof(addr.sun_path) - 1, path);
 	strcpy(addr.sun_path, path);
-	lock = lock_directory(path);
-	if (lock < 0)
+	if (lock_directory(path, &lock))
 		return -1;
 	ret = remove_stale(&addr);
 	if (!ret) {
@@ -200,7 +271,7 @@ int listener_open(struct listener *l, const char *path, const struct socket_owne
 		if (ret)
 			close(l->fd);
 	}
-	close(lock);
+	unlock_directory(&lock);
 	return ret;
 }
 

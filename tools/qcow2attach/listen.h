@@ -8,6 +8,9 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+/* Where sockets are by default, and what root locks. */
+#define SOCKET_DIR "/run/qcow2attach"
+
 /**
  * struct listener - a listening socket.
  * @fd: the socket, non-blocking.
@@ -46,6 +49,10 @@ int parse_socket_owner(const char *text, struct socket_owner *owner);
  * @l: filled.
  * @path: where; a socket that nobody listens at any more is replaced.
  * @owner: who may connect.
+ *
+ * Servers of one user do this one after the other: for a moment a file that only
+ * that user can open is locked, below SOCKET_DIR by root, in the socket's directory
+ * by others.
  *
  * Return: 0, or -1 with a cause.
  */

@@ -23,8 +23,6 @@
 #include "util.h"
 #include "vu-session.h"
 
-#define SOCKET_DIR "/run/qcow2attach"
-
 /* Everything that is opened before the privileges go. */
 struct server {
 	const struct server_options *options;
