@@ -280,6 +280,33 @@ def test_breaches_cost_the_connection_only(server, bdev, tmp_path):
     assert proc.wait(timeout=20) == 0
 
 
+def test_no_front_end_waits_for_ever(server, bdev):
+    """A front end that reads as many bytes as it expects, not as many as are announced, gets them or
+    sees the connection end."""
+    proc, path = server(bdev(8 * MIB), "--queues", 1)
+    front = FrontEnd(path)
+    front.negotiate()
+    log = memory(4096)
+    front.send(SET_LOG_BASE, struct.pack("=QQ", 4096, 0), [log], NEED_REPLY)
+    assert struct.unpack("=IIIQ", front.read(20)) == (SET_LOG_BASE, 5, 8, 0)
+    # A log of no bytes is refused by the same number of bytes.
+    front.send(SET_LOG_BASE, struct.pack("=QQ", 0, 0), [log], NEED_REPLY)
+    assert struct.unpack("=IIIQ", front.read(20)) == (SET_LOG_BASE, 5, 8, 1)
+    os.close(log)
+    for request, payload, expected in [
+            (GET_CONFIG, struct.pack("=III", 200, 100, 0) + bytes(100), 12 + 112),
+            (GET_VRING_BASE, struct.pack("=II", 7, 0), 12 + 8)]:
+        front.send(request, payload, flags=NEED_REPLY)
+        with pytest.raises(ConnectionError):
+            front.read(expected)
+        front.close()
+        front = FrontEnd(path)
+        front.negotiate()
+    front.close()
+    proc.send_signal(signal.SIGTERM)
+    assert proc.wait(timeout=20) == 0
+
+
 def test_partial_and_slow_messages(server, bdev):
     proc, path = server(bdev(64 * MIB))
     # One that stops in the middle does not keep the next from coming once it is gone ...
@@ -421,7 +448,7 @@ def test_a_log_that_is_long_enough_later(server, bdev):
     guest.memory_at(64 * MIB)
     log = memory(4096)
     guest.front.send(SET_LOG_BASE, struct.pack("=QQ", MIB // 4096 // 8, 0), [log])
-    guest.front.reply(SET_LOG_BASE)
+    assert struct.unpack("=Q", guest.front.reply(SET_LOG_BASE)) == (0,)
     guest.memory_at(0)
     guest.start()
     guest.write(0)

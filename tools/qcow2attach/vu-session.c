@@ -239,7 +239,8 @@ static int set_log_base(struct vu_session *s, struct vu_message *m)
 		munmap(old, old_len);
 	if (features_push(s) || rings_update(s))
 		return -1;
-	return reply(s, m, NULL, 0);
+	/* Answered with or without REPLY_ACK, and as with it: some front ends wait for the number. */
+	return reply_u64(s, m, 0);
 }
 
 static int set_log_fd(struct vu_session *s, struct vu_message *m)
@@ -370,8 +371,15 @@ static int get_config(struct vu_session *s, struct vu_message *m)
 	const uint32_t head = offsetof(struct vu_config, data);
 
 	if (m->header.size < head || wire->offset > sizeof(all) ||
-	    wire->size > sizeof(all) - wire->offset)
-		return reply(s, m, NULL, 0);
+	    wire->size > sizeof(all) - wire->offset) {
+		/*
+		 * An empty answer is how the protocol tells an error. A front end that waits for as
+		 * many bytes as it asked for sees that no more come by the end of the connection.
+		 */
+		reply(s, m, NULL, 0);
+		return cause("the front end asks for %u bytes of configuration at %u", wire->size,
+			     wire->offset);
+	}
 	memcpy(all, s->config, sizeof(*s->config));
 	memcpy(wire->data, all + wire->offset, wire->size);
 	return reply(s, m, wire, head + wire->size);
@@ -491,6 +499,15 @@ static int check_rule(const struct vu_session *s, const struct vu_message *m,
 	return 0;
 }
 
+/*
+ * Can a front end that asked for an acknowledgement be told of a failure by a number? Not where it
+ * waits for something else, which it would take that number for.
+ */
+static bool can_refuse(const struct vu_session *s, uint32_t request)
+{
+	return !s->broken && request != VU_GET_VRING_BASE && request != VU_GET_CONFIG;
+}
+
 int session_handle(struct vu_session *s, struct vu_message *m)
 {
 	uint32_t request = m->header.request;
@@ -508,7 +525,7 @@ int session_handle(struct vu_session *s, struct vu_message *m)
 		return 0;
 	if (ret < 0)
 		cause_prefix("%s", rule->name);
-	if (ret < 0 && (!ack || s->broken))
+	if (ret < 0 && (!ack || !can_refuse(s, request)))
 		return -1;
 	if (ret < 0)
 		note("refused: %s", cause_text());
