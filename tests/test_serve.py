@@ -15,6 +15,7 @@ import time
 
 import pytest
 
+import fuse
 from helpers import (MIB, child_of, image_check, image_compare, image_create, qemu_io, run, sysfs,
                      wait_for)
 
@@ -311,6 +312,78 @@ def test_client_sees_the_disk_again_after_a_stop(serve, bdev, spawn):
     assert server.stop() == 0
     assert not os.path.exists(server.socket)
     assert sysfs(device, "inflight").split() == ["0", "0"]
+
+
+def stopped_at_last(server, words):
+    """SIGTERM ends a server within its bounds, whatever it waits for; what it says."""
+    worker = server.worker()
+    assert server.stop(timeout=60) == 1
+    # The end of its output would be that of the process that does not end.
+    said = os.read(server.proc.stdout.fileno(), 1 << 16).decode()
+    assert words in said
+    assert not os.path.exists(server.socket)
+    return worker
+
+
+@pytest.fixture
+def hanging_file(tmp_path):
+    """hanging_file(server): a file that hangs when it is told to, and a front end that has it."""
+    made = []
+
+    def make(server, **kw):
+        made.append(fuse.HangingFile(tmp_path / "fuse", **kw))
+        made.append(fuse.FrontEnd(made[0].path, server.socket))
+        return made
+    yield make
+    # The file system first, for which the other's end waits; and before the directory is removed.
+    for process in made:
+        process.end()
+
+
+def test_a_file_of_a_sleeping_filesystem(serve, bdev, hanging_file):
+    """A file system whose process takes no request any more: a server that waits for it hears no
+    signal but the one that kills it."""
+    device = bdev(16 * MIB)
+    server = serve(device)
+    file, front = hanging_file(server, flush=False)
+    file.sleep()
+    front.hand_over()
+    stopped_at_last(server, "the server did not end when it was told to, and was killed")
+    assert serve(device).stop() == 0
+
+
+@pytest.mark.parametrize("operation", ["GETATTR", "FLUSH"])
+def test_a_file_of_a_silent_filesystem(serve, bdev, hanging_file, operation):
+    """A file system whose process takes a request, and does nothing: not even a kill ends that, be it
+    in fstat() or in close()."""
+    device = bdev(16 * MIB)
+    server = serve(device)
+    file, front = hanging_file(server)
+    file.ignore(getattr(fuse, operation))
+    front.hand_over()
+    file.hangs()
+    worker = stopped_at_last(server, "of the server does not end although it was killed")
+    assert os.path.exists(f"/proc/{worker}")
+    file.end()
+    wait_for(lambda: not os.path.exists(f"/proc/{worker}"), what="the server's end")
+    assert serve(device).stop() == 0
+
+
+def test_storage_that_does_not_answer(serve, bdev, dm, spawn):
+    """A server that was told to end does, though its last requests are never answered."""
+    base = bdev(64 * MIB)
+    device = dm.create("slow", f"0 {64 * MIB // 512} linear {base} 0")
+    server = serve(device)
+    client = spawn("blkio_bench", DRIVER, server.socket, "randwrite", 32, 1, 60,
+                   stderr=subprocess.DEVNULL)
+    time.sleep(0.5)
+    dm.suspend("slow", "--noflush", "--nolockfs")
+    time.sleep(0.5)             # for requests to be caught by that
+    worker = stopped_at_last(server, "although it was killed: it waits for the storage")
+    client.kill()
+    dm.resume("slow")
+    wait_for(lambda: not os.path.exists(f"/proc/{worker}"), what="the server's end")
+    assert serve(device).stop() == 0
 
 
 def test_privileges_are_gone(serve, bdev):

@@ -27,6 +27,9 @@ enum { OPT_BOOTINDEX = SERVE_OPT_OTHERS, OPT_DEVICE_PROPERTIES };
 /* How long QEMU may take to end after it was asked to. */
 #define QEMU_GRACE_MS 30000
 
+/* How long the server may take to end after it was asked to: its own bound, and some seconds more. */
+#define SERVER_END_MS (SERVER_GRACE_MS + SERVER_KILL_MS + 5000)
+
 /* How long the last requests may take to end after QEMU has. */
 #define DETACH_WAIT_MS 30000
 
@@ -213,13 +216,29 @@ static int wait_for_qemu(struct run *r)
 	return exit_code_of(status);
 }
 
+/* Wait for the server's end, but no longer than @ms. */
+static bool server_ends(struct run *r, unsigned int ms)
+{
+	uint64_t until = now_ms() + ms;
+
+	while (!waitpid(r->server_pid, NULL, WNOHANG)) {
+		if (now_ms() >= until)
+			return false;
+		sleep_ms(20);
+	}
+	return true;
+}
+
 static void stop_server(struct run *r)
 {
 	if (!r->server_pid)
 		return;
 	kill(r->server_pid, SIGTERM);
-	while (waitpid(r->server_pid, NULL, 0) < 0 && errno == EINTR)
-		;
+	/* Whatever keeps it: nobody shall have to kill us, too. */
+	if (!server_ends(r, SERVER_END_MS)) {
+		kill(r->server_pid, SIGKILL);
+		server_ends(r, SERVER_KILL_MS);
+	}
 	r->server_pid = 0;
 }
 

@@ -270,9 +270,26 @@ static int read_hello(int fd, struct hello *hello)
 	return cause_code(hello->code);
 }
 
-/* Pass on what asks us to end, until the server has. */
+/* One of the signals in @set, or 0 when none comes until @until, which is 0 for ever. */
+static int next_signal(const sigset_t *set, uint64_t until)
+{
+	uint64_t now = now_ms(), left = until > now ? until - now : 0;
+	struct timespec ts = { .tv_sec = left / 1000, .tv_nsec = left % 1000 * 1000000L };
+	int sig = until ? sigtimedwait(set, NULL, &ts) : sigwaitinfo(set, NULL);
+
+	return sig > 0 ? sig : 0;
+}
+
+/*
+ * Pass on what asks us to end, until the server has. It may be deaf: a file that a front end handed
+ * over can be on a filesystem that does not answer, and a drain waits for the storage. Then it is
+ * killed, which costs nothing, since the kernel finishes what is in flight. If even that waits for
+ * such a file or for the storage, it is left to the kernel.
+ */
 static int wait_for(pid_t pid)
 {
+	uint64_t until = 0;
+	bool killed = false;
 	sigset_t set;
 	int status;
 
@@ -281,17 +298,26 @@ static int wait_for(pid_t pid)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGCHLD);
-	for (;;) {
-		pid_t ended = waitpid(pid, &status, WNOHANG);
-		int sig;
+	while (waitpid(pid, &status, WNOHANG) != pid) {
+		int sig = next_signal(&set, until);
 
-		if (ended == pid)
-			break;
-		if (sigwait(&set, &sig))
-			continue;
-		if (sig != SIGCHLD)
+		if (sig && sig != SIGCHLD) {
 			kill(pid, SIGTERM);
+			until = until ? until : now_ms() + SERVER_GRACE_MS;
+		}
+		if (!until || now_ms() < until)
+			continue;
+		if (killed)
+			return cause("process %d of the server does not end although it was "
+				     "killed: it waits for the storage, or for a file that the "
+				     "front end handed over, and keeps the device until then",
+				     (int)pid);
+		kill(pid, SIGKILL);
+		killed = true;
+		until = now_ms() + SERVER_KILL_MS;
 	}
+	if (killed)
+		return cause("the server did not end when it was told to, and was killed");
 	if (WIFSIGNALED(status))
 		return cause("the server was killed by signal %d (%s)", WTERMSIG(status),
 			     strsignal(WTERMSIG(status)));

@@ -13,6 +13,13 @@
 
 #include "listen.h"
 
+/*
+ * How long a server may take to end after it was told to, which may take its storage's last answers,
+ * and then after it was killed, which may, too: the kernel waits for those on its own.
+ */
+#define SERVER_GRACE_MS 10000
+#define SERVER_KILL_MS 5000
+
 /**
  * struct server_options - what to serve, and how.
  * @device: the device.
@@ -54,6 +61,9 @@ struct server_info {
  * @o: what to serve.
  * @ready: called once a front end can connect.
  * @ctx: passed to @ready.
+ *
+ * Returns within SERVER_GRACE_MS and SERVER_KILL_MS of that, whatever the process
+ * that speaks to front ends waits for.
  *
  * Return: 0, or -1 with a cause.
  */
