@@ -5,6 +5,7 @@ the disk survives clients and servers that go away at any moment.
 import fcntl
 import json
 import os
+import pwd
 import random
 import re
 import signal
@@ -386,12 +387,18 @@ def test_storage_that_does_not_answer(serve, bdev, dm, spawn):
     assert serve(device).stop() == 0
 
 
+def process_status(pid):
+    with open(f"/proc/{pid}/status") as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
 def test_privileges_are_gone(serve, bdev):
     server = serve(bdev(64 * MIB))
-    with open(f"/proc/{server.worker()}/status") as f:
-        status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
-    assert status["Uid"].split() == ["65534"] * 4
-    assert status["Gid"].split() == ["65534"] * 4
+    status = process_status(server.worker())
+    mine = pwd.getpwnam("qcow2attach")
+    assert mine.pw_uid not in (0, 65534)
+    assert status["Uid"].split() == [str(mine.pw_uid)] * 4
+    assert status["Gid"].split() == [str(mine.pw_gid)] * 4
     assert status["Groups"].strip() == ""
     assert int(status["CapPrm"], 16) == 0 and int(status["CapEff"], 16) == 0
     assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"
@@ -399,7 +406,40 @@ def test_privileges_are_gone(serve, bdev):
     links = [os.readlink(f"/proc/{server.proc.pid}/fd/{fd}")
              for fd in os.listdir(f"/proc/{server.proc.pid}/fd")]
     assert not [link for link in links if link.startswith("/dev/") and link != "/dev/null"]
+    # Nobody's processes, of which a host may have many, cannot stop it.
+    for command in (["kill", "-KILL", server.worker()], ["renice", "-n", "19", server.worker()]):
+        assert run("setpriv", "--reuid=65534", "--clear-groups", *command, check=False).returncode
     assert server.stop() == 0
+
+
+def test_users(serve, bdev, tmp_path, cleanup):
+    """The user that the server becomes can be chosen; where its own does not exist it says so."""
+    device = bdev(64 * MIB)
+    server = serve(device, "--user", "daemon")
+    assert process_status(server.worker())["Uid"].split() == [str(pwd.getpwnam("daemon").pw_uid)] * 4
+    print(verify(server, 1, 300, random.getrandbits(32)).stdout)
+    assert server.stop() == 0
+    for user, words in [("root", "the user 'root' has privileges of root's"),
+                        ("nosuchuser", "there is no user 'nosuchuser'")]:
+        refused = run("qcow2attach", "serve", device, "--user", user, check=False)
+        assert refused.returncode == 1 and words in refused.stderr, refused.stderr
+    with open("/etc/passwd") as f:
+        users = f.read()
+    (tmp_path / "passwd").write_text("".join(line for line in users.splitlines(True)
+                                             if not line.startswith("qcow2attach:")))
+    run("mount", "--bind", tmp_path / "passwd", "/etc/passwd")
+    cleanup(run, "umount", "/etc/passwd")
+    path = str(tmp_path / "nobody.sock")
+    run("qcow2attach", "serve", device, "--socket", path, "--user", "daemon", "--daemonize")
+    run("pkill", "-TERM", "-x", "qcow2attach")
+    wait_for(lambda: not os.path.exists(path), what="the socket's end")
+    done = run("qcow2attach", "serve", device, "--socket", path, "--daemonize")
+    assert "there is no user qcow2attach" in done.stderr and "runs as nobody" in done.stderr
+    worker, = (pid for pid in run("pgrep", "-x", "qcow2attach").stdout.split()
+               if process_status(pid)["Seccomp"] == "2")
+    assert process_status(worker)["Uid"].split() == ["65534"] * 4
+    run("pkill", "-TERM", "-x", "qcow2attach")
+    wait_for(lambda: not os.path.exists(path), what="the socket's end")
 
 
 def test_socket_file(serve, bdev, tmp_path):

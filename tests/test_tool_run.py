@@ -166,7 +166,7 @@ def test_the_server_is_killed(disk, start):
     image = disk(b"halt")
     proc = start(image, booted=True)
     qemu = int(run("pgrep", "-x", "qemu-system-x86").stdout)
-    run("pkill", "-KILL", "-u", "nobody", "-x", "qcow2attach")
+    run("pkill", "-KILL", "-u", "qcow2attach", "-x", "qcow2attach")
     wait_for(lambda: "the server of the disk is gone" in proc.stderr.readline(),
              what="the message about the server")
     assert proc.poll() is None

@@ -56,13 +56,14 @@ readme() {
 }
 
 # All that is on the machine, but what it has written about itself and the large trees of headers.
-# Contents count where they are small and others have a hand in them.
+# Contents count where they are small and others have a hand in them; of the list of users no old copies.
 snapshot() {
 	find / -xdev \( -path /home -o -path /var/log -o -path /var/cache -o -path '/usr/src/linux-*' \
 		-o -path '/var/lib/dkms/[!q]*' \
-		-o -path /var/lib/sudo -o -path /repo -o -path /out \) -prune \
+		-o -path /var/lib/sudo -o -path /repo -o -path /out \
+		-o -path '/etc/*-' -o -path /etc/.pwd.lock \) -prune \
 		-o -printf '%y %m %u:%g %p %l\n' | sort
-	find /lib/modules/*/modules.* /etc -type f -exec sha256sum {} + | sort -k 2
+	find /lib/modules/*/modules.* /etc -type f ! -path '/etc/*-' ! -path /etc/.pwd.lock -exec sha256sum {} + | sort -k 2
 }
 
 unchanged() {

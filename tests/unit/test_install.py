@@ -17,7 +17,8 @@ KERNEL = min((os.path.basename(p) for p in glob.glob("/lib/modules/*")),
 COMMAND = {"sbin/qcow2attach": 0o755, "share/man/man8/qcow2attach.8": 0o644,
            "share/bash-completion/completions/qcow2attach": 0o644,
            "lib/udev/rules.d/56-qcow2attach.rules": 0o644,
-           "lib/modules-load.d/qcow2attach.conf": 0o644}
+           "lib/modules-load.d/qcow2attach.conf": 0o644,
+           "lib/sysusers.d/qcow2attach.conf": 0o644}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,12 @@ def test_directory(out, tmp_path):
         magic = subprocess.run(["modinfo", "-F", "vermagic", tmp_path / name], check=True,
                                stdout=subprocess.PIPE, text=True).stdout
         assert magic.split()[0] == KERNEL
+    # What is to make the user is understood by the program that makes users.
+    users = subprocess.run(["systemd-sysusers", "--dry-run",
+                            tmp_path / "usr/lib/sysusers.d/qcow2attach.conf"],
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    assert "Would create user qcow2attach" in users.stdout or "qcow2attach" in os.popen(
+        "getent passwd qcow2attach").read(), users.stdout
     said = make("install", "DKMS=no", *args).stdout
     assert " CC " not in said                       # what was built is not built again
     assert files(tmp_path) == {**command, **modules}

@@ -40,11 +40,11 @@ static ssize_t read_image(void *ctx, void *buf, size_t len, uint64_t offset)
 	return done;
 }
 
-static void __attribute__((noreturn)) child(int fd, int out)
+static void __attribute__((noreturn)) child(const struct sandbox_user *user, int fd, int out)
 {
 	static struct answer answer;
 
-	if (sandbox_header_reader(fd, out))
+	if (sandbox_header_reader(user, fd, out))
 		snprintf(answer.error, sizeof(answer.error),
 			 "the header reader cannot give up its privileges: %s", cause_text());
 	else
@@ -90,10 +90,13 @@ static bool plausible(const struct answer *a)
 int probe_header(int fd, struct image_header *header)
 {
 	static struct answer answer;
+	struct sandbox_user user;
 	int status, ret;
 	int pipe_fd[2];
 	pid_t pid;
 
+	if (sandbox_find_user(NULL, &user))
+		return -1;
 	if (pipe(pipe_fd))
 		return cause_errno("no pipe to the header reader");
 	fflush(NULL);
@@ -104,7 +107,7 @@ int probe_header(int fd, struct image_header *header)
 		return cause_errno("no process for the header reader");
 	}
 	if (!pid)
-		child(fd, pipe_fd[1]);
+		child(&user, fd, pipe_fd[1]);
 	close(pipe_fd[1]);
 	ret = read_answer(pipe_fd[0], &answer);
 	close(pipe_fd[0]);

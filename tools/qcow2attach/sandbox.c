@@ -14,9 +14,11 @@
 #include <linux/close_range.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -38,7 +40,7 @@
 #error "tell sandbox.c the seccomp name of this architecture"
 #endif
 
-/* The user and group that own nothing, on every distribution. */
+/* The user and group nobody: they own nothing, on every distribution. */
 #define NOBODY 65534
 
 /**
@@ -99,15 +101,36 @@ static int install_filter(const struct allowed_call *calls, size_t n, uint32_t o
 	return cause_errno("no system-call filter");
 }
 
-static int become_nobody(void)
+int sandbox_find_user(const char *name, struct sandbox_user *user)
+{
+	const struct passwd *pw;
+
+	memset(user, 0, sizeof(*user));
+	if (geteuid()) {
+		if (name)
+			return cause("only root can run it as another user");
+		return 0;
+	}
+	pw = getpwnam(name ? name : SANDBOX_USER);
+	if (!pw && name)
+		return cause("there is no user '%s'", name);
+	if (pw && (!pw->pw_uid || !pw->pw_gid))
+		return cause("the user '%s' has privileges of root's", pw->pw_name);
+	user->shared = !pw;
+	user->uid = pw ? pw->pw_uid : NOBODY;
+	user->gid = pw ? pw->pw_gid : NOBODY;
+	return 0;
+}
+
+static int become(const struct sandbox_user *user)
 {
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return cause_errno("PR_SET_NO_NEW_PRIVS");
 	if (geteuid())
 		return 0;
-	if (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 ||
-	    setresuid(NOBODY, NOBODY, NOBODY) < 0)
-		return cause_errno("cannot become user %d", NOBODY);
+	if (setgroups(0, NULL) < 0 || setresgid(user->gid, user->gid, user->gid) < 0 ||
+	    setresuid(user->uid, user->uid, user->uid) < 0)
+		return cause_errno("cannot become user %u", (unsigned int)user->uid);
 	return 0;
 }
 
@@ -118,7 +141,7 @@ static int limit(int what, rlim_t value)
 	return setrlimit(what, &r);
 }
 
-int sandbox_header_reader(int image_fd, int answer_fd)
+int sandbox_header_reader(const struct sandbox_user *user, int image_fd, int answer_fd)
 {
 	int low = image_fd < answer_fd ? image_fd : answer_fd;
 	int high = image_fd < answer_fd ? answer_fd : image_fd;
@@ -137,12 +160,12 @@ int sandbox_header_reader(int image_fd, int answer_fd)
 		return cause_errno("cannot close what it must not have");
 	if (limit(RLIMIT_CORE, 0) < 0 || limit(RLIMIT_CPU, 10) < 0)
 		return cause_errno("cannot limit itself");
-	if (become_nobody())
+	if (become(user))
 		return -1;
 	return install_filter(calls, ARRAY_SIZE(calls), SECCOMP_RET_KILL_PROCESS);
 }
 
-int sandbox_server(void)
+int sandbox_server(const struct sandbox_user *user)
 {
 	static const struct allowed_call calls[] = {
 		/* the connection */
@@ -164,7 +187,7 @@ int sandbox_server(void)
 	};
 
 	/* After the change of identity, which would undo it. */
-	if (become_nobody())
+	if (become(user))
 		return -1;
 	if (prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0) < 0)
 		return cause_errno("PR_SET_PDEATHSIG");

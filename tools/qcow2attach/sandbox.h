@@ -6,29 +6,62 @@
 #ifndef QCOW2ATTACH_SANDBOX_H
 #define QCOW2ATTACH_SANDBOX_H
 
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* The user that processes without privileges run as; `make install` makes it. */
+#define SANDBOX_USER "qcow2attach"
+
+/**
+ * struct sandbox_user - whom a process becomes that was root.
+ * @uid: the user; never root.
+ * @gid: its group.
+ * @shared: it is nobody, whom other programs become, too, since this host has no
+ *	SANDBOX_USER.
+ */
+struct sandbox_user {
+	uid_t uid;
+	gid_t gid;
+	bool shared;
+};
+
+/**
+ * sandbox_find_user() - look up whom to become.
+ * @name: a user, or NULL for SANDBOX_USER, or nobody where that does not exist.
+ * @user: filled.
+ *
+ * Only root can become somebody else: of others no name is taken, and they stay
+ * who they are.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int sandbox_find_user(const char *name, struct sandbox_user *user);
+
 /**
  * sandbox_header_reader() - leave a process only what reading a header takes.
+ * @user: whom it becomes when it is root.
  * @image_fd: the file it may read from, at any offset.
  * @answer_fd: the only descriptor it may write to.
  *
- * Closes every other descriptor but standard error, becomes nobody, and allows
+ * Closes every other descriptor but standard error, becomes @user, and allows
  * three system calls: pread64 of @image_fd, write to @answer_fd, and exit.
  * Anything else kills the process.
  *
  * Return: 0, or -1 with a cause.
  */
-int sandbox_header_reader(int image_fd, int answer_fd);
+int sandbox_header_reader(const struct sandbox_user *user, int image_fd, int answer_fd);
 
 /**
  * sandbox_server() - leave a process only what serving a disk takes.
+ * @user: whom it becomes when it is root.
  *
- * Becomes nobody when it was root, which drops all capabilities, asks for a
+ * Becomes @user when it was root, which drops all capabilities, asks for a
  * SIGTERM when its parent dies, and allows the system calls that accept a
  * connection, map memory and drive the vhost device with what is already open.
  * It can open no file and start no program.
  *
  * Return: 0, or -1 with a cause.
  */
-int sandbox_server(void);
+int sandbox_server(const struct sandbox_user *user);
 
 #endif

@@ -11,6 +11,7 @@
 enum {
 	OPT_SOCKET = OPT_OTHERS,
 	OPT_SOCKET_OWNER,
+	OPT_USER,
 	OPT_QUEUES,
 	OPT_WORKERS,
 	OPT_POLL,
@@ -21,6 +22,7 @@ enum {
 #define SERVE_LONG_OPTIONS \
 	{ "socket", required_argument, NULL, OPT_SOCKET }, \
 	{ "socket-owner", required_argument, NULL, OPT_SOCKET_OWNER }, \
+	{ "user", required_argument, NULL, OPT_USER }, \
 	{ "queues", required_argument, NULL, OPT_QUEUES }, \
 	{ "workers", required_argument, NULL, OPT_WORKERS }, \
 	{ "poll", required_argument, NULL, OPT_POLL }, \
@@ -30,6 +32,7 @@ enum {
 	"      --socket PATH          where to listen (default: below /run/qcow2attach)\n" \
 	"      --socket-owner USER[:GROUP]\n" \
 	"                             who may connect (default: who runs this)\n" \
+	"      --user USER            whom the server becomes (default: qcow2attach)\n" \
 	"      --queues N             number of queues (default: one per processor)\n" \
 	"      --workers 1|per-queue  kernel threads that serve them (default: 1)\n" \
 	"      --poll MICROSECONDS    how long to wait awake for requests (default: 0)\n" \

@@ -27,6 +27,9 @@ int serve_option(struct server_options *o, int opt, const char *value)
 		return 0;
 	case OPT_SOCKET_OWNER:
 		return parse_socket_owner(value, &o->owner);
+	case OPT_USER:
+		o->user = value;
+		return 0;
 	case OPT_QUEUES:
 		return parse_uint(value, "the number of queues", 1, 256, &o->queues);
 	case OPT_WORKERS:

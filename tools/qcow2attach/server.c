@@ -26,6 +26,7 @@
 /* Everything that is opened before the privileges go. */
 struct server {
 	const struct server_options *options;
+	struct sandbox_user user;
 	struct disk disk;
 	struct vhost_dev vhost;
 	struct listener listener;
@@ -151,9 +152,9 @@ static int prepare(struct server *srv)
 	const char *name = strrchr(srv->disk.path, '/') + 1;
 	const char *serial = srv->options->serial ? srv->options->serial : name;
 
-	if (sandbox_server())
+	if (sandbox_server(&srv->user))
 		return cause_prefix("the server cannot give up its privileges");
-	/* As nobody: the kernel's workers act with the identity of who asks for them. */
+	/* Without privileges: the kernel's workers act with the identity of who asks for them. */
 	if (vhost_dev_own(&srv->vhost, srv->options->queues, srv->options->worker_per_queue,
 			  srv->disk.fd, serial))
 		return -1;
@@ -223,6 +224,11 @@ static int open_all(struct server *srv)
 	srv->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (srv->signals < 0)
 		return cause_errno("no signalfd");
+	if (sandbox_find_user(o->user, &srv->user))
+		return -1;
+	if (srv->user.shared)
+		note("there is no user %s (make install makes it): the server runs as nobody, whose "
+		     "other processes can stop it", SANDBOX_USER);
 	if (disk_open(&srv->disk, o->device, o->read_only, srv->signals) ||
 	    vhost_dev_open(&srv->vhost))
 		return -1;

@@ -25,6 +25,7 @@
  * @device: the device.
  * @socket: where to listen, or NULL for /run/qcow2attach/NAME.sock.
  * @owner: who may connect.
+ * @user: whom the process that talks to front ends becomes, or NULL for SANDBOX_USER.
  * @queues: how many rings, 0 for as many as there are processors.
  * @worker_per_queue: a kernel worker for each.
  * @poll_us: for how many microseconds a worker looks at an empty ring before it sleeps.
@@ -36,6 +37,7 @@ struct server_options {
 	const char *device;
 	const char *socket;
 	struct socket_owner owner;
+	const char *user;
 	unsigned int queues;
 	bool worker_per_queue;
 	unsigned int poll_us;
