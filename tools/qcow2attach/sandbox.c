@@ -13,18 +13,21 @@
 #include <linux/audit.h>
 #include <linux/close_range.h>
 #include <linux/filter.h>
+#include <linux/fs.h>
 #include <linux/seccomp.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "util.h"
+#include "vhost-dev.h"
 
 #if defined(__x86_64__)
 #define FILTER_ARCH AUDIT_ARCH_X86_64
@@ -43,18 +46,35 @@
 /* The user and group nobody: they own nothing, on every distribution. */
 #define NOBODY 65534
 
+/* What must be true of one argument of a call. */
+enum arg_rule {
+	ARG_ANY,	/* nothing */
+	ARG_IS,		/* it is the value */
+	ARG_LACKS,	/* it has no bit of the value */
+};
+
 /**
  * struct allowed_call - one system call that a filter lets through.
- * @nr: its number.
- * @first: the value its first argument must have, or -1 for any.
+ * @nr: its number; a call may be there several times.
+ * @rule: what must be true of one argument.
+ * @arg: the argument's place, from 0.
+ * @value: what the rule is about; arguments are looked at as the 32-bit numbers that the kernel takes
+ *	these for.
  */
 struct allowed_call {
 	int nr;
-	int first;
+	enum arg_rule rule;
+	unsigned int arg;
+	uint32_t value;
 };
 
+#define CALL(name) { SYS_##name, ARG_ANY, 0, 0 }
+#define CALL_OF_FD(name, fd) { SYS_##name, ARG_IS, 0, (uint32_t)(fd) }
+#define CALL_NOT_EXEC(name) { SYS_##name, ARG_LACKS, 2, PROT_EXEC }
+#define IOCTL(request) { SYS_ioctl, ARG_IS, 1, (uint32_t)(request) }
+
 /* A call takes at most five instructions; four more open the filter, one ends it. */
-#define MAX_CALLS 64
+#define MAX_CALLS 96
 #define MAX_FILTER (5 * MAX_CALLS + 5)
 
 /* The low half of an argument, wherever this byte order keeps it. */
@@ -63,6 +83,9 @@ struct allowed_call {
 #else
 #define ARG_LOW 4
 #endif
+
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define RETURN(what) BPF_STMT(BPF_RET | BPF_K, what)
 
 static int install_filter(const struct allowed_call *calls, size_t n, uint32_t otherwise)
 {
@@ -73,25 +96,30 @@ static int install_filter(const struct allowed_call *calls, size_t n, uint32_t o
 	if (n > MAX_CALLS)
 		return cause("%zu system calls are more than a filter takes", n);
 #define EMIT(...) (code[at++] = (struct sock_filter)__VA_ARGS__)
-	EMIT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)));
+	EMIT(LOAD(arch));
 	EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, FILTER_ARCH, 1, 0));
-	EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS));
-	EMIT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)));
+	EMIT(RETURN(SECCOMP_RET_KILL_PROCESS));
+	EMIT(LOAD(nr));
 	for (size_t i = 0; i < n; i++) {
-		if (calls[i].first < 0) {
-			EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)calls[i].nr, 0, 1));
-			EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+		const struct allowed_call *c = &calls[i];
+
+		if (c->rule == ARG_ANY) {
+			EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)c->nr, 0, 1));
+			EMIT(RETURN(SECCOMP_RET_ALLOW));
 			continue;
 		}
-		/* Loading the argument loses the call's number, so a mismatch ends the filter. */
-		EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)calls[i].nr, 0, 4));
-		EMIT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-			      offsetof(struct seccomp_data, args[0]) + ARG_LOW));
-		EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)calls[i].first, 0, 1));
-		EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
-		EMIT(BPF_STMT(BPF_RET | BPF_K, otherwise));
+		EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)c->nr, 0, 4));
+		EMIT(LOAD(args[c->arg]));
+		code[at - 1].k += ARG_LOW;
+		if (c->rule == ARG_IS)
+			EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, c->value, 0, 1));
+		else
+			EMIT(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, c->value, 1, 0));
+		EMIT(RETURN(SECCOMP_RET_ALLOW));
+		/* The argument has taken the place of the number, which the next rule looks at. */
+		EMIT(LOAD(nr));
 	}
-	EMIT(BPF_STMT(BPF_RET | BPF_K, otherwise));
+	EMIT(RETURN(otherwise));
 #undef EMIT
 	prog.len = at;
 	if (!prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0))
@@ -146,9 +174,7 @@ int sandbox_header_reader(const struct sandbox_user *user, int image_fd, int ans
 	int low = image_fd < answer_fd ? image_fd : answer_fd;
 	int high = image_fd < answer_fd ? answer_fd : image_fd;
 	const struct allowed_call calls[] = {
-		{ SYS_exit_group, -1 },
-		{ SYS_pread64, image_fd },
-		{ SYS_write, answer_fd },
+		CALL(exit_group), CALL_OF_FD(pread64, image_fd), CALL_OF_FD(write, answer_fd),
 	};
 
 	close(STDIN_FILENO);
@@ -169,20 +195,30 @@ int sandbox_server(const struct sandbox_user *user)
 {
 	static const struct allowed_call calls[] = {
 		/* the connection */
-		{ SYS_accept4, -1 }, { SYS_recvmsg, -1 }, { SYS_recvfrom, -1 },
-		{ SYS_sendmsg, -1 }, { SYS_sendto, -1 }, { SYS_shutdown, -1 },
-		{ SYS_getsockopt, -1 }, { SYS_ppoll, -1 },
-		/* the guest's memory and the vhost device */
-		{ SYS_ioctl, -1 }, { SYS_mmap, -1 }, { SYS_munmap, -1 }, { SYS_fstatfs, -1 },
-		{ SYS_fstat, -1 }, { SYS_newfstatat, -1 }, { SYS_fcntl, -1 }, { SYS_close, -1 },
+		CALL(accept4), CALL(recvmsg), CALL(recvfrom), CALL(sendmsg), CALL(sendto),
+		CALL(shutdown), CALL(getsockopt), CALL(ppoll),
+		/* the guest's memory: data, never code */
+		CALL_NOT_EXEC(mmap), CALL(munmap), CALL(fstatfs), CALL(fstat), CALL(newfstatat),
+		CALL(fcntl), CALL(close),
+		/* the vhost device: all that vhost-dev.c and vu-*.c ask of it, once it has no privileges */
+		IOCTL(VHOST_SET_OWNER), IOCTL(VHOST_SET_FEATURES), IOCTL(VHOST_SET_MEM_TABLE),
+		IOCTL(VHOST_SET_LOG_BASE), IOCTL(VHOST_SET_LOG_FD), IOCTL(VHOST_NEW_WORKER),
+		IOCTL(VHOST_ATTACH_VRING_WORKER), IOCTL(VHOST_SET_VRING_NUM),
+		IOCTL(VHOST_SET_VRING_BASE), IOCTL(VHOST_GET_VRING_BASE),
+		IOCTL(VHOST_SET_VRING_ADDR), IOCTL(VHOST_SET_VRING_KICK),
+		IOCTL(VHOST_SET_VRING_CALL), IOCTL(VHOST_SET_VRING_ERR),
+		IOCTL(VHOST_SET_VRING_BUSYLOOP_TIMEOUT), IOCTL(VHOST_BLK_SET_BACKEND),
+		IOCTL(VHOST_BLK_SET_SERIAL), IOCTL(VHOST_BLK_SET_RING),
+		IOCTL(VHOST_BLK_SET_WRITEBACK),
+		/* the disk's size */
+		IOCTL(BLKGETSIZE64),
 		/* what the C library does by itself */
-		{ SYS_read, -1 }, { SYS_write, -1 }, { SYS_writev, -1 }, { SYS_brk, -1 },
-		{ SYS_mremap, -1 }, { SYS_madvise, -1 }, { SYS_mprotect, -1 }, { SYS_futex, -1 },
-		{ SYS_rt_sigreturn, -1 }, { SYS_rt_sigprocmask, -1 }, { SYS_rt_sigaction, -1 },
-		{ SYS_restart_syscall, -1 }, { SYS_clock_gettime, -1 }, { SYS_getrandom, -1 },
-		{ SYS_getpid, -1 }, { SYS_getppid, -1 }, { SYS_exit, -1 }, { SYS_exit_group, -1 },
+		CALL(read), CALL(write), CALL(writev), CALL(brk), CALL(mremap), CALL(madvise),
+		CALL_NOT_EXEC(mprotect), CALL(futex), CALL(rt_sigreturn), CALL(rt_sigprocmask),
+		CALL(rt_sigaction), CALL(restart_syscall), CALL(clock_gettime), CALL(getrandom),
+		CALL(getpid), CALL(getppid), CALL(exit), CALL(exit_group),
 #ifdef SYS_poll
-		{ SYS_poll, -1 },
+		CALL(poll),
 #endif
 	};
 

@@ -12,24 +12,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "../../vhost-blk/uapi/vhost_blk.h"
 #include "util.h"
 #include "vu-memory.h"
-
-/* Debian 12's <linux/vhost.h> is older than these. */
-#ifndef VHOST_NEW_WORKER
-struct vhost_worker_state {
-	unsigned int worker_id;
-};
-
-struct vhost_vring_worker {
-	unsigned int index;
-	unsigned int worker_id;
-};
-
-#define VHOST_NEW_WORKER _IOR(VHOST_VIRTIO, 0x8, struct vhost_worker_state)
-#define VHOST_ATTACH_VRING_WORKER _IOW(VHOST_VIRTIO, 0x15, struct vhost_vring_worker)
-#endif
 
 static int real_call(struct vhost_dev *dev, unsigned long request, void *arg)
 {

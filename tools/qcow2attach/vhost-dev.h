@@ -8,6 +8,23 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../../vhost-blk/uapi/vhost_blk.h"
+
+/* Debian 12's <linux/vhost.h> is older than these. */
+#ifndef VHOST_NEW_WORKER
+struct vhost_worker_state {
+	unsigned int worker_id;
+};
+
+struct vhost_vring_worker {
+	unsigned int index;
+	unsigned int worker_id;
+};
+
+#define VHOST_NEW_WORKER _IOR(VHOST_VIRTIO, 0x8, struct vhost_worker_state)
+#define VHOST_ATTACH_VRING_WORKER _IOW(VHOST_VIRTIO, 0x15, struct vhost_vring_worker)
+#endif
+
 #define VHOST_DEV_PATH "/dev/vhost-blk"
 
 /**
