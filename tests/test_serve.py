@@ -490,6 +490,8 @@ def test_refusals(bdev, tmp_path):
             ([str(tmp_path)], 1, "not a block device"),
             ([device, "--queues", "9999"], 2, "from 1 to 256"),
             ([device, "--queues", "two"], 2, "not a number"),
+            ([device, "--queues", "250"], 1, "250 queues are more than the 16 that the kernel "
+             "serves (the parameter max_queues of the module vhost-blk"),
             ([device, "--workers", "3"], 2, "'1' or 'per-queue'"),
             ([device, "--poll", "1000001"], 2, "from 0 to 1000000"),
             ([device, "--serial", "x" * 21], 2, "at most 20"),
@@ -497,3 +499,13 @@ def test_refusals(bdev, tmp_path):
             ([device, device], 2, "one device at a time")]:
         done = run("qcow2attach", "serve", *argv, check=False)
         assert done.returncode == code and words in done.stderr, (argv, done.stderr)
+
+
+def test_a_device_with_a_long_name(serve, bdev, dm, tmp_path):
+    """The longest name that a device can have makes too long a socket's: the message has the way out."""
+    name = "n" * 127
+    dm.create(name, f"0 {16 * MIB // 512} linear {bdev(16 * MIB)} 0")
+    refused = run("qcow2attach", "serve", name, check=False)
+    assert refused.returncode == 1
+    assert "longer than 107 bytes" in refused.stderr and "--socket" in refused.stderr
+    assert serve(name).stop() == 0

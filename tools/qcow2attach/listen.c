@@ -255,8 +255,8 @@ int listener_open(struct listener *l, const char *path, const struct socket_owne
 	int ret;
 
 	if (strlen(path) >= sizeof(addr.sun_path))
-		return cause("the socket's name is longer than %zu bytes: %s",
-			     sizeof(addr.sun_path) - 1, path);
+		return cause("the socket's name is longer than %zu bytes: %s (--socket takes a "
+			     "shorter one)", sizeof(addr.sun_path) - 1, path);
 	strcpy(addr.sun_path, path);
 	if (lock_directory(path, &lock))
 		return -1;

@@ -33,7 +33,9 @@ enum {
 	"      --socket-owner USER[:GROUP]\n" \
 	"                             who may connect (default: who runs this)\n" \
 	"      --user USER            whom the server becomes (default: qcow2attach)\n" \
-	"      --queues N             number of queues (default: one per processor)\n" \
+	"      --queues N             number of queues (default: one per processor; at most\n" \
+	"                             as many as the parameter max_queues of the module\n" \
+	"                             vhost-blk says)\n" \
 	"      --workers 1|per-queue  kernel threads that serve them (default: 1)\n" \
 	"      --poll MICROSECONDS    how long to wait awake for requests (default: 0)\n" \
 	"      --serial S             serial number, up to 20 characters (default: NAME)\n"

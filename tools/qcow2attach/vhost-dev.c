@@ -93,7 +93,9 @@ int vhost_dev_own(struct vhost_dev *dev, unsigned int queues, bool workers, int 
 		return -1;
 	rings = count_rings(dev);
 	if (queues > rings)
-		return cause("the kernel serves at most %u queues", rings);
+		return cause("%u queues are more than the %u that the kernel serves (the parameter "
+			     "max_queues of the module vhost-blk, in "
+			     "/sys/module/vhost_blk/parameters)", queues, rings);
 	if (!queues)
 		queues = dev->cpus < rings ? dev->cpus : rings;
 	dev->queues = queues;
