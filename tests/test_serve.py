@@ -45,9 +45,9 @@ class Server:
 
 @pytest.fixture
 def serve(spawn, tmp_path):
-    def start(device, *options, path=None):
+    def start(device, *options, path=None, prefix=()):
         path = path or str(tmp_path / "disk.sock")
-        proc = spawn("qcow2attach", "serve", device, "--socket", path, *options,
+        proc = spawn(*prefix, "qcow2attach", "serve", device, "--socket", path, *options,
                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         # It may have to wait for what one that was killed left in flight.
         line = proc.stdout.readline()
@@ -442,6 +442,23 @@ def test_users(serve, bdev, tmp_path, cleanup):
     wait_for(lambda: not os.path.exists(path), what="the socket's end")
 
 
+def test_oom_score(serve, bdev):
+    """A guest's memory is no reason to kill the server, whose end frees none of it."""
+    def score(pid):
+        with open(f"/proc/{pid}/oom_score_adj") as f:
+            return int(f.read())
+
+    device = bdev(64 * MIB)
+    for options, started_with, expected in [([], 0, -999), ([], 300, -999), ([], -1000, -1000),
+                                            (["--oom-score-adj", "0"], -500, 0),
+                                            (["--oom-score-adj", "-1000"], 0, -1000)]:
+        server = serve(device, *options, prefix=["choom", "-n", started_with, "--"])
+        assert score(server.worker()) == expected, (options, started_with)
+        # The one that only waits is a process like any other.
+        assert score(server.proc.pid) == started_with
+        assert server.stop() == 0
+
+
 def test_socket_file(serve, bdev, tmp_path):
     device = bdev(64 * MIB)
     server = serve(device, "--socket-owner", "nobody:nogroup")
@@ -492,6 +509,10 @@ def test_refusals(bdev, tmp_path):
             ([device, "--queues", "two"], 2, "not a number"),
             ([device, "--queues", "250"], 1, "250 queues are more than the 16 that the kernel "
              "serves (the parameter max_queues of the module vhost-blk"),
+            ([device, "--queue-size", "0"], 2, "from 1 to 32768"),
+            ([device, "--queue-size", "65536"], 2, "from 1 to 32768"),
+            ([device, "--oom-score-adj", "-1001"], 2, "from -1000 to 1000"),
+            ([device, "--oom-score-adj", "-"], 2, "from -1000 to 1000"),
             ([device, "--workers", "3"], 2, "'1' or 'per-queue'"),
             ([device, "--poll", "1000001"], 2, "from 0 to 1000000"),
             ([device, "--serial", "x" * 21], 2, "at most 20"),

@@ -307,6 +307,29 @@ def test_no_front_end_waits_for_ever(server, bdev):
     assert proc.wait(timeout=20) == 0
 
 
+def test_size_of_rings(server, bdev, tmp_path):
+    """A ring takes no more of the kernel's memory than it was allowed."""
+    proc, path = server(bdev(8 * MIB), "--queues", 1)
+    front = FrontEnd(path)
+    front.negotiate()
+    front.send(SET_VRING_NUM, struct.pack("=II", 0, 1024), flags=NEED_REPLY)
+    assert struct.unpack("=Q", front.reply(SET_VRING_NUM)) == (0,)
+    front.send(SET_VRING_NUM, struct.pack("=II", 0, 2048), flags=NEED_REPLY)
+    assert struct.unpack("=Q", front.reply(SET_VRING_NUM)) == (1,)
+    front.close()
+    proc.send_signal(signal.SIGTERM)
+    assert proc.wait(timeout=20) == 0
+    assert "no ring may have more than 1024 (--queue-size)" in (tmp_path / "server.log").read_text()
+    proc, path = server(bdev(8 * MIB), "--queues", 1, "--queue-size", 32768)
+    front = FrontEnd(path)
+    front.negotiate()
+    front.send(SET_VRING_NUM, struct.pack("=II", 0, 32768), flags=NEED_REPLY)
+    assert struct.unpack("=Q", front.reply(SET_VRING_NUM)) == (0,)
+    front.close()
+    proc.send_signal(signal.SIGTERM)
+    assert proc.wait(timeout=20) == 0
+
+
 def test_partial_and_slow_messages(server, bdev):
     proc, path = server(bdev(64 * MIB))
     # One that stops in the middle does not keep the next from coming once it is gone ...

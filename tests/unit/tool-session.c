@@ -192,7 +192,7 @@ static int fake_call(struct vhost_dev *dev, unsigned long request, void *arg)
 }
 
 static struct vhost_dev vhost = {
-	.fd = -1, .call = fake_call, .queues = QUEUES, .max_regions = 12,
+	.fd = -1, .call = fake_call, .queues = QUEUES, .max_regions = 12, .ring_size = 1024,
 	.features = ALL_FEATURES,
 };
 
@@ -612,6 +612,8 @@ static void test_hostile(void)
 	expect_closed(ask_state(VU_SET_VRING_NUM, 0, 100), "100 entries");
 	expect_closed(ask_state(VU_SET_VRING_NUM, 0, 0), "0 entries");
 	expect_closed(ask_state(VU_SET_VRING_NUM, 0, 65536), "65536 entries");
+	expect_closed(ask_state(VU_SET_VRING_NUM, 0, 2048), "no ring may have more than 1024");
+	CHECK(!ask_state(VU_SET_VRING_NUM, 0, 1024));
 	expect_closed(ask_state(VU_SET_VRING_BASE, 0, 65536), "begin at 65536");
 	expect_closed(ask_state(VU_GET_VRING_BASE, 77, 0), "no ring 77");
 	expect_closed(ask_state(VU_SET_VRING_ENABLE, 0, 2), "but not 2");

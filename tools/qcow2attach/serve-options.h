@@ -13,9 +13,11 @@ enum {
 	OPT_SOCKET_OWNER,
 	OPT_USER,
 	OPT_QUEUES,
+	OPT_QUEUE_SIZE,
 	OPT_WORKERS,
 	OPT_POLL,
 	OPT_SERIAL,
+	OPT_OOM_SCORE_ADJ,
 	SERVE_OPT_OTHERS,
 };
 
@@ -24,9 +26,11 @@ enum {
 	{ "socket-owner", required_argument, NULL, OPT_SOCKET_OWNER }, \
 	{ "user", required_argument, NULL, OPT_USER }, \
 	{ "queues", required_argument, NULL, OPT_QUEUES }, \
+	{ "queue-size", required_argument, NULL, OPT_QUEUE_SIZE }, \
 	{ "workers", required_argument, NULL, OPT_WORKERS }, \
 	{ "poll", required_argument, NULL, OPT_POLL }, \
-	{ "serial", required_argument, NULL, OPT_SERIAL }
+	{ "serial", required_argument, NULL, OPT_SERIAL }, \
+	{ "oom-score-adj", required_argument, NULL, OPT_OOM_SCORE_ADJ }
 
 #define SERVE_HELP \
 	"      --socket PATH          where to listen (default: below /run/qcow2attach)\n" \
@@ -36,9 +40,12 @@ enum {
 	"      --queues N             number of queues (default: one per processor; at most\n" \
 	"                             as many as the parameter max_queues of the module\n" \
 	"                             vhost-blk says)\n" \
+	"      --queue-size N         most entries of a queue (default: 1024)\n" \
 	"      --workers 1|per-queue  kernel threads that serve them (default: 1)\n" \
 	"      --poll MICROSECONDS    how long to wait awake for requests (default: 0)\n" \
-	"      --serial S             serial number, up to 20 characters (default: NAME)\n"
+	"      --serial S             serial number, up to 20 characters (default: NAME)\n" \
+	"      --oom-score-adj N      how soon the server is killed when memory is short,\n" \
+	"                             from -1000 (never) to 1000 (default: -999)\n"
 
 /**
  * serve_option() - take one option of serve.

@@ -16,8 +16,20 @@
 #include "../../vhost-blk/uapi/vhost_blk.h"
 #include "cli.h"
 #include "serve-options.h"
+#include "vu-session.h"
 
 enum { OPT_DAEMONIZE = SERVE_OPT_OTHERS, OPT_FOREGROUND };
+
+static int parse_oom_score_adj(const char *value, int *adj)
+{
+	bool negative = value[0] == '-';
+	unsigned int n;
+
+	if (parse_uint(value + negative, "the OOM score adjustment", 0, 1000, &n))
+		return cause("'%s' is no OOM score adjustment, which is from -1000 to 1000", value);
+	*adj = negative ? -(int)n : (int)n;
+	return 0;
+}
 
 int serve_option(struct server_options *o, int opt, const char *value)
 {
@@ -31,7 +43,11 @@ int serve_option(struct server_options *o, int opt, const char *value)
 		o->user = value;
 		return 0;
 	case OPT_QUEUES:
-		return parse_uint(value, "the number of queues", 1, 256, &o->queues);
+		return parse_uint(value, "the number of queues", 1, SESSION_MAX_RINGS,
+				  &o->queues);
+	case OPT_QUEUE_SIZE:
+		return parse_uint(value, "the size of queues", 1, VHOST_MAX_RING_SIZE,
+				  &o->queue_size);
 	case OPT_WORKERS:
 		if (!strcmp(value, "per-queue"))
 			o->worker_per_queue = true;
@@ -48,6 +64,9 @@ int serve_option(struct server_options *o, int opt, const char *value)
 			return cause("a serial number has at most 20 characters");
 		o->serial = value;
 		return 0;
+	case OPT_OOM_SCORE_ADJ:
+		o->has_oom_score_adj = true;
+		return parse_oom_score_adj(value, &o->oom_score_adj);
 	}
 	return cause("unknown option");
 }

@@ -6,6 +6,7 @@
 #include "server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/netlink.h>
 #include <poll.h>
 #include <signal.h>
@@ -22,6 +23,9 @@
 #include "sandbox.h"
 #include "util.h"
 #include "vu-session.h"
+
+/* Killed after everything else, but not never: a group of its own may have nothing else to kill. */
+#define DEFAULT_OOM_SCORE_ADJ (-999)
 
 /* Everything that is opened before the privileges go. */
 struct server {
@@ -147,11 +151,42 @@ static int serve(struct server *srv)
 	return ret;
 }
 
+/*
+ * The guest's memory, which the kernel uses by way of this process, counts as this process's, too.
+ * Of all that have it mapped this one would be killed first, though its end frees nothing.
+ */
+static int lower_oom_score(const struct server_options *o)
+{
+	const char *path = "/proc/self/oom_score_adj";
+	int adj = o->has_oom_score_adj ? o->oom_score_adj : DEFAULT_OOM_SCORE_ADJ, fd, ret;
+	char text[16];
+
+	/* Who starts it may have gone further. */
+	if (!o->has_oom_score_adj && !read_small_file(path, text, sizeof(text)) &&
+	    atoi(text) <= adj)
+		return 0;
+	snprintf(text, sizeof(text), "%d", adj);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	ret = fd < 0 ? -1 : write_all(fd, text, strlen(text));
+	if (ret && o->has_oom_score_adj)
+		ret = cause_errno("the OOM score adjustment cannot be %d", adj);
+	else if (ret && !geteuid())
+		note("the server may be killed when memory is short: %s: %s", path,
+		     strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return o->has_oom_score_adj ? ret : 0;
+}
+
 static int prepare(struct server *srv)
 {
 	const char *name = strrchr(srv->disk.path, '/') + 1;
 	const char *serial = srv->options->serial ? srv->options->serial : name;
 
+	if (lower_oom_score(srv->options))
+		return -1;
+	if (srv->options->queue_size)
+		srv->vhost.ring_size = srv->options->queue_size;
 	if (sandbox_server(&srv->user))
 		return cause_prefix("the server cannot give up its privileges");
 	/* Without privileges: the kernel's workers act with the identity of who asks for them. */

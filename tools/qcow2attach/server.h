@@ -27,10 +27,14 @@
  * @owner: who may connect.
  * @user: whom the process that talks to front ends becomes, or NULL for SANDBOX_USER.
  * @queues: how many rings, 0 for as many as there are processors.
+ * @queue_size: the most entries of one, 0 for VHOST_DEFAULT_RING_SIZE.
  * @worker_per_queue: a kernel worker for each.
  * @poll_us: for how many microseconds a worker looks at an empty ring before it sleeps.
  * @read_only: serve it read-only.
  * @serial: the serial number, or NULL for the device's name.
+ * @has_oom_score_adj: the next was given.
+ * @oom_score_adj: how soon the kernel kills the process that talks to front ends when memory is short,
+ *	as in /proc/PID/oom_score_adj.
  * @background: hold on to nothing of who started it.
  */
 struct server_options {
@@ -39,10 +43,13 @@ struct server_options {
 	struct socket_owner owner;
 	const char *user;
 	unsigned int queues;
+	unsigned int queue_size;
 	bool worker_per_queue;
 	unsigned int poll_us;
 	bool read_only;
 	const char *serial;
+	bool has_oom_score_adj;
+	int oom_score_adj;
 	bool background;
 };
 

@@ -39,6 +39,7 @@ int vhost_dev_open(struct vhost_dev *dev)
 
 	memset(dev, 0, sizeof(*dev));
 	dev->call = real_call;
+	dev->ring_size = VHOST_DEFAULT_RING_SIZE;
 	/* Asked here, since the sandboxed server is not told. */
 	dev->cpus = cpus < 1 ? 1 : cpus;
 	dev->fd = open(VHOST_DEV_PATH, O_RDWR | O_CLOEXEC);
@@ -56,7 +57,10 @@ int vhost_dev_open(struct vhost_dev *dev)
 	return VHOST_CALL(dev, VHOST_GET_FEATURES, &dev->features);
 }
 
-/* The kernel says how many rings it has by refusing the first one that it has not. */
+/*
+ * The kernel says how many rings it has by refusing the first one that it has not: 0 is from one that
+ * says nothing to who is not its owner yet.
+ */
 static unsigned int count_rings(struct vhost_dev *dev)
 {
 	struct vhost_vring_state state = { .index = 0 };
@@ -87,11 +91,12 @@ int vhost_dev_own(struct vhost_dev *dev, unsigned int queues, bool workers, int 
 {
 	struct vhost_vring_file backend = { .index = 0, .fd = disk_fd };
 	__u8 bytes[VHOST_BLK_SERIAL_BYTES] = { 0 };
-	unsigned int rings;
+	/* Before anything is made for an owner, where that can be. */
+	unsigned int rings = count_rings(dev);
 
 	if (VHOST_CALL(dev, VHOST_SET_OWNER, NULL))
 		return -1;
-	rings = count_rings(dev);
+	rings = rings ? rings : count_rings(dev);
 	if (queues > rings)
 		return cause("%u queues are more than the %u that the kernel serves (the parameter "
 			     "max_queues of the module vhost-blk, in "

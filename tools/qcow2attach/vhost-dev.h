@@ -27,6 +27,13 @@ struct vhost_vring_worker {
 
 #define VHOST_DEV_PATH "/dev/vhost-blk"
 
+/*
+ * The most entries of a ring, unless it is said otherwise: as QEMU's most. The kernel keeps some
+ * hundred bytes for each while the ring runs.
+ */
+#define VHOST_DEFAULT_RING_SIZE 1024
+#define VHOST_MAX_RING_SIZE 32768
+
 /**
  * struct vhost_dev - one open vhost device.
  * @fd: the open file.
@@ -34,6 +41,8 @@ struct vhost_vring_worker {
  * @features: what the kernel offers.
  * @max_regions: how many memory regions it takes.
  * @queues: how many rings this disk has.
+ * @ring_size: how many entries a ring may have.
+ * @cpus: how many processors there are.
  */
 struct vhost_dev {
 	int fd;
@@ -41,6 +50,7 @@ struct vhost_dev {
 	uint64_t features;
 	unsigned int max_regions;
 	unsigned int queues;
+	unsigned int ring_size;
 	unsigned int cpus;
 };
 

@@ -256,8 +256,11 @@ static int set_vring_num(struct vu_session *s, struct vu_message *m)
 
 	if (check_ring(s, state->index))
 		return -1;
-	if (!state->num || state->num > 32768 || (state->num & (state->num - 1)))
+	if (!state->num || (state->num & (state->num - 1)))
 		return cause("ring %u cannot have %u entries", state->index, state->num);
+	if (state->num > s->vhost->ring_size)
+		return cause("ring %u has %u entries, but no ring may have more than %u "
+			     "(--queue-size)", state->index, state->num, s->vhost->ring_size);
 	if (s->ring[state->index].running)
 		return cause("the size of ring %u is set while it runs", state->index);
 	s->ring[state->index].num = state->num;
