@@ -2,9 +2,11 @@
 """`qcow2attach serve` and QEMU's own vhost-user-blk front end: a guest that is using its disk does
 not notice that the server was killed and came back.
 """
+import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import time
 
@@ -17,8 +19,8 @@ from helpers import MIB, run, wait_for
 @pytest.fixture
 def server(spawn, tmp_path):
     """server(device) -> (process, path of the socket)"""
-    def start(device):
-        path = str(tmp_path / "disk.sock")
+    def start(device, name="disk"):
+        path = str(tmp_path / f"{name}.sock")
         proc = spawn("qcow2attach", "serve", device, "--socket", path, stdout=subprocess.PIPE,
                      stderr=subprocess.STDOUT, text=True)
         # It may have to wait for what the one that was killed left in flight.
@@ -33,11 +35,11 @@ def server(spawn, tmp_path):
 class Guest:
     """A guest that writes to its disk and reads it back all the time."""
 
-    def __init__(self, spawn, socket):
-        self.proc = spawn(*bootsector.QEMU,
+    def __init__(self, spawn, path, *more):
+        self.proc = spawn(*bootsector.QEMU, *more,
                           "-object", "memory-backend-memfd,id=m,size=64M,share=on",
                           "-machine", "pc,memory-backend=m",
-                          "-chardev", f"socket,id=c,path={socket},reconnect-ms=200",
+                          "-chardev", f"socket,id=c,path={path},reconnect-ms=200",
                           "-device", "vhost-user-blk-pci,chardev=c,num-queues=1",
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         os.set_blocking(self.proc.stdout.fileno(), False)
@@ -85,3 +87,59 @@ def test_the_server_comes_back(server, bdev, spawn, tmp_path, how):
     guest.proc.wait()
     proc.terminate()
     assert proc.wait(timeout=60) == 0
+
+
+class Monitor:
+    """QEMU's QMP."""
+
+    def __init__(self, path):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60)
+        wait_for(lambda: not self.sock.connect_ex(str(path)), what="the monitor")
+        self.file = self.sock.makefile("rw")
+        json.loads(self.file.readline())
+        self("qmp_capabilities")
+
+    def __call__(self, command, **arguments):
+        self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self.file.flush()
+        while "event" in (answer := json.loads(self.file.readline())):
+            pass
+        assert "return" in answer, answer
+        return answer["return"]
+
+    def close(self):
+        self.file.close()
+        self.sock.close()
+
+
+def test_migration(server, bdev, dm, spawn, tmp_path):
+    """A guest that uses its disk all the time moves to another QEMU and another server: what the kernel
+    writes to its memory meanwhile, data and used entries, is in the log."""
+    base = bdev(64 * MIB)
+    with open(base, "wb") as f:
+        f.write(bootsector.assemble(bootsector.COUNT, tmp_path))
+    # Each host has a claim of its own on the storage that they share.
+    here, there = (dm.create(name, f"0 {64 * MIB // 512} linear {base} 0")
+                   for name in ("here", "there"))
+    source, path = server(here, "here")
+    target, other = server(there, "there")
+    qmp = tmp_path / "qmp"
+    guest = Guest(spawn, path, "-qmp", f"unix:{qmp},server=on,wait=off")
+    guest.goes_on()
+    moved = Guest(spawn, other, "-incoming", f"unix:{tmp_path}/stream")
+    monitor = Monitor(qmp)
+    wait_for(lambda: os.path.exists(tmp_path / "stream"), what="the other QEMU")
+    monitor("migrate", uri=f"unix:{tmp_path}/stream")
+    wait_for(lambda: monitor("query-migrate").get("status") in ("completed", "failed"), timeout=240,
+             what="the migration")
+    state = monitor("query-migrate")
+    assert state["status"] == "completed", state
+    moved.goes_on()
+    monitor.close()
+    for who in (guest, moved):
+        who.proc.kill()
+        who.proc.wait()
+    for proc in (source, target):
+        proc.terminate()
+        assert proc.wait(timeout=60) == 0, proc.stdout.read()
