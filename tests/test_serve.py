@@ -387,6 +387,21 @@ def test_storage_that_does_not_answer(serve, bdev, dm, spawn):
     assert serve(device).stop() == 0
 
 
+def test_run_does_not_wait_for_its_server_for_ever(bdev, spawn, tmp_path):
+    """Nobody shall have to kill `run` because something of it hangs, here the process that would have
+    killed the server: the exit code is still QEMU's, and the device goes."""
+    image = image_create(bdev(64 * MIB), 32 * MIB)
+    qemu = tmp_path / "qemu"
+    qemu.write_text("#!/bin/sh\nkill -STOP $(pgrep -P $PPID -x qcow2attach) && exit 7\n")
+    qemu.chmod(0o755)
+    proc = spawn("qcow2attach", "run", image, "--name", "hanging", "--socket",
+                 tmp_path / "disk.sock", "--", qemu,
+                 stderr=subprocess.PIPE, text=True)
+    assert proc.wait(timeout=120) == 7, proc.stderr.read()
+    assert "hanging" not in run("dmsetup", "ls").stdout
+    image_check(image)
+
+
 def process_status(pid):
     with open(f"/proc/{pid}/status") as f:
         return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
