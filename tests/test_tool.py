@@ -86,6 +86,8 @@ def test_usage_errors(tmp_path):
             (["attach", "a", "--format", "vmdk"], "unknown format 'vmdk'"),
             (["attach", "a", "--format", "raw"], "losetup"),
             (["attach", "a", "--cache", "much"], "'much' is not a size"),
+            (["attach", "a", "--backing", "b", "--no-backing"], "exclude each other"),
+            (["attach", "a", "--no-backing", "--backing", "b"], "exclude each other"),
             (["detach"], "which device?"),
             (["detach", "a", "--wait", "--force"], "exclude each other"),
             (["list", "a"], "takes no names"),
@@ -277,6 +279,30 @@ def test_what_is_refused(images):
     tool("attach", image)
     tool("detach", "noformat")
     assert not tool("list")[0] and base
+
+
+def test_raw_backing_files(images, attach):
+    """Lying beside the image makes no raw file its own: somebody must say so."""
+    with open(f"{images}/tenant.raw", "wb") as f:
+        f.write(b"secret".ljust(MIB, b"\0"))
+    image = image_create(f"{images}/vm.qcow2", backing="tenant.raw", backing_fmt="raw")
+    text = refused("attach", image, code=4)
+    assert "backing file 'tenant.raw': it is a raw file" in text and "--backing FILE" in text
+    assert "it is a raw file" in refused("attach", image, "--backing", image, code=4)
+    os.link(f"{images}/tenant.raw", f"{images}/other-name")
+    for allowed in (["--backing", f"{images}/tenant.raw"], ["--backing", f"{images}/other-name"],
+                    ["--backing", image, "--backing", f"{images}/tenant.raw"],
+                    ["--allow-dir", images]):
+        with open(attach(image, *allowed), "rb") as dev:
+            assert dev.read(6) == b"secret"
+        tool("detach", "vm")
+    assert "--no-backing allows none" in refused("attach", image, "--no-backing", "--allow-dir",
+                                                 images, code=4)
+    done = run("qcow2attach", "run", image, "--", "true", check=False)
+    assert done.returncode == 125 and "it is a raw file" in done.stderr
+    alone = image_create(f"{images}/alone.qcow2", MIB)
+    attach(alone, "--no-backing")
+    tool("detach", "alone")
 
 
 def test_the_kernels_own_reason(images):

@@ -52,13 +52,19 @@ static void make(const char *name, const char *backing, const char *format)
 	close(fd);
 }
 
+/* What a test allows besides the directory that it passes. */
+static const char *backing_option;
+static bool no_backing_option;
+
 static int open_with(const char *image, const char *allowed)
 {
-	struct policy policy = { 0 };
+	struct policy policy = { .none = no_backing_option };
 	int ret;
 
 	if (allowed)
 		CHECK(!policy_allow(&policy, allowed), "%s", cause_text());
+	if (backing_option)
+		CHECK(!policy_allow_file(&policy, backing_option), "%s", cause_text());
 	ret = chain_open(&chain, image, false, &policy);
 	policy_free(&policy);
 	return ret;
@@ -104,7 +110,7 @@ static void test_good(void)
 
 	/* A raw layer ends the chain, whatever is in it. */
 	make("over-raw", "top", "raw");
-	expect_opens("over-raw", NULL, 2);
+	expect_opens("over-raw", ".", 2);
 
 	/* Below the top's directory, and relative to the image that names it. */
 	CHECK(!mkdir("sub", 0755));
@@ -172,6 +178,68 @@ static void test_places(void)
 	/* A directory whose name begins like an allowed one is another. */
 	CHECK(!mkdir("su", 0755));
 	expect_refused("sub/up", "su", "not in a directory");
+}
+
+/* A raw file is taken when somebody has allowed it, not because it lies there. */
+static void test_raw(void)
+{
+	struct policy p = { 0 };
+
+	make("tenant", NULL, NULL);
+	make("raw-over", "tenant", "raw");
+	expect_refused("raw-over", NULL, "it is a raw file");
+	CHECK(strstr(cause_text(), "--backing FILE") && strstr(cause_text(), "--allow-dir DIR"));
+	CHECK(cause_exit() == EXIT_REFUSED);
+	expect_opens("raw-over", ".", 2);
+	CHECK(!mkdir("rawsub", 0755));
+	make("rawsub/tenant", NULL, NULL);
+	make("raw-below", "rawsub/tenant", "raw");
+	expect_refused("raw-below", NULL, "it is a raw file");
+	expect_opens("raw-below", "rawsub", 2);
+	/* That very file, by whatever name; not another of its content. */
+	backing_option = "tenant";
+	expect_opens("raw-over", NULL, 2);
+	expect_refused("raw-below", NULL, "it is a raw file");
+	CHECK(!link("tenant", "same") && !symlink("../same", "rawsub/other-name"));
+	backing_option = "rawsub/other-name";
+	expect_opens("raw-over", NULL, 2);
+	make("over-etc", "/etc/passwd", "raw");
+	expect_refused("over-etc", NULL, "--backing FILE just this file");
+	backing_option = "/etc/passwd";
+	expect_opens("over-etc", NULL, 2);
+	/* A qcow2 file, too, wherever it lies; but not what it stands on. */
+	make("rawsub/up", "../mid", "qcow2");
+	expect_refused("rawsub/up", NULL, "not in a directory");
+	backing_option = "mid";
+	expect_refused("rawsub/up", NULL, "base is not in a directory");
+	make("rawsub/up", "../base", "qcow2");
+	backing_option = "base";
+	expect_opens("rawsub/up", NULL, 2);
+	backing_option = NULL;
+	CHECK(policy_allow_file(&p, "no-such-file") && strstr(cause_text(), "No such file"));
+	CHECK(policy_allow_file(&p, "rawsub") && strstr(cause_text(), "--allow-dir"));
+	policy_free(&p);
+}
+
+static void test_no_backing(void)
+{
+	no_backing_option = true;
+	expect_refused("top", NULL, "--no-backing allows none");
+	expect_refused("top", ".", "--no-backing allows none");
+	expect_refused("nbd", ".", "--no-backing allows none");
+	expect_opens("base", NULL, 1);
+	no_backing_option = false;
+}
+
+/* An image that lies in the root directory does not open all that there is. */
+static void test_root_is_no_home(void)
+{
+	struct policy p = { 0 };
+	int fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	CHECK(fd >= 0 && !policy_set_home(&p, fd) && !p.has_home);
+	close(fd);
+	policy_free(&p);
 }
 
 static void test_loops(void)
@@ -312,6 +380,9 @@ int main(void)
 	test_good();
 	test_names();
 	test_places();
+	test_raw();
+	test_no_backing();
+	test_root_is_no_home();
 	test_loops();
 	test_swapped_directories();
 	test_owner();

@@ -159,12 +159,14 @@ static int attach_chain(const struct chain *chain, const char *name,
 char *attach_image(const char *image, const struct attach_options *o)
 {
 	static struct chain chain;
-	struct policy policy = { 0 };
+	struct policy policy = { .none = o->no_backing };
 	char *name = o->name ? xstrdup(o->name) : default_name(image);
 	int ret = check_name(name);
 
 	for (size_t i = 0; !ret && i < o->allow_dirs.n; i++)
 		ret = policy_allow(&policy, o->allow_dirs.v[i]);
+	for (size_t i = 0; !ret && i < o->backing.n; i++)
+		ret = policy_allow_file(&policy, o->backing.v[i]);
 	if (!ret)
 		ret = policy_read_config(&policy, POLICY_CONFIG);
 	if (!ret)
@@ -177,6 +179,11 @@ char *attach_image(const char *image, const struct attach_options *o)
 		return name;
 	free(name);
 	return NULL;
+}
+
+static int exclude_each_other(void)
+{
+	return cause("--backing and --no-backing exclude each other");
 }
 
 int attach_option(struct attach_options *o, int opt, const char *value)
@@ -207,6 +214,12 @@ int attach_option(struct attach_options *o, int opt, const char *value)
 	case OPT_ALLOW_DIR:
 		strv_add(&o->allow_dirs, xstrdup(value));
 		return 0;
+	case OPT_BACKING:
+		strv_add(&o->backing, xstrdup(value));
+		return o->no_backing ? exclude_each_other() : 0;
+	case OPT_NO_BACKING:
+		o->no_backing = true;
+		return o->backing.n ? exclude_each_other() : 0;
 	case OPT_DISCARD_NO_UNREF:
 		o->discard_no_unref = true;
 		return 0;
@@ -223,6 +236,7 @@ int attach_option(struct attach_options *o, int opt, const char *value)
 void attach_options_free(struct attach_options *o)
 {
 	strv_free(&o->allow_dirs);
+	strv_free(&o->backing);
 }
 
 static int attach_main(int argc, char **argv)
@@ -259,7 +273,8 @@ const struct verb verb_attach = {
 	.summary = "make a block device of an image",
 	.help = "Usage: qcow2attach attach IMAGE [OPTION]...\n\n"
 		"Make a block device of the qcow2 image IMAGE (a file or a block device) and\n"
-		"print its name. Backing files are followed inside the directory of IMAGE.\n\n"
+		"print its name. A qcow2 file that it stands on is taken from the directory of\n"
+		"IMAGE and below; one that lies elsewhere, and any raw file, must be allowed.\n\n"
 		ATTACH_HELP,
 	.run = attach_main,
 };

@@ -68,13 +68,6 @@ static const char *kind_of(mode_t mode)
 	return "a special file";
 }
 
-static bool same_file(const struct stat *a, const struct stat *b)
-{
-	if (S_ISBLK(a->st_mode) && S_ISBLK(b->st_mode))
-		return a->st_rdev == b->st_rdev;
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
-}
-
 static void keep_dir(struct chain *chain, int dir)
 {
 	if (chain->n > 1)
@@ -97,7 +90,8 @@ static int open_image(struct layer *l, int path_fd, bool read_only)
 }
 
 /* May the next layer be this file, named in this directory? */
-static int judge(const struct chain *chain, int path_fd, int dir, const struct policy *policy)
+static int judge(const struct chain *chain, int path_fd, int dir, enum image_format format,
+		 const struct policy *policy)
 {
 	const struct layer *l = &chain->layer[chain->n];
 
@@ -105,7 +99,8 @@ static int judge(const struct chain *chain, int path_fd, int dir, const struct p
 		cause("it is %s, not a file or block device", kind_of(l->st.st_mode));
 		return cause_code(EXIT_REFUSED);
 	}
-	if (chain->n && policy_check(policy, path_fd, dir, &l->st, &chain->layer[chain->n - 1].st))
+	if (chain->n && policy_check(policy, path_fd, dir, &l->st, format == FORMAT_RAW,
+				     &chain->layer[chain->n - 1].st))
 		return -1;
 	for (unsigned int i = 0; i < chain->n; i++) {
 		if (same_file(&l->st, &chain->layer[i].st)) {
@@ -137,7 +132,7 @@ static int open_layer(struct chain *chain, const char *name, const char *path,
 	else if (!chain->n && policy_set_home(policy, dir))
 		ret = -1;
 	else
-		ret = judge(chain, path_fd, dir, policy);
+		ret = judge(chain, path_fd, dir, format, policy);
 	if (!ret)
 		ret = open_image(l, path_fd, read_only);
 	if (path_fd >= 0)
@@ -196,7 +191,7 @@ static int open_backing(struct chain *chain, struct policy *policy)
 		cause("the chain is longer than %d images", CHAIN_MAX_LAYERS);
 		return cause_code(EXIT_REFUSED);
 	}
-	if (policy_check_name(overlay->header.backing_name) || backing_format(overlay, &format))
+	if (policy_check_name(policy, overlay->header.backing_name) || backing_format(overlay, &format))
 		return -1;
 	path = resolve(overlay->header.backing_name, overlay->path);
 	ret = open_layer(chain, overlay->header.backing_name, path, format, true, policy);

@@ -45,6 +45,8 @@ void print_help(const struct verb *verb);
  * @no_discard_passdown: what is freed is not discarded on the storage below.
  * @error_if_no_space: fail writes at once when the storage is full.
  * @allow_dirs: directories from which backing files may come.
+ * @backing: files that may be backing files.
+ * @no_backing: no image may have a backing file.
  */
 struct attach_options {
 	const char *name;
@@ -54,6 +56,8 @@ struct attach_options {
 	bool no_discard_passdown;
 	bool error_if_no_space;
 	struct strv allow_dirs;
+	struct strv backing;
+	bool no_backing;
 };
 
 /* The long options of attach, for verbs that take them along with their own. */
@@ -63,6 +67,8 @@ enum {
 	OPT_FORMAT,
 	OPT_CACHE,
 	OPT_ALLOW_DIR,
+	OPT_BACKING,
+	OPT_NO_BACKING,
 	OPT_DISCARD_NO_UNREF,
 	OPT_NO_DISCARD_PASSDOWN,
 	OPT_ERROR_IF_NO_SPACE,
@@ -75,6 +81,8 @@ enum {
 	{ "format", required_argument, NULL, OPT_FORMAT }, \
 	{ "cache", required_argument, NULL, OPT_CACHE }, \
 	{ "allow-dir", required_argument, NULL, OPT_ALLOW_DIR }, \
+	{ "backing", required_argument, NULL, OPT_BACKING }, \
+	{ "no-backing", no_argument, NULL, OPT_NO_BACKING }, \
 	{ "discard-no-unref", no_argument, NULL, OPT_DISCARD_NO_UNREF }, \
 	{ "no-discard-passdown", no_argument, NULL, OPT_NO_DISCARD_PASSDOWN }, \
 	{ "error-if-no-space", no_argument, NULL, OPT_ERROR_IF_NO_SPACE }
@@ -85,6 +93,8 @@ enum {
 	"      --format FORMAT        format of IMAGE: qcow2, which it must be\n" \
 	"      --cache SIZE           most memory for the image's tables, e.g. 4M\n" \
 	"      --allow-dir DIR        also take backing files from DIR (repeatable)\n" \
+	"      --backing FILE         also take FILE as a backing file (repeatable)\n" \
+	"      --no-backing           refuse an image that has a backing file\n" \
 	"      --discard-no-unref     keep discarded clusters for this image to use again\n" \
 	"      --no-discard-passdown  do not discard freed clusters on the storage below\n" \
 	"      --error-if-no-space    fail writes at once when the storage is full\n"

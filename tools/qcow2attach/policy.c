@@ -27,6 +27,29 @@ int policy_allow(struct policy *p, const char *dir)
 	return 0;
 }
 
+bool same_file(const struct stat *a, const struct stat *b)
+{
+	if (S_ISBLK(a->st_mode) && S_ISBLK(b->st_mode))
+		return a->st_rdev == b->st_rdev;
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+int policy_allow_file(struct policy *p, const char *path)
+{
+	struct policy_file f = { .fd = open(path, O_PATH | O_CLOEXEC) };
+
+	if (f.fd < 0)
+		return cause_errno("allowed backing file '%s'", path);
+	if (fstat(f.fd, &f.st) || (!S_ISREG(f.st.st_mode) && !S_ISBLK(f.st.st_mode))) {
+		close(f.fd);
+		return cause("allowed backing file '%s' is neither a file nor a block device%s",
+			     path, S_ISDIR(f.st.st_mode) ? " (--allow-dir allows a directory)" : "");
+	}
+	p->files = xrealloc(p->files, (p->nfiles + 1) * sizeof(*p->files));
+	p->files[p->nfiles++] = f;
+	return 0;
+}
+
 int policy_read_config(struct policy *p, const char *path)
 {
 	FILE *f = fopen(path, "re");
@@ -99,8 +122,11 @@ int policy_set_home(struct policy *p, int dir)
 
 	if (real_place(dir, real, sizeof(real)))
 		return -1;
-	/* The directory of a device node holds every other device of the host. */
-	if (inside(real, "/dev"))
+	/*
+	 * The directory of a device node holds every other device of the host, and the root
+	 * directory all that there is.
+	 */
+	if (inside(real, "/dev") || !strcmp(real, "/"))
 		return 0;
 	p->home = fcntl(dir, F_DUPFD_CLOEXEC, 0);
 	if (p->home < 0)
@@ -118,11 +144,40 @@ static bool is_granted(const struct policy *p, const char *path)
 	return false;
 }
 
-int policy_check(const struct policy *p, int fd, int dir, const struct stat *st,
+static bool is_named(const struct policy *p, const struct stat *st)
+{
+	for (size_t i = 0; i < p->nfiles; i++) {
+		if (same_file(&p->files[i].st, st))
+			return true;
+	}
+	return false;
+}
+
+/* A file in the image's own directory, which nobody has named: may it be its backing file? */
+static int check_neighbour(const struct stat *st, bool raw, const struct stat *overlay)
+{
+	/* Disks of several owners may lie in one directory. */
+	if (st->st_uid && st->st_uid != overlay->st_uid) {
+		cause("it belongs to user %u, but the image that names it to user %u "
+		      "(--backing FILE allows it, --allow-dir DIR all of a directory)", st->st_uid,
+		      overlay->st_uid);
+		return cause_code(EXIT_REFUSED);
+	}
+	if (!raw)
+		return 0;
+	/* Any file can be said to be a raw disk: a key, a password, another tenant's disk. */
+	cause("it is a raw file, which may be anybody's, and only the image says that it belongs "
+	      "to it (--backing FILE allows it, --allow-dir DIR all of a directory)");
+	return cause_code(EXIT_REFUSED);
+}
+
+int policy_check(const struct policy *p, int fd, int dir, const struct stat *st, bool raw,
 		 const struct stat *overlay)
 {
 	char real[PATH_MAX], place[PATH_MAX];
 
+	if (is_named(p, st))
+		return 0;
 	if (real_place(fd, real, sizeof(real)))
 		return -1;
 	if (is_granted(p, real))
@@ -139,24 +194,22 @@ int policy_check(const struct policy *p, int fd, int dir, const struct stat *st,
 	} else if (p->has_home) {
 		if (real_place(p->home, place, sizeof(place)))
 			return -1;
-		/* Disks of several owners may lie in one directory. */
-		if (inside(real, place) && (!st->st_uid || st->st_uid == overlay->st_uid))
-			return 0;
-		if (inside(real, place)) {
-			cause("it belongs to user %u, but the image that names it to user %u "
-			      "(--allow-dir DIR allows it)", st->st_uid, overlay->st_uid);
-			return cause_code(EXIT_REFUSED);
-		}
+		if (inside(real, place))
+			return check_neighbour(st, raw, overlay);
 	}
 	cause("%s is not in a directory that backing files may come from "
-	      "(--allow-dir DIR allows one)", real);
+	      "(--allow-dir DIR allows one, --backing FILE just this file)", real);
 	return cause_code(EXIT_REFUSED);
 }
 
-int policy_check_name(const char *name)
+int policy_check_name(const struct policy *p, const char *name)
 {
 	size_t n = strcspn(name, ":/");
 
+	if (p->none) {
+		cause("the image has a backing file, and --no-backing allows none");
+		return cause_code(EXIT_REFUSED);
+	}
 	if (name[n] != ':')
 		return 0;
 	if (!strncmp(name, "json:", 5))
@@ -170,6 +223,11 @@ int policy_check_name(const char *name)
 void policy_free(struct policy *p)
 {
 	strv_free(&p->granted);
+	for (size_t i = 0; i < p->nfiles; i++)
+		close(p->files[i].fd);
+	free(p->files);
+	p->files = NULL;
+	p->nfiles = 0;
 	if (p->has_home)
 		close(p->home);
 	p->has_home = false;

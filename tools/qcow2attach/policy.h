@@ -4,7 +4,9 @@
  *
  * The name of a backing file is written in the image, so whoever could write the
  * image (a guest's owner, a tenant) chose it. Only directories that the person
- * at the command line, or the administrator, allowed are followed.
+ * at the command line, or the administrator, allowed are followed. A raw file has
+ * nothing in it that makes it a disk: it may be a key, or another tenant's disk, so
+ * being near the image does not make it a backing file.
  */
 #ifndef QCOW2ATTACH_POLICY_H
 #define QCOW2ATTACH_POLICY_H
@@ -17,16 +19,35 @@
 #define POLICY_CONFIG "/etc/qcow2attach.conf"
 
 /**
- * struct policy - the directories from which backing files are taken.
+ * struct policy_file - a file that was named itself.
+ * @fd: the file, open for nothing (O_PATH), so that no other can get its identity.
+ * @st: its attributes.
+ */
+struct policy_file {
+	int fd;
+	struct stat st;
+};
+
+/**
+ * struct policy - what backing files are taken.
+ * @none: no image may have one.
  * @granted: directories named by an option or the configuration.
+ * @files: files named by an option.
+ * @nfiles: how many.
  * @has_home: there is a @home.
- * @home: the directory in which the top image was named, unless that is in /dev.
+ * @home: the directory in which the top image was named, unless that is in /dev, or the root.
  */
 struct policy {
+	bool none;
 	struct strv granted;
+	struct policy_file *files;
+	size_t nfiles;
 	bool has_home;
 	int home;
 };
+
+/** same_file() - are these the attributes of one file or block device? */
+bool same_file(const struct stat *a, const struct stat *b);
 
 /**
  * policy_allow() - allow a directory and all below it.
@@ -36,6 +57,15 @@ struct policy {
  * Return: 0, or -1 with a cause.
  */
 int policy_allow(struct policy *p, const char *dir);
+
+/**
+ * policy_allow_file() - allow one file, wherever it lies and whoever owns it.
+ * @p: the policy.
+ * @path: its name, by which it is found once, now.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int policy_allow_file(struct policy *p, const char *path);
 
 /**
  * policy_read_config() - allow what the administrator's configuration allows.
@@ -63,20 +93,22 @@ int policy_set_home(struct policy *p, int dir);
  * @fd: the file, opened for nothing (O_PATH) as yet.
  * @dir: the directory in which it was named, open.
  * @st: its attributes.
+ * @raw: it is taken for a raw disk.
  * @overlay: the attributes of the image that names it.
  *
  * Return: 0, or -1 with a cause.
  */
-int policy_check(const struct policy *p, int fd, int dir, const struct stat *st,
+int policy_check(const struct policy *p, int fd, int dir, const struct stat *st, bool raw,
 		 const struct stat *overlay);
 
 /**
- * policy_check_name() - is this a plain file name?
+ * policy_check_name() - may an image have a backing file, and of this name?
+ * @p: the policy.
  * @name: the name as the header has it.
  *
  * Return: 0, or -1 with a cause.
  */
-int policy_check_name(const char *name);
+int policy_check_name(const struct policy *p, const char *name);
 
 /** policy_free() - free what the policy holds. */
 void policy_free(struct policy *p);
