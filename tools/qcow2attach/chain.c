@@ -1,50 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * chain.c - owns the walk from an image to the files it stands on. The directory
- * that a name leads to is opened once, the file is opened in it for nothing, both
- * are judged, and only then the file is opened for reading; its header is read from
- * that same descriptor, and the kernel is given that same descriptor. No name is
- * ever followed twice, since it may lead elsewhere the second time.
+ * chain.c - owns the way from an image to the files it stands on. A name is followed
+ * once (walk.c) and the file opened for nothing, where it was found is judged, and
+ * only then the file is opened for reading; its header is read from that same
+ * descriptor, and the kernel is given that same descriptor. No name is ever followed
+ * twice, since it may lead elsewhere the second time.
  */
 #include "chain.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "probe.h"
 #include "util.h"
-
-static int open_path(int dir, const char *path, int flags)
-{
-	struct open_how how = {
-		.flags = O_PATH | O_CLOEXEC | flags,
-		.resolve = RESOLVE_NO_MAGICLINKS,
-	};
-
-	return syscall(SYS_openat2, dir, path, &how, sizeof(how));
-}
-
-/* Open the directory in which @name, itself relative to @dir, names a file; *@last is the file. */
-static int open_parent(int dir, const char *name, const char **last)
-{
-	const char *slash = strrchr(name, '/');
-	char *path;
-	int fd;
-
-	*last = slash ? slash + 1 : name;
-	path = slash ? xasprintf("%.*s", (int)(slash - name + 1), name) : xstrdup(".");
-	fd = open_path(dir, path, O_DIRECTORY);
-	free(path);
-	/* A name that ends with a slash is its directory's. */
-	if (!**last)
-		*last = ".";
-	return fd;
-}
+#include "walk.h"
 
 /* Open what an O_PATH descriptor stands for: the same file, whatever its name leads to now. */
 static int reopen(int path_fd, bool read_only)
@@ -89,8 +61,8 @@ static int open_image(struct layer *l, int path_fd, bool read_only)
 	return cause("it cannot be opened: %s", strerror(err));
 }
 
-/* May the next layer be this file, named in this directory? */
-static int judge(const struct chain *chain, int path_fd, int dir, enum image_format format,
+/* May the next layer be this file, found in this way? */
+static int judge(const struct chain *chain, const struct walk *way, enum image_format format,
 		 const struct policy *policy)
 {
 	const struct layer *l = &chain->layer[chain->n];
@@ -99,7 +71,7 @@ static int judge(const struct chain *chain, int path_fd, int dir, enum image_for
 		cause("it is %s, not a file or block device", kind_of(l->st.st_mode));
 		return cause_code(EXIT_REFUSED);
 	}
-	if (chain->n && policy_check(policy, path_fd, dir, &l->st, format == FORMAT_RAW,
+	if (chain->n && policy_check(policy, way->fd, &way->places, &l->st, format == FORMAT_RAW,
 				     &chain->layer[chain->n - 1].st))
 		return -1;
 	for (unsigned int i = 0; i < chain->n; i++) {
@@ -120,32 +92,27 @@ static int open_layer(struct chain *chain, const char *name, const char *path,
 		      enum image_format format, bool read_only, struct policy *policy)
 {
 	struct layer *l = &chain->layer[chain->n];
-	const char *last;
-	int dir = open_parent(chain->n ? chain->dir : AT_FDCWD, name, &last);
-	int path_fd = dir < 0 ? -1 : open_path(dir, last, 0);
-	int ret;
+	struct walk way;
+	int ret = walk_open(&way, chain->n ? chain->dir : AT_FDCWD, name);
 
-	if (path_fd < 0)
-		ret = cause("%s", strerror(errno));
-	else if (fstat(path_fd, &l->st))
+	if (!ret && fstat(way.fd, &l->st))
 		ret = cause_errno("its attributes cannot be read");
-	else if (!chain->n && policy_set_home(policy, dir))
-		ret = -1;
-	else
-		ret = judge(chain, path_fd, dir, format, policy);
+	if (!ret && !chain->n)
+		ret = policy_set_home(policy, way.dir);
 	if (!ret)
-		ret = open_image(l, path_fd, read_only);
-	if (path_fd >= 0)
-		close(path_fd);
+		ret = judge(chain, &way, format, policy);
+	if (!ret)
+		ret = open_image(l, way.fd, read_only);
 	if (ret) {
-		if (dir >= 0)
-			close(dir);
+		walk_close(&way);
 		return -1;
 	}
 	l->path = xstrdup(path);
 	l->format = format;
 	chain->n++;
-	keep_dir(chain, dir);
+	keep_dir(chain, way.dir);
+	way.dir = -1;
+	walk_close(&way);
 	return format == FORMAT_QCOW2 ? probe_header(l->fd, &l->header) : 0;
 }
 

@@ -12,6 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "walk.h"
+
 int policy_allow(struct policy *p, const char *dir)
 {
 	char *real = realpath(dir, NULL);
@@ -93,20 +95,6 @@ int policy_read_config(struct policy *p, const char *path)
 	return ret;
 }
 
-/* Where an open file or directory is, whatever its name led through. */
-static int real_place(int fd, char *real, size_t len)
-{
-	char link[64];
-	ssize_t n;
-
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	n = readlink(link, real, len);
-	if (n < 0 || (size_t)n == len)
-		return cause_errno("its place cannot be found");
-	real[n] = '\0';
-	return 0;
-}
-
 static bool inside(const char *path, const char *dir)
 {
 	size_t n = strlen(dir);
@@ -171,10 +159,30 @@ static int check_neighbour(const struct stat *st, bool raw, const struct stat *o
 	return cause_code(EXIT_REFUSED);
 }
 
-int policy_check(const struct policy *p, int fd, int dir, const struct stat *st, bool raw,
-		 const struct stat *overlay)
+/*
+ * The nodes of LVM and udev are links to /dev/dm-N and the like. Below /dev only the administrator
+ * makes links, so there it counts where a link lies. Returns that directory when it is allowed;
+ * else NULL, and *@hint is one that would do.
+ */
+static const char *granted_place(const struct policy *p, const struct strv *places,
+				 const char **hint)
 {
-	char real[PATH_MAX], place[PATH_MAX];
+	for (size_t i = 0; i < places->n; i++) {
+		if (!inside(places->v[i], "/dev"))
+			continue;
+		if (is_granted(p, places->v[i]))
+			return places->v[i];
+		if (strcmp(places->v[i], "/dev"))
+			*hint = places->v[i];
+	}
+	return NULL;
+}
+
+int policy_check(const struct policy *p, int fd, const struct strv *places, const struct stat *st,
+		 bool raw, const struct stat *overlay)
+{
+	char real[PATH_MAX], home[PATH_MAX];
+	const char *hint = "DIR";
 
 	if (is_named(p, st))
 		return 0;
@@ -182,23 +190,17 @@ int policy_check(const struct policy *p, int fd, int dir, const struct stat *st,
 		return -1;
 	if (is_granted(p, real))
 		return 0;
-	/*
-	 * The nodes of LVM and udev are links to /dev/dm-N and the like. Below
-	 * /dev only the administrator makes links, so there the link counts.
-	 */
 	if (S_ISBLK(st->st_mode)) {
-		if (real_place(dir, place, sizeof(place)))
-			return -1;
-		if (inside(place, "/dev") && is_granted(p, place))
+		if (granted_place(p, places, &hint))
 			return 0;
 	} else if (p->has_home) {
-		if (real_place(p->home, place, sizeof(place)))
+		if (real_place(p->home, home, sizeof(home)))
 			return -1;
-		if (inside(real, place))
+		if (inside(real, home))
 			return check_neighbour(st, raw, overlay);
 	}
 	cause("%s is not in a directory that backing files may come from "
-	      "(--allow-dir DIR allows one, --backing FILE just this file)", real);
+	      "(--allow-dir %s allows one, --backing FILE just this file)", real, hint);
 	return cause_code(EXIT_REFUSED);
 }
 

@@ -91,15 +91,15 @@ int policy_set_home(struct policy *p, int dir);
  * policy_check() - may this opened file be a backing file?
  * @p: the policy.
  * @fd: the file, opened for nothing (O_PATH) as yet.
- * @dir: the directory in which it was named, open.
+ * @places: the directories in which its name, and each link that this led to, says that it is.
  * @st: its attributes.
  * @raw: it is taken for a raw disk.
  * @overlay: the attributes of the image that names it.
  *
  * Return: 0, or -1 with a cause.
  */
-int policy_check(const struct policy *p, int fd, int dir, const struct stat *st, bool raw,
-		 const struct stat *overlay);
+int policy_check(const struct policy *p, int fd, const struct strv *places, const struct stat *st,
+		 bool raw, const struct stat *overlay);
 
 /**
  * policy_check_name() - may an image have a backing file, and of this name?
