@@ -161,6 +161,39 @@ def test_all_are_killed(disk, start):
     image_check(image)
 
 
+def begin_and_die(argv, call, number):
+    """Kill the command at its NUMBERth call of CALL; whether it came that far."""
+    done = run("strace", "-o", "/dev/null", "-e", f"inject={call}:signal=SIGKILL:when={number}",
+               "qcow2attach", *argv, check=False)
+    return done.returncode in (137, -signal.SIGKILL)
+
+
+@pytest.mark.parametrize("verb", ["run", "attach"])
+def test_killed_while_it_attaches(disk, verb):
+    """Whenever that is: no device stays that is half made, or that nobody was told of."""
+    image = disk(b"halt")
+    argv = ["run", image, "--", "true"] if verb == "run" else ["attach", image]
+    for call, step in (("ioctl", 1), ("clone,clone3,fork,vfork", 1), ("read", 7), ("openat", 7)):
+        died = 0
+        while begin_and_die(argv, call, 1 + died * step):
+            died += 1
+            wait_for(lambda: not run("pgrep", "-x", "qcow2attach", check=False).stdout,
+                     what="the end of all processes")
+            if verb == "attach" and "vm" in run("dmsetup", "ls").stdout:
+                assert " qcow2 " in run("dmsetup", "table", "vm").stdout
+                run("qcow2attach", "detach", "vm")
+            wait_for(lambda: "vm" not in run("dmsetup", "ls").stdout, what="the device's end")
+            run("dmsetup", "mknodes")
+            for name in os.listdir("/run/qcow2attach") if verb == "run" else []:
+                os.unlink(f"/run/qcow2attach/{name}")       # as the manual page says
+            nothing_left()
+        print(f"{verb}: killed at {died} calls of {call}")
+        assert died, call
+        if verb == "attach":
+            run("qcow2attach", "detach", "vm")
+    image_check(image)
+
+
 @pytest.mark.full
 def test_the_server_is_killed(disk, start):
     image = disk(b"halt")
@@ -184,6 +217,11 @@ def test_qemu_does_not_start(disk):
             (["/etc/passwd"], 126, "/etc/passwd cannot be started: Permission denied"),
             (["qemu-system-x86_64", "-m", "lots"], 125, "'lots' is not a size"),
             (["qemu-system-x86_64", "-mem-path", "/tmp"], 125, "-mem-path gives memory"),
+            (["qemu-system-x86_64", "-snapshot"], 125, "-snapshot would not hold for this disk"),
+            (["qemu-system-x86_64", "-M", "microvm"], 125, "'microvm' has no PCI bus"),
+            (["qemu-system-x86_64", "-object", "memory-backend-ram,id=d,size=64M", "-m",
+              "64M,slots=1,maxmem=128M", "-device", "pc-dimm,memdev=d"], 125,
+             "'d' is a memory-backend-ram"),
             (["qemu-system-x86_64", "-no-such-option"], 1, "-no-such-option"),
             (["qemu-system-x86_64", "-nodefaults", "-nographic", "-machine", "no-such-machine"], 1,
              "no-such-machine")]:
@@ -216,6 +254,32 @@ def test_memory_of_the_users_own(disk):
                                   "-machine", "pc,memory-backend=m0"])
     assert done.returncode == 125 and "make it a memory-backend-memfd" in done.stderr
     nothing_left()
+
+
+@pytest.fixture
+def few_rings(cleanup):
+    def put(value):
+        with open("/sys/module/vhost_blk/parameters/max_queues", "w") as f:
+            f.write(value)
+    with open("/sys/module/vhost_blk/parameters/max_queues") as f:
+        cleanup(put, f.read().strip())
+    put("1")
+
+
+def test_two_disks_and_few_queues(disk, few_rings):
+    """A run in a run: names do not clash. A guest of many processors gets the queues that there are,
+    and memory that is shared by its nature, or of an odd size, is as good as any."""
+    first, second = disk(b"E", "vm1"), disk(b"E", "vm1.copy")
+    done = run("qcow2attach", "run", first, "--", "qcow2attach", "run", second, "--", *QEMU,
+               "-smp", "2", "-m", "64.5M", check=False, timeout=180)
+    assert done.returncode == 33 and "DISK-OK" in done.stdout, (done.stdout, done.stderr)
+    nothing_left()
+    done = run_guest(first, qemu=["-object", "memory-backend-memfd,id=m0,size=64M",
+                                  "-machine", "pc,memory-backend=m0"])
+    assert done.returncode == 33, done.stderr
+    nothing_left()
+    image_check(first)
+    image_check(second)
 
 
 def test_two_at_once(disk, start):

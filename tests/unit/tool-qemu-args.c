@@ -10,8 +10,10 @@
 #include "tool-test.h"
 #include "util.h"
 
-#define DISK_TAIL " -chardev socket,id=qcow2attach-chardev,path=/s -device " \
-	"vhost-user-blk-pci,id=qcow2attach-disk,chardev=qcow2attach-chardev,num-queues=2"
+#define DISK(name) " -chardev socket,id=qcow2attach-chardev-" name ",path=/s -device " \
+	"vhost-user-blk-pci,id=qcow2attach-disk-" name ",chardev=qcow2attach-chardev-" name \
+	",num-queues=2"
+#define DISK_TAIL DISK("vm")
 #define MEMORY(bytes) " -object memory-backend-memfd,id=qcow2attach-memory,size=" bytes \
 	",share=on -machine memory-backend=qcow2attach-memory"
 
@@ -43,7 +45,7 @@ static int build(const char *line, const struct qemu_disk *disk, char *result, s
 /* LINE gets TAIL added. */
 static void expect(const char *line, const char *tail)
 {
-	struct qemu_disk disk = { .socket = "/s", .queues = 2, .bootindex = -1 };
+	struct qemu_disk disk = { .name = "vm", .socket = "/s", .queues = 2, .bootindex = -1 };
 	char result[2048], wanted[2048];
 
 	CHECK(!build(line, &disk, result, sizeof(result)), "%s: %s", line, cause_text());
@@ -53,7 +55,7 @@ static void expect(const char *line, const char *tail)
 
 static void expect_refused(const char *line, const char *words)
 {
-	struct qemu_disk disk = { .socket = "/s", .queues = 2, .bootindex = -1 };
+	struct qemu_disk disk = { .name = "vm", .socket = "/s", .queues = 2, .bootindex = -1 };
 	char result[2048];
 
 	CHECK(build(line, &disk, result, sizeof(result)) == -1, "%s", line);
@@ -78,8 +80,17 @@ static void test_memory(void)
 	       "node,nodeid=0,memdev=n0", DISK_TAIL ",bootindex=0");
 	expect("qemu -object memory-backend-shm,id=m,size=1G -M pc,memory-backend=m",
 	       DISK_TAIL ",bootindex=0");
-	expect_refused("qemu -object memory-backend-memfd,id=m,size=1G -M q35,memory-backend=m",
-		       "'m' is not shared");
+	/* A memfd is shared unless it is said that it is not; a file, only if it is said. */
+	expect("qemu -object memory-backend-memfd,id=m,size=1G -M q35,memory-backend=m",
+	       DISK_TAIL ",bootindex=0");
+	expect("qemu -object {\"qom-type\":\"memory-backend-memfd\",\"id\":\"m\"} -M "
+	       "q35,memory-backend=m", DISK_TAIL ",bootindex=0");
+	expect_refused("qemu -object memory-backend-memfd,id=m,size=1G,share=off -M "
+		       "q35,memory-backend=m", "'m' is not shared: leave share=off away");
+	expect_refused("qemu -object {\"qom-type\":\"memory-backend-memfd\",\"id\":\"m\","
+		       "\"share\":false} -M q35,memory-backend=m", "'m' is not shared");
+	expect_refused("qemu -object memory-backend-file,id=m,size=1G,mem-path=/x -M "
+		       "q35,memory-backend=m", "'m' is not shared: add share=on");
 	expect_refused("qemu -object memory-backend-ram,id=m,size=1G,share=on -M "
 		       "q35,memory-backend=m", "memory-backend-ram");
 	expect_refused("qemu -M q35,memory-backend=x", "no -object for the memory 'x'");
@@ -89,9 +100,102 @@ static void test_memory(void)
 	expect_refused("qemu -daemonize", "use attach and serve");
 }
 
+/* Memory in slots can be private, too; memory that guests share with each other is not theirs. */
+static void test_slots(void)
+{
+	static const char *const devices[] = { "pc-dimm", "nvdimm", "virtio-mem-pci" };
+	char line[512];
+
+	for (size_t i = 0; i < ARRAY_SIZE(devices); i++) {
+		snprintf(line, sizeof(line), "qemu -m 1G,slots=2,maxmem=4G -object "
+			 "memory-backend-ram,id=d,size=1G -device %s,memdev=d", devices[i]);
+		expect_refused(line, "'d' is a memory-backend-ram");
+		snprintf(line, sizeof(line), "qemu -m 1G,slots=2,maxmem=4G -device "
+			 "{\"driver\":\"%s\",\"memdev\":\"d\"} -object "
+			 "memory-backend-file,id=d,size=1G,mem-path=/x", devices[i]);
+		expect_refused(line, "'d' is not shared");
+		snprintf(line, sizeof(line), "qemu -m 1G,slots=2,maxmem=4G -object "
+			 "memory-backend-memfd,id=d,size=1G -device %s,memdev=d", devices[i]);
+		expect(line, MEMORY("1073741824") DISK_TAIL ",bootindex=0");
+	}
+	expect("qemu -object memory-backend-file,id=s,size=1M,mem-path=/x -device "
+	       "ivshmem-plain,memdev=s", MEMORY("134217728") DISK_TAIL ",bootindex=0");
+}
+
+static void test_memory_sizes(void)
+{
+	static const struct {
+		const char *text;
+		const char *tail;
+	} sizes[] = {
+		{ "2.5G", MEMORY("2684354560") }, { "2.5g", MEMORY("2684354560") },
+		{ "512", MEMORY("536870912") }, { "1.G", MEMORY("1073741824") },
+		{ "1.", MEMORY("8192") }, { ".5G", MEMORY("536870912") },
+		{ "0x800000f", MEMORY("134225920") }, { "64.3M", MEMORY("67428352") },
+		{ "134217728B", MEMORY("134217728") }, { "1T", MEMORY("1099511627776") },
+		/* rounded up, and QEMU's own size */
+		{ "1000000b", MEMORY("1007616") }, { "0", MEMORY("134217728") },
+	};
+	char line[64], tail[1024];
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		snprintf(line, sizeof(line), "qemu -m %s", sizes[i].text);
+		snprintf(tail, sizeof(tail), "%s%s", sizes[i].tail, DISK_TAIL ",bootindex=0");
+		expect(line, tail);
+	}
+	expect("qemu -M q35,memory.size=1G", MEMORY("1073741824") DISK_TAIL ",bootindex=0");
+	expect_refused("qemu -m 1.5B", "not a size");
+	expect_refused("qemu -m 0.5", "not a size");
+	expect_refused("qemu -m 0x2G", "not a size");
+	expect_refused("qemu -m 2GiB", "not a size");
+	expect_refused("qemu -m -1", "not a size");
+	expect_refused("qemu -m 1e3", "not a size");
+	expect_refused("qemu -m .", "not a size");
+	expect_refused("qemu -m 0x1.8G", "not a size");
+	expect_refused("qemu -m 8E", "too large");
+	expect_refused("qemu -m 99999999999999999999", "too large");
+}
+
+/* What is said of all disks, and would not hold for this one; where there is no place for it. */
+static void test_refused(void)
+{
+	expect_refused("qemu -snapshot", "-snapshot would not hold for this disk");
+	expect_refused("qemu --snapshot -m 1G", "attach an overlay");
+	expect_refused("qemu -loadvm s1", "-loadvm would set the guest back");
+	expect_refused("qemu -M microvm", "-M microvm,pcie=on");
+	expect_refused("qemu -M microvm,pcie=off", "'microvm' has no PCI bus");
+	expect_refused("qemu -machine type=isapc", "'isapc' has no PCI bus");
+	expect_refused("qemu -M none", "'none' has no PCI bus");
+	expect("qemu -M microvm,pcie=on", MEMORY("134217728") DISK_TAIL ",bootindex=0");
+	expect("qemu -M isapc -M q35", MEMORY("134217728") DISK_TAIL ",bootindex=0");
+}
+
+/* Names for QEMU are of the disk's name, are names to QEMU, and not there yet. */
+static void test_ids(void)
+{
+	struct qemu_disk disk = { .name = "vm 1@x=#", .socket = "/s", .queues = 2, .bootindex = 1 };
+	char first[2048], second[4096], line[2048];
+
+	CHECK(!build("qemu", &disk, first, sizeof(first)));
+	CHECK(strstr(first, "id=qcow2attach-disk-vm-1-x--,"), "%s", first);
+	/* A run in a run: the second sees what the first has added. */
+	snprintf(line, sizeof(line), "%s", first);
+	CHECK(!build(line, &disk, second, sizeof(second)), "%s", cause_text());
+	CHECK(strstr(second, "id=qcow2attach-disk-vm-1-x---2,chardev=qcow2attach-chardev-vm-1-x---2,"),
+	      "%s", second);
+	CHECK(!strncmp(second, first, strlen(first)));
+	CHECK(!strstr(second + strlen(first), "memory-backend"), "%s", second);
+	disk.name = "other";
+	CHECK(!build(line, &disk, second, sizeof(second)));
+	CHECK(strstr(second, "id=qcow2attach-disk-other,"), "%s", second);
+	/* The memory's, too. */
+	CHECK(!build("qemu -device x,id=qcow2attach-memory", &disk, second, sizeof(second)));
+	CHECK(strstr(second, "memory-backend=qcow2attach-memory-2"), "%s", second);
+}
+
 static void test_boot(void)
 {
-	struct qemu_disk disk = { .socket = "/a,b", .queues = 1, .bootindex = 3,
+	struct qemu_disk disk = { .name = "vm", .socket = "/a,b", .queues = 1, .bootindex = 3,
 				  .properties = "bus=pci.1" };
 	char result[2048];
 
@@ -156,6 +260,10 @@ static void test_kernel_log(void)
 int main(void)
 {
 	test_memory();
+	test_slots();
+	test_memory_sizes();
+	test_refused();
+	test_ids();
 	test_boot();
 	test_queues();
 	test_sizes();

@@ -141,7 +141,7 @@ static char *make_params(const struct chain *chain, const struct attach_options 
 }
 
 static int attach_chain(const struct chain *chain, const char *name,
-			const struct attach_options *o)
+			const struct attach_options *o, int *hold)
 {
 	char uuid[DM_UUID_MAX + 1];
 	char *params;
@@ -149,14 +149,14 @@ static int attach_chain(const struct chain *chain, const char *name,
 
 	make_uuid(&chain->layer[0].st, o->read_only ? random_instance() : 0, uuid, sizeof(uuid));
 	params = make_params(chain, o);
-	ret = dmdev_create(name, uuid, o->read_only, chain->size / 512, params);
+	ret = dmdev_create(name, uuid, o->read_only, chain->size / 512, params, hold);
 	free(params);
 	if (ret && cause_exit() == EXIT_BUSY)
 		explain_busy(name, &chain->layer[0].st);
 	return ret;
 }
 
-char *attach_image(const char *image, const struct attach_options *o)
+char *attach_image(const char *image, const struct attach_options *o, int *hold)
 {
 	static struct chain chain;
 	struct policy policy = { .none = o->no_backing };
@@ -172,7 +172,7 @@ char *attach_image(const char *image, const struct attach_options *o)
 	if (!ret)
 		ret = chain_open(&chain, image, o->read_only, &policy);
 	if (!ret)
-		ret = attach_chain(&chain, name, o);
+		ret = attach_chain(&chain, name, o, hold);
 	chain_close(&chain);
 	policy_free(&policy);
 	if (!ret)
@@ -258,7 +258,7 @@ static int attach_main(int argc, char **argv)
 		return code;
 	if (argc - optind != 1)
 		return usage_error("%s", argc == optind ? "which image?" : "one image at a time");
-	name = attach_image(argv[optind], &o);
+	name = attach_image(argv[optind], &o, NULL);
 	if (name)
 		printf("/dev/mapper/%s\n", name);
 	else

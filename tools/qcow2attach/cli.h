@@ -116,10 +116,11 @@ void attach_options_free(struct attach_options *o);
  * attach_image() - attach an image.
  * @image: its name.
  * @o: how.
+ * @hold: NULL, or as dmdev_create() has it: the device goes with its last user.
  *
  * Return: the device's name, allocated; or NULL with a cause.
  */
-char *attach_image(const char *image, const struct attach_options *o);
+char *attach_image(const char *image, const struct attach_options *o, int *hold);
 
 /**
  * image_is_attached() - is an image one of our devices?

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * dm.c - owns every use of libdevmapper: creating, finding, asking and removing
- * devices, and the flags that keep udev's rules away from a guest's data.
+ * devices, the process that undoes a creation whose process is killed, and the flags
+ * that keep udev's rules away from a guest's data.
  */
 #include "dm.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libdevmapper.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -13,6 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "kmsg.h"
@@ -290,53 +293,202 @@ static int check_signals(void)
 	return sigisemptyset(&pending) ? 0 : cause("told to end before it was attached");
 }
 
-static int create(const char *name, const char *uuid, bool read_only, uint64_t sectors,
-		  const char *params)
+/**
+ * struct guard - the process that makes a device, and removes it when we cannot any more.
+ * @pid: the process.
+ * @fd: of a pipe to it; it ends when it reads anything, and cleans up when it reads the end.
+ */
+struct guard {
+	pid_t pid;
+	int fd;
+};
+
+/* What the guard says when it has made the device, or not. */
+struct birth {
+	bool born;
+	int code;
+	dev_t dev;
+	char error[512];
+};
+
+static bool has_live_table(const char *uuid)
+{
+	struct dm_task *task = new_uuid_task(DM_DEVICE_INFO, uuid);
+	struct dm_info info;
+	bool live;
+
+	if (!task)
+		return false;
+	live = !run_task(task) && dm_task_get_info(task, &info) && info.exists && info.live_table;
+	dm_task_destroy(task);
+	return live;
+}
+
+/*
+ * A device without a table is nobody's. One that works may be in use already, unless it was to go
+ * with its last user.
+ */
+static void __attribute__((noreturn)) guard_process(const char *name, const char *uuid, bool whole,
+						    int in, int out)
+{
+	struct birth birth = { 0 };
+	ssize_t n;
+	char c;
+
+	/* The terminal's signals are for the other one, which may be gone when it is to be told. */
+	setsid();
+	signal(SIGPIPE, SIG_IGN);
+	birth.born = !create_empty(name, uuid, &birth.dev);
+	birth.code = cause_exit();
+	snprintf(birth.error, sizeof(birth.error), "%s", cause_text());
+	write_all(out, &birth, sizeof(birth));
+	close(out);
+	do {
+		n = read(in, &c, 1);
+	} while (n < 0 && errno == EINTR);
+	if (birth.born && n != 1 && (whole || !has_live_table(uuid))) {
+		remove_uuid(uuid, whole);
+		settle_node(name, 0);
+	}
+	_exit(0);
+}
+
+static void end_guard(const struct guard *guard)
+{
+	/* It may have been killed. */
+	void (*before)(int) = signal(SIGPIPE, SIG_IGN);
+
+	write_all(guard->fd, "", 1);
+	signal(SIGPIPE, before);
+	close(guard->fd);
+	while (waitpid(guard->pid, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
+/* Have the guard make an empty device. Returns 0 with *@guard running, or -1 with a cause. */
+static int create_guarded(const char *name, const char *uuid, bool whole, struct guard *guard,
+			  dev_t *dev)
+{
+	struct birth birth;
+	int to[2], from[2];
+	ssize_t n;
+
+	if (pipe2(to, O_CLOEXEC))
+		return cause_errno("no pipe");
+	if (pipe2(from, O_CLOEXEC)) {
+		close(to[0]);
+		close(to[1]);
+		return cause_errno("no pipe");
+	}
+	fflush(NULL);
+	guard->fd = to[1];
+	guard->pid = fork();
+	if (!guard->pid) {
+		close(to[1]);
+		close(from[0]);
+		guard_process(name, uuid, whole, to[0], from[1]);
+	}
+	close(to[0]);
+	close(from[1]);
+	if (guard->pid < 0) {
+		close(to[1]);
+		close(from[0]);
+		return cause_errno("no process that makes the device");
+	}
+	do {
+		n = read(from[0], &birth, sizeof(birth));
+	} while (n < 0 && errno == EINTR);
+	close(from[0]);
+	if (n == sizeof(birth) && birth.born) {
+		*dev = birth.dev;
+		return 0;
+	}
+	end_guard(guard);
+	if (n != sizeof(birth))
+		return cause("the process that makes the device was killed");
+	cause("%s", birth.error);
+	return cause_code(birth.code);
+}
+
+static int start(const char *uuid, dev_t dev)
 {
 	char reason[1024];
 	struct kmsg log;
-	dev_t dev;
+	int ret, err;
+
+	kmsg_begin(&log);
+	ret = resume(uuid);
+	err = errno;
+	kmsg_reasons(&log, major(dev), minor(dev), reason, sizeof(reason));
+	if (!ret)
+		return 0;
+	if (reason[0])
+		cause("the kernel could not start it: %s", reason);
+	else
+		cause("the kernel could not start it: %s", strerror(err));
+	return cause_code(err == EBUSY || err == EAGAIN ? EXIT_BUSY : EXIT_FAILED);
+}
+
+/* Be its first user, and let it go with its last. */
+static int hold_device(const char *name, const char *uuid, dev_t dev, int *hold)
+{
+	char *path = xasprintf("%s/%s", dm_dir(), name);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	int ret = 0;
+
+	if (fd < 0 || fstat(fd, &st))
+		ret = cause_errno("cannot open %s", path);
+	else if (!S_ISBLK(st.st_mode) || st.st_rdev != dev)
+		ret = cause("%s is another device", path);
+	else if (remove_uuid(uuid, true))
+		ret = cause_prefix("the device cannot be marked for removal");
+	free(path);
+	if (!ret)
+		*hold = fd;
+	else if (fd >= 0)
+		close(fd);
+	return ret;
+}
+
+static int create(const char *name, const char *uuid, bool read_only, uint64_t sectors,
+		  const char *params, int *hold)
+{
+	char reason[1024];
+	struct guard guard;
+	dev_t dev = 0;
 	int code;
 
-	if (create_empty(name, uuid, &dev))
+	if (create_guarded(name, uuid, hold, &guard, &dev))
 		return -1;
-	if (load_table(uuid, dev, read_only, sectors, "qcow2", params) || check_signals())
+	if (load_table(uuid, dev, read_only, sectors, "qcow2", params) || check_signals() ||
+	    start(uuid, dev))
 		goto undo;
-	kmsg_begin(&log);
-	if (resume(uuid)) {
-		int err = errno;
-
-		kmsg_reasons(&log, major(dev), minor(dev), reason, sizeof(reason));
-		if (reason[0])
-			cause("the kernel could not start it: %s", reason);
-		else
-			cause("the kernel could not start it: %s", strerror(err));
-		cause_code(err == EBUSY || err == EAGAIN ? EXIT_BUSY : EXIT_FAILED);
-		goto undo;
-	}
-	kmsg_reasons(&log, major(dev), minor(dev), reason, sizeof(reason));
 	settle_node(name, dev);
-	if (!check_signals())
-		return 0;
+	if (check_signals() || (hold && hold_device(name, uuid, dev, hold)))
+		goto undo;
+	end_guard(&guard);
+	return 0;
 undo:
 	/* Removing it must not hide why it could not be made. */
 	code = cause_exit();
 	snprintf(reason, sizeof(reason), "%s", cause_text());
 	remove_uuid(uuid, false);
 	settle_node(name, 0);
+	end_guard(&guard);
 	cause("%s", reason);
 	return cause_code(code);
 }
 
 int dmdev_create(const char *name, const char *uuid, bool read_only, uint64_t sectors,
-		 const char *params)
+		 const char *params, int *hold)
 {
 	sigset_t ending, before;
 	int ret;
 
 	ending_signals(&ending);
 	sigprocmask(SIG_BLOCK, &ending, &before);
-	ret = create(name, uuid, read_only, sectors, params);
+	ret = create(name, uuid, read_only, sectors, params, hold);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	return ret;
 }

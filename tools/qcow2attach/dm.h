@@ -53,7 +53,11 @@ struct dm_device {
  * @read_only: give it a read-only table.
  * @sectors: its size.
  * @params: the target's table line. File descriptors named in it are the caller's.
+ * @hold: where the device is to go with its last user: receives a descriptor of the open device,
+ *        which is its first user. Else NULL.
  *
+ * When this process is killed meanwhile another one removes what has been made so far, and with
+ * @hold the whole device; from then on the kernel does.
  * The host's udev rules are told to leave the content alone: it is a guest's.
  * When the kernel refuses, the cause is the kernel's own reason and no device
  * is left.
@@ -61,7 +65,7 @@ struct dm_device {
  * Return: 0, or -1 with a cause.
  */
 int dmdev_create(const char *name, const char *uuid, bool read_only, uint64_t sectors,
-		 const char *params);
+		 const char *params, int *hold);
 
 /**
  * dmdev_remove() - remove a device.

@@ -7,22 +7,35 @@
 #include "qemu-args.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <json-c/json.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MEMORY_ID "qcow2attach-memory"
-#define CHARDEV_ID "qcow2attach-chardev"
-#define DEVICE_ID "qcow2attach-disk"
-
 /* QEMU's own memory size when nothing is said. */
 #define DEFAULT_MEMORY (128ull << 20)
+
+/* QEMU rounds the memory's size up to a multiple of this. */
+#define MEMORY_UNIT 8192
+
+/* More of a disk's name than this is not taken into the names that QEMU is given. */
+#define ID_NAME_MAX 64
+
+/* Options that speak of all disks, and of which this one would learn nothing. */
+static const struct refused_option {
+	const char *name;
+	const char *why;
+} refused_options[] = {
+	{ "snapshot", "would not hold for this disk, whose writes would land in the image: attach an "
+		      "overlay that you throw away (qemu-img create -f qcow2 -b IMAGE -F qcow2)" },
+	{ "loadvm", "would set the guest back, but not this disk, and the guest would damage it" },
+};
 
 /**
  * struct memory_backend - a memory object of the user's.
  * @id: its name.
  * @type: its type.
- * @shared: share=on.
+ * @shared: share=on, or shared by its nature.
  */
 struct memory_backend {
 	char *id;
@@ -36,22 +49,30 @@ struct memory_backend {
  * @machine_backend: the name in -machine memory-backend=, or NULL.
  * @backends: the memory objects.
  * @nbackends: how many.
+ * @machine: the type of the machine, or NULL.
+ * @machine_pcie: the machine was given a PCI bus by pcie=on.
  * @numa_memdevs: names of memory objects that NUMA nodes use.
+ * @device_memdevs: names of memory objects that devices are made of.
  * @numa_legacy: a NUMA node has memory without an object.
  * @mem_path: -mem-path is given.
  * @daemonize: -daemonize is given.
+ * @refused: an option that this disk cannot follow, and why; or NULL.
  * @boots: what the guest boots from is said otherwise.
  * @cpus: its processors.
  */
 struct qemu_view {
 	uint64_t memory;
 	char *machine_backend;
+	char *machine;
+	bool machine_pcie;
 	struct memory_backend *backends;
 	size_t nbackends;
 	struct strv numa_memdevs;
+	struct strv device_memdevs;
 	bool numa_legacy;
 	bool mem_path;
 	bool daemonize;
+	const struct refused_option *refused;
 	bool boots;
 	unsigned int cpus;
 };
@@ -101,7 +122,8 @@ static char *option_value(const char *text, const char *key, const char *implied
 
 static bool is_on(const char *value)
 {
-	return value && (!strcmp(value, "on") || !strcmp(value, "yes") || !strcmp(value, "true"));
+	return value && (!strcmp(value, "on") || !strcmp(value, "yes") || !strcmp(value, "true") ||
+			 !strcmp(value, "y"));
 }
 
 static void add_backend(struct qemu_view *v, char *id, char *type, bool shared)
@@ -121,6 +143,13 @@ static char *json_text(struct json_object *o, const char *key)
 	return xstrdup(json_object_get_string(value));
 }
 
+/* Is memory of this type shared when nothing is said? */
+static bool shared_by_default(const char *type)
+{
+	return type && (!strcmp(type, "memory-backend-memfd") ||
+			!strcmp(type, "memory-backend-shm"));
+}
+
 static void see_object(struct qemu_view *v, const char *arg)
 {
 	char *type, *id, *share;
@@ -132,17 +161,14 @@ static void see_object(struct qemu_view *v, const char *arg)
 
 		type = o ? json_text(o, "qom-type") : NULL;
 		id = o ? json_text(o, "id") : NULL;
-		shared = o && json_object_object_get_ex(o, "share", &value) &&
-			 json_object_get_boolean(value);
+		shared = o && json_object_object_get_ex(o, "share", &value) ?
+			 json_object_get_boolean(value) : shared_by_default(type);
 		json_object_put(o);
 	} else {
 		type = option_value(arg, "qom-type", "qom-type");
 		id = option_value(arg, "id", "qom-type");
 		share = option_value(arg, "share", "qom-type");
-		shared = is_on(share);
-		/* memory-backend-shm is shared unless told otherwise, which it refuses. */
-		if (type && !strcmp(type, "memory-backend-shm") && !share)
-			shared = true;
+		shared = share ? is_on(share) : shared_by_default(type);
 		free(share);
 	}
 	if (type && id && !strncmp(type, "memory-backend-", 15)) {
@@ -153,26 +179,100 @@ static void see_object(struct qemu_view *v, const char *arg)
 	free(id);
 }
 
+/* The number of bytes that one of a size's suffix is, 0 when there is no such suffix. */
+static uint64_t suffix_bytes(char c)
+{
+	static const char suffixes[] = "bkmgtpe";
+	const char *at = c ? strchr(suffixes, tolower((unsigned char)c)) : NULL;
+
+	return at ? 1ull << (10 * (at - suffixes)) : 0;
+}
+
+/*
+ * A size as QEMU reads it: "2.5G", "512", "0x20a". Without a suffix it is counted in @unit. It has no
+ * sign, no exponent, and a fraction only with a suffix of more than bytes.
+ */
+static int qemu_size(const char *text, uint64_t unit, uint64_t *bytes)
+{
+	bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
+	const char *digits = hex ? "0123456789abcdefABCDEF" : "0123456789";
+	const char *from = hex ? text + 2 : text;
+	size_t whole = strspn(from, digits), part = 0;
+	const char *end = from + whole;
+	double fraction = 0;
+	uint64_t n = 0;
+
+	if (!hex && *end == '.') {
+		double digit = 0.1;
+
+		part = strspn(++end, digits);
+		for (size_t i = 0; i < part; i++, digit /= 10)
+			fraction += digit * (end[i] - '0');
+		end += part;
+	}
+	if (!hex && suffix_bytes(*end))
+		unit = suffix_bytes(*end++);
+	else if (fraction > 0)
+		unit = 1;
+	if ((!whole && !part) || *end || (fraction > 0 && unit == 1))
+		return cause("'%s' is not a size", text);
+	errno = 0;
+	if (whole)
+		n = strtoull(from, NULL, hex ? 16 : 10);
+	if (errno || __builtin_mul_overflow(n, unit, bytes) ||
+	    __builtin_add_overflow(*bytes, (uint64_t)(fraction * unit), bytes) ||
+	    *bytes > INT64_MAX)
+		return cause("'%s' is too large a size", text);
+	return 0;
+}
+
+static int set_memory(struct qemu_view *v, const char *size, uint64_t unit)
+{
+	if (qemu_size(size, unit, &v->memory))
+		return -1;
+	if (!v->memory)
+		v->memory = DEFAULT_MEMORY;
+	v->memory = (v->memory + MEMORY_UNIT - 1) / MEMORY_UNIT * MEMORY_UNIT;
+	return 0;
+}
+
 static int see_memory(struct qemu_view *v, const char *arg)
 {
 	char *size = option_value(arg, "size", "size");
 	int ret = 0;
 
-	/* Without a suffix it is mebibytes. */
-	if (size && parse_size(size, 1 << 20, &v->memory))
+	/* What ends with a digit is mebibytes. */
+	if (size && set_memory(v, size, *size && isdigit((unsigned char)size[strlen(size) - 1]) ?
+					1 << 20 : 1))
 		ret = cause_prefix("-m %s", arg);
 	free(size);
 	return ret;
 }
 
-static void see_machine(struct qemu_view *v, const char *arg)
+/* Replace what an earlier option said, if this one says something. */
+static void replace(char **old, char *new)
 {
-	char *backend = option_value(arg, "memory-backend", "type");
-
-	if (!backend)
+	if (!new)
 		return;
-	free(v->machine_backend);
-	v->machine_backend = backend;
+	free(*old);
+	*old = new;
+}
+
+static int see_machine(struct qemu_view *v, const char *arg)
+{
+	char *size = option_value(arg, "memory.size", "type");
+	char *pcie = option_value(arg, "pcie", "type");
+	int ret = 0;
+
+	replace(&v->machine, option_value(arg, "type", "type"));
+	replace(&v->machine_backend, option_value(arg, "memory-backend", "type"));
+	if (pcie)
+		v->machine_pcie = is_on(pcie);
+	if (size && set_memory(v, size, 1))
+		ret = cause_prefix("-machine %s", arg);
+	free(pcie);
+	free(size);
+	return ret;
 }
 
 static void see_numa(struct qemu_view *v, const char *arg)
@@ -184,6 +284,30 @@ static void see_numa(struct qemu_view *v, const char *arg)
 		strv_add(&v->numa_memdevs, memdev);
 	v->numa_legacy = v->numa_legacy || mem;
 	free(mem);
+}
+
+/* Memory in slots (pc-dimm, nvdimm, virtio-mem-pci, ...) is the guest's as any other. */
+static void see_device(struct qemu_view *v, const char *arg)
+{
+	char *driver, *memdev;
+
+	if (arg[0] == '{') {
+		struct json_object *o = json_tokener_parse(arg);
+
+		driver = o ? json_text(o, "driver") : NULL;
+		memdev = o ? json_text(o, "memdev") : NULL;
+		json_object_put(o);
+	} else {
+		driver = option_value(arg, "driver", "driver");
+		memdev = option_value(arg, "memdev", "driver");
+	}
+	/* What guests share with each other is no memory of theirs to put rings and buffers in. */
+	if (memdev && driver && strncmp(driver, "ivshmem", 7)) {
+		strv_add(&v->device_memdevs, memdev);
+		memdev = NULL;
+	}
+	free(memdev);
+	free(driver);
 }
 
 static void see_smp(struct qemu_view *v, const char *arg)
@@ -215,6 +339,10 @@ static int see_all(struct qemu_view *v, char *const *argv)
 	for (size_t i = 1; argv[0] && argv[i]; i++) {
 		const char *arg = argv[i], *next = argv[i + 1];
 
+		for (size_t r = 0; r < ARRAY_SIZE(refused_options); r++) {
+			if (is_option(arg, refused_options[r].name))
+				v->refused = &refused_options[r];
+		}
 		v->mem_path = v->mem_path || is_option(arg, "mem-path");
 		v->daemonize = v->daemonize || is_option(arg, "daemonize");
 		v->boots = v->boots || is_option(arg, "kernel") || is_option(arg, "boot") ||
@@ -224,10 +352,12 @@ static int see_all(struct qemu_view *v, char *const *argv)
 			break;
 		if (is_option(arg, "m") && see_memory(v, next))
 			return -1;
+		if ((is_option(arg, "machine") || is_option(arg, "M")) && see_machine(v, next))
+			return -1;
 		if (is_option(arg, "object"))
 			see_object(v, next);
-		else if (is_option(arg, "machine") || is_option(arg, "M"))
-			see_machine(v, next);
+		else if (is_option(arg, "device"))
+			see_device(v, next);
 		else if (is_option(arg, "numa"))
 			see_numa(v, next);
 		else if (is_option(arg, "smp"))
@@ -239,12 +369,14 @@ static int see_all(struct qemu_view *v, char *const *argv)
 static void forget(struct qemu_view *v)
 {
 	free(v->machine_backend);
+	free(v->machine);
 	for (size_t i = 0; i < v->nbackends; i++) {
 		free(v->backends[i].id);
 		free(v->backends[i].type);
 	}
 	free(v->backends);
 	strv_free(&v->numa_memdevs);
+	strv_free(&v->device_memdevs);
 }
 
 /* Can another process map the memory of this object? */
@@ -257,11 +389,12 @@ static int check_backend(const struct qemu_view *v, const char *id)
 			continue;
 		if (!strcmp(b->type, "memory-backend-ram"))
 			return cause("the memory '%s' is a memory-backend-ram, which no other "
-				     "process can map: make it a memory-backend-memfd with "
-				     "share=on", id);
+				     "process can map: make it a memory-backend-memfd", id);
 		if (!b->shared)
-			return cause("the memory '%s' is not shared: add share=on to its -object",
-				     id);
+			return cause("the memory '%s' is not shared: %s", id,
+				     shared_by_default(b->type) ?
+				     "leave share=off away from its -object" :
+				     "add share=on to its -object");
 		return 0;
 	}
 	return cause("there is no -object for the memory '%s'", id);
@@ -273,13 +406,17 @@ static int check_memory(const struct qemu_view *v, bool *add)
 	*add = false;
 	if (v->numa_legacy)
 		return cause("-numa node,mem= gives memory that no other process can map: use "
-			     "memdev= with a memory-backend-memfd,share=on");
+			     "memdev= with a memory-backend-memfd");
 	if (v->mem_path)
 		return cause("-mem-path gives memory that no other process can map: use -object "
 			     "memory-backend-file,id=mem,mem-path=...,size=...,share=on with "
 			     "-machine memory-backend=mem");
 	for (size_t i = 0; i < v->numa_memdevs.n; i++) {
 		if (check_backend(v, v->numa_memdevs.v[i]))
+			return -1;
+	}
+	for (size_t i = 0; i < v->device_memdevs.n; i++) {
+		if (check_backend(v, v->device_memdevs.v[i]))
 			return -1;
 	}
 	if (v->machine_backend)
@@ -308,8 +445,78 @@ static void add_pair(struct strv *out, const char *option, char *value)
 	strv_add(out, value);
 }
 
-static void add_disk(const struct qemu_view *v, const struct qemu_disk *disk, struct strv *out)
+/* Has the machine a PCI bus to put the disk on? QEMU speaks for those that are not known here. */
+static int check_machine(const struct qemu_view *v)
 {
+	const char *m = v->machine;
+
+	if (!m)
+		return 0;
+	if (!strcmp(m, "microvm") && !v->machine_pcie)
+		return cause("the machine 'microvm' has no PCI bus, which the disk needs: give it one "
+			     "by -M microvm,pcie=on");
+	if (!strcmp(m, "isapc") || !strcmp(m, "none"))
+		return cause("the machine '%s' has no PCI bus, which the disk needs: use another, "
+			     "for instance -M q35", m);
+	return 0;
+}
+
+/* A letter first, then letters, digits and -._: what of @name is none of these becomes '-'. */
+static char *make_id(const char *what, const char *name, unsigned int n)
+{
+	char *id = xasprintf("%s-%.*s", what, ID_NAME_MAX, name ? name : "disk");
+
+	for (char *c = id; *c; c++) {
+		if (!((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
+		      (*c >= '0' && *c <= '9') || strchr("-._", *c)))
+			*c = '-';
+	}
+	if (n > 1) {
+		char *longer = xasprintf("%s-%u", id, n);
+
+		free(id);
+		id = longer;
+	}
+	return id;
+}
+
+static bool is_mentioned(char *const *argv, const char *id)
+{
+	for (size_t i = 0; argv[i]; i++) {
+		if (strstr(argv[i], id))
+			return true;
+	}
+	return false;
+}
+
+/* A name for something new in QEMU, which the command line does not have yet. Allocated. */
+static char *new_id(char *const *argv, const char *what, const char *name)
+{
+	char *id = make_id(what, name, 1);
+
+	for (unsigned int n = 2; is_mentioned(argv, id); n++) {
+		free(id);
+		id = make_id(what, name, n);
+	}
+	return id;
+}
+
+static void add_memory(const struct qemu_view *v, char *const *argv, struct strv *out)
+{
+	char *id = new_id(argv, "qcow2attach", "memory");
+
+	add_pair(out, "-object",
+		 xasprintf("memory-backend-memfd,id=%s,size=%llu,share=on", id,
+			   (unsigned long long)v->memory));
+	add_pair(out, "-machine", xasprintf("memory-backend=%s", id));
+	free(id);
+}
+
+static void add_disk(const struct qemu_view *v, const struct qemu_disk *disk, char *const *argv,
+		     struct strv *out)
+{
+	char *socket = new_id(argv, "qcow2attach-chardev", disk->name);
+	char *device = new_id(argv, "qcow2attach-disk", disk->name);
 	char *path = escape_commas(disk->socket);
 	char boot[32] = "";
 
@@ -317,13 +524,15 @@ static void add_disk(const struct qemu_view *v, const struct qemu_disk *disk, st
 		snprintf(boot, sizeof(boot), ",bootindex=%d", disk->bootindex);
 	else if (!v->boots)
 		snprintf(boot, sizeof(boot), ",bootindex=0");
-	add_pair(out, "-chardev", xasprintf("socket,id=%s,path=%s", CHARDEV_ID, path));
+	add_pair(out, "-chardev", xasprintf("socket,id=%s,path=%s", socket, path));
 	add_pair(out, "-device", xasprintf("vhost-user-blk-pci,id=%s,chardev=%s,"
 					   "num-queues=%u%s%s%s",
-					   DEVICE_ID, CHARDEV_ID, disk->queues, boot,
+					   device, socket, disk->queues, boot,
 					   disk->properties ? "," : "",
 					   disk->properties ? disk->properties : ""));
 	free(path);
+	free(device);
+	free(socket);
 }
 
 unsigned int qemu_args_queues(char *const *argv, unsigned int most)
@@ -340,24 +549,24 @@ unsigned int qemu_args_queues(char *const *argv, unsigned int most)
 int qemu_args_build(char *const *argv, const struct qemu_disk *disk, struct strv *out)
 {
 	struct qemu_view v;
-	bool add_memory = false;
+	bool without_memory = false;
 	int ret = see_all(&v, argv);
 
 	if (!ret && v.daemonize)
 		ret = cause("-daemonize would leave the guest without its disk: use attach and "
 			    "serve for a guest in the background");
+	if (!ret && v.refused)
+		ret = cause("-%s %s", v.refused->name, v.refused->why);
 	if (!ret)
-		ret = check_memory(&v, &add_memory);
+		ret = check_machine(&v);
+	if (!ret)
+		ret = check_memory(&v, &without_memory);
 	if (!ret) {
 		for (size_t i = 0; argv[i]; i++)
 			strv_add(out, xstrdup(argv[i]));
-		if (add_memory) {
-			add_pair(out, "-object",
-				 xasprintf("memory-backend-memfd,id=%s,size=%llu,share=on",
-					   MEMORY_ID, (unsigned long long)v.memory));
-			add_pair(out, "-machine", xasprintf("memory-backend=%s", MEMORY_ID));
-		}
-		add_disk(&v, disk, out);
+		if (without_memory)
+			add_memory(&v, argv, out);
+		add_disk(&v, disk, argv, out);
 	}
 	forget(&v);
 	return ret;

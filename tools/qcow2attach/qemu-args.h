@@ -12,12 +12,14 @@
 
 /**
  * struct qemu_disk - the disk to add.
+ * @name: its name, of which names for QEMU are made.
  * @socket: the vhost-user socket.
  * @queues: how many queues it has.
  * @bootindex: its place in the boot order; -1 to choose.
  * @properties: more properties of the device, comma-separated, or NULL.
  */
 struct qemu_disk {
+	const char *name;
 	const char *socket;
 	unsigned int queues;
 	int bootindex;
@@ -40,7 +42,8 @@ unsigned int qemu_args_queues(char *const *argv, unsigned int most);
  * @out: receives the new command line.
  *
  * A guest whose memory another process cannot map gets memory that it can; what
- * the user said about memory is kept, or refused when it cannot be.
+ * the user said about memory is kept, or refused when it cannot be. So is what
+ * would treat this disk otherwise than QEMU's own.
  *
  * Return: 0, or -1 with a cause.
  */

@@ -3,8 +3,8 @@
  * run.c - `qcow2attach run`: attach an image, serve it, run QEMU with it, and
  * leave nothing behind. Owns the order in which these begin and end.
  *
- * The device is marked to go with its last user as soon as the server holds it,
- * so it goes even when every process here is killed.
+ * The device is marked to go with its last user, which is first this process and
+ * then the server, so it goes even when every process here is killed.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -44,7 +44,7 @@ enum { OPT_BOOTINDEX = SERVE_OPT_OTHERS, OPT_DEVICE_PROPERTIES };
  * @disk: how QEMU is told.
  * @device: the device's name, or NULL while there is none.
  * @found: the device.
- * @leaves: it goes with its last user.
+ * @hold: the device, open, until the server holds it; or -1. It goes with its last user.
  * @server_pid: the server, 0 while there is none.
  * @qemu_pid: QEMU, 0 while there is none.
  * @signals: what is waited for.
@@ -57,7 +57,7 @@ struct run {
 	struct qemu_disk disk;
 	char *device;
 	struct dm_device found;
-	bool leaves;
+	int hold;
 	pid_t server_pid;
 	pid_t qemu_pid;
 	sigset_t signals;
@@ -76,6 +76,7 @@ static void tell_ready(const struct server_info *info, void *ctx)
 static void __attribute__((noreturn)) server_process(struct run *r, int ready_fd, pid_t parent)
 {
 	setpgid(0, 0);
+	close(r->hold);
 	prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
 	if (getppid() != parent)
 		_exit(EXIT_FAILED);
@@ -124,6 +125,9 @@ static int start_server(struct run *r)
 	if (!ret && read(pipe_fd[0], &info, sizeof(info)) != sizeof(info))
 		ret = cause("the disk cannot be served");
 	close(pipe_fd[0]);
+	/* It may have got fewer queues than were asked for. */
+	if (!ret)
+		r->disk.queues = info.queues;
 	return ret;
 }
 
@@ -242,9 +246,16 @@ static void stop_server(struct run *r)
 	r->server_pid = 0;
 }
 
+static void let_go(struct run *r)
+{
+	if (r->hold >= 0)
+		close(r->hold);
+	r->hold = -1;
+}
+
 /*
- * Once it was marked the device goes by itself when its last user does; wait for that. Its name, or
- * its image, may be another's by then.
+ * The device goes by itself when its last user does; wait for that. Its name, or its image, may be
+ * another's by then.
  */
 static int detach_device(struct run *r)
 {
@@ -252,14 +263,14 @@ static int detach_device(struct run *r)
 
 	if (!r->device)
 		return 0;
-	while (r->leaves && dmdev_is_there(&r->found) && now_ms() < until)
+	while (dmdev_is_there(&r->found) && now_ms() < until)
 		sleep_ms(50);
 	return dmdev_remove(&r->found, false) ? report(r->device) : 0;
 }
 
 static int attach(struct run *r)
 {
-	r->device = attach_image(r->image, &r->attach);
+	r->device = attach_image(r->image, &r->attach, &r->hold);
 	if (!r->device)
 		return -1;
 	if (!dmdev_find(r->device, &r->found))
@@ -268,17 +279,6 @@ static int attach(struct run *r)
 	free(r->device);
 	r->device = NULL;
 	return -1;
-}
-
-/* From when the server holds it the device goes with its last user, whoever of us is killed. */
-static int let_it_go(struct run *r)
-{
-	if (!dmdev_is_there(&r->found))
-		return cause("the device was removed by somebody else");
-	if (dmdev_remove(&r->found, true) < 0)
-		return cause_prefix("the device cannot be marked for removal");
-	r->leaves = true;
-	return 0;
 }
 
 /* A socket of our own, which no other run shares. */
@@ -298,17 +298,33 @@ static int begin(struct run *r, char **argv)
 
 	/* What cannot be run is refused before anything is attached. */
 	ret = qemu_args_build(argv, &r->disk, &args);
-	if (ret)
-		return -1;
-	ret = attach(r);
+	strv_free(&args);
+	if (!ret)
+		ret = attach(r);
 	if (!ret)
 		ret = start_server(r);
+	if (!ret && !dmdev_is_there(&r->found))
+		ret = cause("the device was removed by somebody else");
+	let_go(r);
+	r->disk.name = r->device;
 	if (!ret)
-		ret = let_it_go(r);
+		ret = qemu_args_build(argv, &r->disk, &args);
 	if (!ret)
 		ret = start_qemu(r, args.v);
 	strv_free(&args);
 	return ret;
+}
+
+/* How many queues suit the guest, and can be had. */
+static unsigned int choose_queues(char **argv)
+{
+	unsigned int most = DEFAULT_MAX_QUEUES, kernel;
+	char text[32];
+
+	if (!read_small_file("/sys/module/vhost_blk/parameters/max_queues", text, sizeof(text)) &&
+	    !parse_uint(text, "max_queues", 1, most, &kernel))
+		most = kernel;
+	return qemu_args_queues(argv, most);
 }
 
 static int run(struct run *r, char **argv)
@@ -323,7 +339,7 @@ static int run(struct run *r, char **argv)
 	r->server.socket = socket;
 	r->server.read_only = r->attach.read_only;
 	if (!r->server.queues)
-		r->server.queues = qemu_args_queues(argv, DEFAULT_MAX_QUEUES);
+		r->server.queues = choose_queues(argv);
 	r->disk.socket = socket;
 	r->disk.queues = r->server.queues;
 	sigemptyset(&r->signals);
@@ -371,7 +387,7 @@ static int run_main(int argc, char **argv)
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
-	struct run r = { .disk.bootindex = -1 };
+	struct run r = { .disk.bootindex = -1, .hold = -1 };
 	char **command = split_command(&argc, argv);
 	int opt, ret, code = EXIT_OK;
 	unsigned int bootindex;
