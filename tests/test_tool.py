@@ -181,6 +181,96 @@ def test_names(images, attach):
     tool("detach", path)
 
 
+def test_names_that_would_fake_a_line(images, attach):
+    """Control characters in names reach no terminal, and make no line."""
+    evil = f"{images}/a\nvm9  1 GiB  rw  /etc\x1b[2J\x9b/"
+    os.mkdir(evil)
+    base = image_create(f"{evil}base.qcow2", MIB)
+    image = image_create(f"{evil}vm.qcow2", backing=base)
+    for done in (run("qcow2attach", "attach", evil, check=False),
+                 run("qcow2attach", "attach", f"{evil}none", check=False),
+                 run("qcow2attach", "check", f"{evil}none", check=False)):
+        assert done.returncode and re.fullmatch(r"[^\x00-\x09\x0b-\x1f\x7f-\x9f]*\n", done.stderr)
+        assert done.stderr.count("\n") == 1 and r"a\012vm9" in done.stderr
+    path = attach(image)
+    shown = f"{images}/" + r"a\012vm9  1 GiB  rw  /etc\033[2J\302\233/vm.qcow2"
+    out = tool("list")[0].splitlines()
+    assert len(out) == 2 and out[1].endswith(shown), out
+    out = tool("status")[0]
+    assert f"  image       qcow2 {shown}\n" in out
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out)
+    status = json.loads(tool("status", path, "--json")[0])
+    assert status["image"] == image
+    tool("detach", path)
+    assert r"a\012vm9" in tool("check", image)[0]
+    # The command that is advised is one that can be copied.
+    trap = f"{images}/it's; touch {images}/trapped; '"
+    os.makedirs(os.path.dirname(trap))
+    image = image_create(trap, MIB, backing=base)
+    with open(image, "r+b") as f:
+        head = f.read(512)
+        f.seek(head.index(bytes.fromhex("e2792aca")))
+        f.write(bytes.fromhex("12345678"))
+    text = refused("attach", image, "--name", "trap", "--allow-dir", images, code=4)
+    assert "'\\''" in text and "-F FORMAT" in text
+
+
+def test_moved(images, attach):
+    """The kernel tells the names at the time of opening; status tells when they hold no longer."""
+    base = image_create(f"{images}/base.qcow2", MIB)
+    image = image_create(f"{images}/vm.qcow2", backing=base)
+    attach(image)
+    assert "has this name" not in tool("status", "vm")[0]
+    os.rename(image, f"{images}/moved.qcow2")
+    assert f"qcow2 {image} (no file has this name any more)\n" in tool("status", "vm")[0]
+    image_create(image, MIB)
+    out = tool("status", "vm")[0]
+    assert f"qcow2 {image} (another file has this name now)\n" in out
+    assert f"qcow2 {base}\n" in out
+    assert [layer.get("moved") for layer in json.loads(tool("status", "vm", "--json")[0])["layers"]] \
+        == [True, None]
+    os.rename(f"{images}/moved.qcow2", image)
+    assert "has this name" not in tool("status", "vm")[0]
+    tool("detach", "vm")
+
+
+def test_a_loop_device_on_the_disk(images, attach, cleanup):
+    path = attach(image_create(f"{images}/vm.qcow2", 8 * MIB))
+    run("modprobe", "loop")
+    loop = run("losetup", "--find", "--show", path).stdout.strip()
+    name = os.path.basename(loop)
+    try:
+        assert f"in use by the device {name}" in refused("detach", "vm", code=3)
+        assert f"users       in use by the device {name}\n" in tool("status", "vm")[0]
+    finally:
+        run("losetup", "--detach", loop)
+    wait_for(lambda: not run("losetup", "-a").stdout, what="the end of the loop device")
+    tool("detach", "vm")
+
+
+def test_status_of_many(images, attach, spawn):
+    """Who uses what is looked for once, however many devices there are."""
+    def looks():
+        run("strace", "-o", f"{images}/strace", "-e", "trace=openat", "qcow2attach", "status")
+        with open(f"{images}/strace") as f:
+            return len(re.findall(r'"/proc/\d+/fd"', f.read()))
+
+    first = attach(image_create(f"{images}/vm0.qcow2", MIB))
+    one = looks()
+    paths = [attach(image_create(f"{images}/vm{n}.qcow2", MIB)) for n in range(1, 6)]
+    holders = [spawn("sleep", "60", stdin=open(path, "rb")) for path in (first, paths[2])]
+    many = looks()
+    assert one and one <= many <= one + len(holders) + 2, (one, many)
+    found = {d["name"]: [u["pid"] for u in d["users"]]
+             for d in json.loads(tool("status", "--json")[0])}
+    assert found == {"vm0": [holders[0].pid], "vm1": [], "vm2": [], "vm3": [holders[1].pid],
+                     "vm4": [], "vm5": []}
+    for holder in holders:
+        holder.kill()
+        holder.wait()
+    tool("detach", *found)
+
+
 def test_who_has_the_image(images, attach, spawn):
     """Second attach, QEMU and qemu-img are kept out, and so are we by them."""
     image = image_create(f"{images}/vm1.qcow2", 8 * MIB)

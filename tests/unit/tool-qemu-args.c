@@ -243,6 +243,45 @@ static void test_sizes(void)
 	CHECK(!strcmp(format_size(511, buf, sizeof(buf)), "511 B"));
 }
 
+static void expect_printed(const char *text, const char *as)
+{
+	char *got = printable(text), *again = printable(got);
+
+	CHECK(!strcmp(got, as), "%s", got);
+	/* What has been made printable once stays as it is. */
+	CHECK(!strcmp(again, as), "%s", again);
+	free(again);
+	free(got);
+}
+
+static void test_printable(void)
+{
+	expect_printed("", "");
+	expect_printed("plain name \\ #", "plain name \\ #");
+	expect_printed("two\nlines\r\t\x7f", "two\\012lines\\015\\011\\177");
+	expect_printed("\033[31mred", "\\033[31mred");
+	expect_printed("\u00fcml\u00e4ut \u20ac \U0001f600", "\u00fcml\u00e4ut \u20ac \U0001f600");
+	/* The same sequence in one character, and one that turns the text round. */
+	expect_printed("\xc2\x9b" "31m", "\\302\\23331m");
+	expect_printed("a\u202egpj.exe", "a\\342\\200\\256gpj.exe");
+	/* No UTF-8: a lone byte, an overlong slash, a surrogate, the beginning of a character. */
+	expect_printed("\x9b" "31m", "\\23331m");
+	expect_printed("\xc0\xaf", "\\300\\257");
+	expect_printed("\xed\xa0\x80", "\\355\\240\\200");
+	expect_printed("end\xe2\x82", "end\\342\\202");
+}
+
+static void test_shell_word(void)
+{
+	char *word = shell_word("it's $(a) \"b\"");
+
+	CHECK(!strcmp(word, "'it'\\''s $(a) \"b\"'"), "%s", word);
+	free(word);
+	word = shell_word("");
+	CHECK(!strcmp(word, "''"));
+	free(word);
+}
+
 static void test_kernel_log(void)
 {
 	const char *text;
@@ -267,6 +306,8 @@ int main(void)
 	test_boot();
 	test_queues();
 	test_sizes();
+	test_printable();
+	test_shell_word();
 	test_kernel_log();
 	return 0;
 }

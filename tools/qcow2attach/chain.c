@@ -138,12 +138,18 @@ static int backing_format(const struct layer *overlay, enum image_format *format
 		*format = FORMAT_RAW;
 		return 0;
 	}
-	if (!*text)
+	if (!*text) {
+		char *backing = shell_word(overlay->header.backing_name);
+		char *image = shell_word(overlay->path);
+
 		cause("the image does not say which format its backing file has, and formats are "
-		      "never guessed; write it down with: qemu-img rebase -u -b '%s' -F FORMAT "
-		      "'%s'", overlay->header.backing_name, overlay->path);
-	else
+		      "never guessed; write it down with: qemu-img rebase -u -b %s -F FORMAT %s",
+		      backing, image);
+		free(image);
+		free(backing);
+	} else {
 		cause("its format '%s' is not supported, only qcow2 and raw", text);
+	}
 	return cause_code(EXIT_REFUSED);
 }
 

@@ -127,9 +127,13 @@ static bool take(struct capture *c)
 
 static void show_progress(const char *image, uint64_t since)
 {
-	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "\r%s: checking, %u s ", image,
-			(unsigned int)((now_ms() - since) / 1000));
+	char *name;
+
+	if (!isatty(STDERR_FILENO))
+		return;
+	name = printable(image);
+	fprintf(stderr, "\r%s: checking, %u s ", name, (unsigned int)((now_ms() - since) / 1000));
+	free(name);
 }
 
 static void end_progress(bool shown)
@@ -361,10 +365,14 @@ static int check_image(const char *image, bool repair, bool json, struct json_ob
 
 	if (look(image, repair, &v, &header))
 		return report(image);
-	if (json)
+	if (json) {
 		json_object_array_add(array, verdict_json(image, &v, &header));
-	else
-		print_verdict(image, &v, &header);
+	} else {
+		char *name = printable(image);
+
+		print_verdict(name, &v, &header);
+		free(name);
+	}
 	if (v.corruptions || (v.dirty && !v.rebuilt))
 		return EXIT_REFUSED;
 	return v.leaks ? EXIT_LEAKS : EXIT_OK;

@@ -2,6 +2,7 @@
 /*
  * list.c - `qcow2attach list`: every attached image, one line each.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
@@ -12,13 +13,16 @@ enum { OPT_JSON = OPT_OTHERS };
 static void print_line(const struct dm_device *dev, int width)
 {
 	struct device_state state;
+	char *name = printable(dev->name), *image;
 	char size[32];
 
 	state_parse(dev, &state);
-	printf("%-*s  %10s  %-12s  %s\n", width, dev->name,
-	       format_size(dev->sectors * 512, size, sizeof(size)), state.mode,
-	       state.layers.n ? state_layer_path(state.layers.v[0]) : "-");
+	image = printable(state.layers.n ? state_layer_path(state.layers.v[0]) : "-");
+	printf("%-*s  %10s  %-12s  %s\n", width, name,
+	       format_size(dev->sectors * 512, size, sizeof(size)), state.mode, image);
 	state_free(&state);
+	free(image);
+	free(name);
 }
 
 static void print_lines(const struct dm_device *list, int n)
@@ -60,7 +64,7 @@ static int list_main(int argc, char **argv)
 		struct json_object *array = json_object_new_array();
 
 		for (int i = 0; i < n; i++)
-			json_object_array_add(array, state_json(&list[i], false));
+			json_object_array_add(array, state_json(&list[i], NULL));
 		print_json(array);
 	} else {
 		print_lines(list, n);

@@ -8,9 +8,8 @@
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
-
-#include "users.h"
 
 static bool is_octal(const char *s)
 {
@@ -47,32 +46,61 @@ static char *next_word(const char **line)
 	return word;
 }
 
+/* Where in a layer's word its identity begins, at the @; or NULL when it has none. */
+static const char *identity_of(const char *word)
+{
+	const char *colon = strchr(word, ':');
+	const char *at = strrchr(word, '@');
+
+	return colon && at && at > colon && !strchr(at, '/') ? at : NULL;
+}
+
 /* qcow2:/a/path@8:1:1234 -> qcow2 /a/path */
 static char *layer_text(const char *word)
 {
 	const char *colon = strchr(word, ':');
-	const char *at = strrchr(word, '@');
+	const char *at = identity_of(word);
 	size_t path_len;
 
 	if (!colon)
 		return xstrdup(word);
-	path_len = at && at > colon && !strchr(at, '/') ? (size_t)(at - colon - 1)
-							: strlen(colon + 1);
+	path_len = at ? (size_t)(at - colon - 1) : strlen(colon + 1);
 	if (path_len == 4 && !strncmp(colon + 1, "fd:-", 4))
 		return xasprintf("%.*s (deleted)", (int)(colon - word), word);
 	return xasprintf("%.*s %.*s", (int)(colon - word), word, (int)path_len, colon + 1);
 }
 
-static void parse_layers(const char *table, struct strv *layers)
+static void parse_layers(const char *table, struct device_state *state)
 {
 	char *word = next_word(&table);
 	unsigned long n = word ? strtoul(word, NULL, 10) : 0;
 
 	free(word);
 	while (n-- && (word = next_word(&table))) {
-		strv_add(layers, layer_text(word));
+		const char *at = identity_of(word);
+
+		strv_add(&state->layers, layer_text(word));
+		strv_add(&state->identities, xstrdup(at ? at + 1 : ""));
 		free(word);
 	}
+}
+
+const char *state_layer_moved(const struct device_state *state, size_t i)
+{
+	const char *path = state_layer_path(state->layers.v[i]);
+	unsigned int maj, min;
+	unsigned long long ino;
+	struct stat st;
+
+	if (sscanf(state->identities.v[i], "%u:%u:%llu", &maj, &min, &ino) != 3 || !maj ||
+	    path[0] != '/')
+		return NULL;
+	if (stat(path, &st))
+		return "no file has this name any more";
+	if (ino ? st.st_dev != makedev(maj, min) || st.st_ino != ino :
+		  !S_ISBLK(st.st_mode) || st.st_rdev != makedev(maj, min))
+		return "another file has this name now";
+	return NULL;
 }
 
 static void parse_attention(char *words, struct strv *list)
@@ -107,13 +135,14 @@ void state_parse(const struct dm_device *dev, struct device_state *state)
 		strcpy(state->mode, "unknown");
 	}
 	if (!strcmp(dev->target, "qcow2") && dev->table)
-		parse_layers(dev->table, &state->layers);
+		parse_layers(dev->table, state);
 }
 
 void state_free(struct device_state *state)
 {
 	strv_free(&state->attention);
 	strv_free(&state->layers);
+	strv_free(&state->identities);
 }
 
 const char *state_layer_path(const char *layer)
@@ -138,17 +167,19 @@ static void put_number(struct json_object *o, const char *key, uint64_t value)
 	put(o, key, json_object_new_uint64(value));
 }
 
-static struct json_object *json_layers(const struct strv *layers)
+static struct json_object *json_layers(const struct device_state *state)
 {
 	struct json_object *array = json_object_new_array();
 
-	for (size_t i = 0; i < layers->n; i++) {
+	for (size_t i = 0; i < state->layers.n; i++) {
 		struct json_object *o = json_object_new_object();
-		const char *text = layers->v[i];
+		const char *text = state->layers.v[i];
 		const char *path = state_layer_path(text);
 
 		put(o, "format", json_object_new_string_len(text, strcspn(text, " ")));
 		put_string(o, "path", path);
+		if (state_layer_moved(state, i))
+			put(o, "moved", json_object_new_boolean(true));
 		json_object_array_add(array, o);
 	}
 	return array;
@@ -163,7 +194,7 @@ static struct json_object *json_words(const struct strv *words)
 	return array;
 }
 
-static struct json_object *json_users(dev_t dev)
+static struct json_object *json_users(const struct users *users, dev_t dev)
 {
 	static const char *const kinds[] = {
 		[USER_PROCESS] = "process",
@@ -173,7 +204,7 @@ static struct json_object *json_users(dev_t dev)
 	};
 	struct json_object *array = json_object_new_array();
 	struct device_user *list;
-	int n = users_find(dev, &list);
+	int n = users_of(users, dev, &list);
 
 	for (int i = 0; i < n; i++) {
 		struct json_object *o = json_object_new_object();
@@ -190,7 +221,7 @@ static struct json_object *json_users(dev_t dev)
 	return array;
 }
 
-struct json_object *state_json(const struct dm_device *dev, bool full)
+struct json_object *state_json(const struct dm_device *dev, const struct users *users)
 {
 	struct json_object *o = json_object_new_object();
 	struct device_state state;
@@ -205,7 +236,7 @@ struct json_object *state_json(const struct dm_device *dev, bool full)
 	put(o, "read_only", json_object_new_boolean(dev->read_only));
 	put(o, "attention", json_words(&state.attention));
 	put_string(o, "image", state.layers.n ? state_layer_path(state.layers.v[0]) : "");
-	if (full) {
+	if (users) {
 		put_string(o, "uuid", dev->uuid);
 		snprintf(text, sizeof(text), "%u:%u", major(dev->dev), minor(dev->dev));
 		put_string(o, "number", text);
@@ -218,29 +249,11 @@ struct json_object *state_json(const struct dm_device *dev, bool full)
 		put_number(o, "host_bytes", state.host_bytes);
 		put_number(o, "cache_bytes", state.cache_kib * 1024);
 		put_number(o, "cache_max_bytes", state.cache_max_kib * 1024);
-		put(o, "layers", json_layers(&state.layers));
-		put(o, "users", json_users(dev->dev));
+		put(o, "layers", json_layers(&state));
+		put(o, "users", json_users(users, dev->dev));
 	}
 	state_free(&state);
 	return o;
-}
-
-/* How many bytes at @s are one character of UTF-8 (RFC 3629), 0 when it is none. */
-static int utf8_length(const char *s)
-{
-	const unsigned char *c = (const unsigned char *)s;
-	int n = c[0] < 0x80 ? 1 : c[0] >= 0xc2 && c[0] < 0xe0 ? 2 : c[0] >= 0xe0 && c[0] < 0xf0 ? 3
-		: c[0] >= 0xf0 && c[0] < 0xf5 ? 4 : 0;
-
-	for (int i = 1; i < n; i++) {
-		if ((c[i] & 0xc0) != 0x80)
-			return 0;
-	}
-	/* What could be said shorter, surrogates, and what lies behind the last character. */
-	if ((c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xed && c[1] > 0x9f) ||
-	    (c[0] == 0xf0 && c[1] < 0x90) || (c[0] == 0xf4 && c[1] > 0x8f))
-		return 0;
-	return n;
 }
 
 void print_json(struct json_object *object)

@@ -8,6 +8,7 @@
 #include <json-c/json.h>
 
 #include "dm.h"
+#include "users.h"
 #include "util.h"
 
 /**
@@ -20,6 +21,7 @@
  * @cache_max_kib: most they may take.
  * @attention: words that ask for somebody's attention.
  * @layers: the files, top first, each preceded by its format: qcow2 PATH.
+ * @identities: for each of these, what it is: MAJOR:MINOR:INODE, or nothing.
  */
 struct device_state {
 	char mode[24];
@@ -30,6 +32,7 @@ struct device_state {
 	uint64_t cache_max_kib;
 	struct strv attention;
 	struct strv layers;
+	struct strv identities;
 };
 
 /**
@@ -49,13 +52,25 @@ void state_free(struct device_state *state);
 const char *state_layer_path(const char *layer);
 
 /**
+ * state_layer_moved() - has one of the layers lost its name?
+ * @state: the device's state.
+ * @i: which.
+ *
+ * The kernel tells the name by which a file was opened. Asking what has it now could wait for ever for
+ * another host, so only files on block devices of this one are looked for.
+ *
+ * Return: words for people, or NULL.
+ */
+const char *state_layer_moved(const struct device_state *state, size_t i);
+
+/**
  * state_json() - a device as a JSON object.
  * @dev: the device.
- * @full: with everything that status shows; else what list shows.
+ * @users: the users of all devices, for everything that status shows; or NULL for what list shows.
  *
  * Return: a new object.
  */
-struct json_object *state_json(const struct dm_device *dev, bool full);
+struct json_object *state_json(const struct dm_device *dev, const struct users *users);
 
 /** print_json() - print an object, and give it back. */
 void print_json(struct json_object *object);

@@ -33,15 +33,23 @@ static const char *mode_meaning(const char *mode)
 	return mode;
 }
 
-static void print_users(const struct dm_device *dev)
+/* A line of which somebody else may have chosen the words. */
+static void print_field(const char *field, const char *text)
+{
+	char *clean = printable(text);
+
+	printf("  %-10s  %s\n", field, clean);
+	free(clean);
+}
+
+static void print_users(const struct dm_device *dev, const struct users *users)
 {
 	struct device_user *list;
-	int n = users_find(dev->dev, &list);
+	int n = users_of(users, dev->dev, &list);
 	char text[512];
 
 	for (int i = 0; i < n; i++)
-		printf("  %-10s  %s\n", i ? "" : "users",
-		       user_describe(&list[i], text, sizeof(text)));
+		print_field(i ? "" : "users", user_describe(&list[i], text, sizeof(text)));
 	if (!n)
 		printf("  users       %s\n", dev->open_count ? "some that /proc does not show"
 							     : "none");
@@ -60,15 +68,26 @@ static void print_allocated(const struct device_state *s)
 		       (long long)s->allocated, (unsigned long long)s->total, host);
 }
 
-static void print_status(const struct dm_device *dev)
+static void print_layer(const struct device_state *s, size_t i)
+{
+	const char *moved = state_layer_moved(s, i);
+	char *text = xasprintf("%s%s%s%s", s->layers.v[i], moved ? " (" : "", moved ? moved : "",
+			       moved ? ")" : "");
+
+	print_field(i ? "on" : "image", text);
+	free(text);
+}
+
+static void print_status(const struct dm_device *dev, const struct users *users)
 {
 	struct device_state s;
+	char *name = printable(dev->name);
 	char a[32], b[32];
 
 	state_parse(dev, &s);
-	printf("%s\n", dev->name);
-	printf("  device      /dev/mapper/%s (%u:%u)\n", dev->name, major(dev->dev),
-	       minor(dev->dev));
+	printf("%s\n", name);
+	printf("  device      /dev/mapper/%s (%u:%u)\n", name, major(dev->dev), minor(dev->dev));
+	free(name);
 	printf("  size        %s (%llu bytes)\n",
 	       format_size(dev->sectors * 512, a, sizeof(a)),
 	       (unsigned long long)dev->sectors * 512);
@@ -76,28 +95,31 @@ static void print_status(const struct dm_device *dev)
 	for (size_t i = 0; i < s.attention.n; i++)
 		printf("  attention   %s\n", s.attention.v[i]);
 	for (size_t i = 0; i < s.layers.n; i++)
-		printf("  %-10s  %s\n", i ? "on" : "image", s.layers.v[i]);
+		print_layer(&s, i);
 	if (s.total) {
 		print_allocated(&s);
 		printf("  cache       %s of at most %s\n",
 		       format_size(s.cache_kib * 1024, a, sizeof(a)),
 		       format_size(s.cache_max_kib * 1024, b, sizeof(b)));
 	}
-	print_users(dev);
-	printf("  uuid        %s\n", dev->uuid);
+	print_users(dev, users);
+	print_field("uuid", dev->uuid);
 	state_free(&s);
 }
 
 static int status_of(const char *which, bool json)
 {
 	struct dm_device dev;
+	struct users users;
 
 	if (dmdev_find(which, &dev))
 		return report(which);
+	users_scan(&users);
 	if (json)
-		print_json(state_json(&dev, true));
+		print_json(state_json(&dev, &users));
 	else
-		print_status(&dev);
+		print_status(&dev, &users);
+	users_free(&users);
 	dmdev_release(&dev);
 	return EXIT_OK;
 }
@@ -106,20 +128,24 @@ static int status_of_all(bool json)
 {
 	struct json_object *array = NULL;
 	struct dm_device *list;
+	struct users users;
 	int n = dmdev_list(&list);
 
 	if (n < 0)
 		return report(NULL);
+	/* Once for all: there may be many processes, and many devices. */
+	users_scan(&users);
 	if (json)
 		array = json_object_new_array();
 	for (int i = 0; i < n; i++) {
 		if (json)
-			json_object_array_add(array, state_json(&list[i], true));
+			json_object_array_add(array, state_json(&list[i], &users));
 		else
-			print_status(&list[i]);
+			print_status(&list[i], &users);
 	}
 	if (json)
 		print_json(array);
+	users_free(&users);
 	dmdev_list_free(list, n);
 	return EXIT_OK;
 }

@@ -14,38 +14,45 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-struct search {
-	dev_t dev;
-	struct device_user *list;
-	int n;
-};
-
-static struct device_user *add(struct search *s, enum user_kind kind, const char *name)
+static struct device_user *add(struct users *users, dev_t dev, enum user_kind kind,
+			       const char *name)
 {
 	struct device_user *u;
 
-	s->list = xrealloc(s->list, (s->n + 1) * sizeof(*s->list));
-	u = &s->list[s->n++];
+	users->list = xrealloc(users->list, (users->n + 1) * sizeof(*users->list));
+	u = &users->list[users->n++];
 	memset(u, 0, sizeof(*u));
+	u->dev = dev;
 	u->kind = kind;
 	snprintf(u->name, sizeof(u->name), "%s", name);
 	return u;
 }
 
-/* Does this descriptor of a process lead to the device? */
-static bool leads_to(int dir, const char *fd, dev_t dev)
+/* The block device that a path in /dev leads to, or 0. */
+static dev_t device_at(const char *path)
+{
+	struct stat st;
+
+	/* Anything else may be on a filesystem that does not answer. */
+	if (strncmp(path, "/dev/", 5) || stat(path, &st) || !S_ISBLK(st.st_mode))
+		return 0;
+	return st.st_rdev;
+}
+
+/* The block device that a descriptor of a process leads to, or 0. */
+static dev_t device_of_fd(int dir, const char *fd)
 {
 	char target[PATH_MAX];
 	struct stat st;
 	ssize_t n = readlinkat(dir, fd, target, sizeof(target) - 1);
 
 	if (n < 0)
-		return false;
+		return 0;
 	target[n] = '\0';
-	/* Anything else may be on a filesystem that does not answer. */
-	if (strncmp(target, "/dev/", 5))
-		return false;
-	return !fstatat(dir, fd, &st, 0) && S_ISBLK(st.st_mode) && st.st_rdev == dev;
+	/* As above. */
+	if (strncmp(target, "/dev/", 5) || fstatat(dir, fd, &st, 0) || !S_ISBLK(st.st_mode))
+		return 0;
+	return st.st_rdev;
 }
 
 static bool is_server(const char *pid)
@@ -62,45 +69,62 @@ static bool is_server(const char *pid)
 	       (!strcmp(verb, "serve") || !strcmp(verb, "run"));
 }
 
-static void search_process(struct search *s, const char *pid)
+/* @first: the process's first entry in the list; one is enough for each device. */
+static bool is_known(const struct users *users, int first, dev_t dev)
+{
+	for (int i = first; i < users->n; i++) {
+		if (users->list[i].dev == dev)
+			return true;
+	}
+	return false;
+}
+
+static void scan_process(struct users *users, const char *pid)
 {
 	char path[64], name[64] = "?";
-	struct device_user *u;
-	bool found = false;
+	int first = users->n;
 	struct dirent *e;
+	bool serves;
 	DIR *dir;
 
 	snprintf(path, sizeof(path), "/proc/%.20s/fd", pid);
 	dir = opendir(path);
 	if (!dir)
 		return;
-	while (!found && (e = readdir(dir)))
-		found = isdigit((unsigned char)e->d_name[0]) &&
-			leads_to(dirfd(dir), e->d_name, s->dev);
+	while ((e = readdir(dir))) {
+		dev_t dev = isdigit((unsigned char)e->d_name[0]) ?
+			    device_of_fd(dirfd(dir), e->d_name) : 0;
+
+		if (dev && !is_known(users, first, dev))
+			add(users, dev, USER_PROCESS, "");
+	}
 	closedir(dir);
-	if (!found)
+	if (users->n == first)
 		return;
 	snprintf(path, sizeof(path), "/proc/%.20s/comm", pid);
 	read_small_file(path, name, sizeof(name));
-	u = add(s, USER_PROCESS, name);
-	u->pid = atoi(pid);
-	u->serves = is_server(pid);
+	serves = is_server(pid);
+	for (int i = first; i < users->n; i++) {
+		snprintf(users->list[i].name, sizeof(users->list[i].name), "%s", name);
+		users->list[i].pid = atoi(pid);
+		users->list[i].serves = serves;
+	}
 }
 
-static void search_processes(struct search *s)
+static void scan_processes(struct users *users)
 {
 	DIR *dir = opendir("/proc");
 	struct dirent *e;
 
 	while (dir && (e = readdir(dir))) {
 		if (isdigit((unsigned char)e->d_name[0]) && atoi(e->d_name) != getpid())
-			search_process(s, e->d_name);
+			scan_process(users, e->d_name);
 	}
 	if (dir)
 		closedir(dir);
 }
 
-static void search_mounts(struct search *s)
+static void scan_mounts(struct users *users)
 {
 	FILE *f = fopen("/proc/self/mountinfo", "re");
 	char *line = NULL;
@@ -110,47 +134,65 @@ static void search_mounts(struct search *s)
 		unsigned int maj, min;
 		char source[256], point[256];
 		const char *tail = strstr(line, " - ");
-		struct stat st;
-		bool mine;
+		dev_t dev;
 
 		if (!tail || sscanf(line, "%*d %*d %u:%u %*s %255s", &maj, &min, point) != 3 ||
 		    sscanf(tail, " - %*s %255s", source) != 1)
 			continue;
-		mine = makedev(maj, min) == s->dev;
 		/* btrfs has a device number of its own; its source still names the device. */
-		if (!mine && !strncmp(source, "/dev/", 5))
-			mine = !stat(source, &st) && S_ISBLK(st.st_mode) && st.st_rdev == s->dev;
-		if (mine)
-			add(s, USER_MOUNT, point);
+		dev = device_at(source);
+		add(users, makedev(maj, min), USER_MOUNT, point);
+		if (dev && dev != makedev(maj, min))
+			add(users, dev, USER_MOUNT, point);
 	}
 	free(line);
 	if (f)
 		fclose(f);
 }
 
-static void search_swaps(struct search *s)
+static void scan_swaps(struct users *users)
 {
 	FILE *f = fopen("/proc/swaps", "re");
 	char line[512], path[256];
-	struct stat st;
 
 	while (f && fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "%255s", path) == 1 && path[0] == '/' && !stat(path, &st) &&
-		    S_ISBLK(st.st_mode) && st.st_rdev == s->dev)
-			add(s, USER_SWAP, path);
+		dev_t dev = sscanf(line, "%255s", path) == 1 ? device_at(path) : 0;
+
+		if (dev)
+			add(users, dev, USER_SWAP, path);
 	}
 	if (f)
 		fclose(f);
 }
 
-static void search_holders(struct search *s)
+/* A loop device opens what it stands on in the kernel, and is none of its holders. */
+static void scan_loops(struct users *users)
+{
+	char path[PATH_MAX], below[PATH_MAX];
+	DIR *dir = opendir("/sys/block");
+	struct dirent *e;
+
+	while (dir && (e = readdir(dir))) {
+		dev_t dev;
+
+		if (strncmp(e->d_name, "loop", 4))
+			continue;
+		snprintf(path, sizeof(path), "/sys/block/%s/loop/backing_file", e->d_name);
+		dev = read_small_file(path, below, sizeof(below)) ? 0 : device_at(below);
+		if (dev)
+			add(users, dev, USER_DEVICE, e->d_name);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+static void scan_holders(struct users *users, dev_t dev)
 {
 	char path[PATH_MAX], name[128];
 	struct dirent *e;
 	DIR *dir;
 
-	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/holders", major(s->dev),
-		 minor(s->dev));
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/holders", major(dev), minor(dev));
 	dir = opendir(path);
 	while (dir && (e = readdir(dir))) {
 		if (e->d_name[0] == '.')
@@ -158,22 +200,53 @@ static void search_holders(struct search *s)
 		snprintf(path, sizeof(path), "/sys/class/block/%s/dm/name", e->d_name);
 		if (read_small_file(path, name, sizeof(name)))
 			snprintf(name, sizeof(name), "%.100s", e->d_name);
-		add(s, USER_DEVICE, name);
+		add(users, dev, USER_DEVICE, name);
 	}
 	if (dir)
 		closedir(dir);
 }
 
+void users_scan(struct users *users)
+{
+	memset(users, 0, sizeof(*users));
+	scan_mounts(users);
+	scan_swaps(users);
+	scan_loops(users);
+	scan_processes(users);
+}
+
+int users_of(const struct users *users, dev_t dev, struct device_user **list)
+{
+	struct users mine = { 0 };
+
+	scan_holders(&mine, dev);
+	for (int i = 0; i < users->n; i++) {
+		const struct device_user *u = &users->list[i];
+
+		if (u->dev != dev)
+			continue;
+		*add(&mine, dev, u->kind, "") = *u;
+	}
+	*list = mine.list;
+	return mine.n;
+}
+
+void users_free(struct users *users)
+{
+	free(users->list);
+	users->list = NULL;
+	users->n = 0;
+}
+
 int users_find(dev_t dev, struct device_user **list)
 {
-	struct search s = { .dev = dev };
+	struct users users;
+	int n;
 
-	search_mounts(&s);
-	search_swaps(&s);
-	search_holders(&s);
-	search_processes(&s);
-	*list = s.list;
-	return s.n;
+	users_scan(&users);
+	n = users_of(&users, dev, list);
+	users_free(&users);
+	return n;
 }
 
 const char *user_describe(const struct device_user *u, char *buf, size_t len)

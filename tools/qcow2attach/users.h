@@ -19,12 +19,14 @@ enum user_kind {
 
 /**
  * struct device_user - one user.
+ * @dev: the device that it uses.
  * @kind: what it is.
  * @pid: the process.
  * @name: the process's name, the mount point, or the device.
  * @serves: the process is a `qcow2attach serve`.
  */
 struct device_user {
+	dev_t dev;
 	enum user_kind kind;
 	pid_t pid;
 	char name[256];
@@ -32,11 +34,40 @@ struct device_user {
 };
 
 /**
- * users_find() - look for the users of a device.
- * @dev: its number.
- * @list: receives an array to be freed.
+ * struct users - the users of all block devices, as they were at one time.
+ * @list: the users.
+ * @n: how many.
+ */
+struct users {
+	struct device_user *list;
+	int n;
+};
+
+/**
+ * users_scan() - look for the users of all devices, once.
+ * @users: filled; users_free() it.
  *
  * Processes that may not be looked into are not seen.
+ */
+void users_scan(struct users *users);
+
+/**
+ * users_of() - the users of one device.
+ * @users: the users of all.
+ * @dev: the device's number.
+ * @list: receives an array to be freed.
+ *
+ * Return: how many.
+ */
+int users_of(const struct users *users, dev_t dev, struct device_user **list);
+
+/** users_free() - free what users_scan() found. */
+void users_free(struct users *users);
+
+/**
+ * users_find() - both at once, for a single device.
+ * @dev: its number.
+ * @list: receives an array to be freed.
  *
  * Return: how many.
  */

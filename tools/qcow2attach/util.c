@@ -82,15 +82,18 @@ int cause_exit(void)
 	return current_code;
 }
 
+/* The names in it are somebody's choice, or may be. */
 static void print_line(const char *text)
 {
 	const char *verb = current_verb ? current_verb : "";
 	const char *colon = current_verb ? ": " : "";
+	char *line = printable(text);
 
 	if (use_syslog)
-		syslog(LOG_NOTICE, "%s%s%s", verb, colon, text);
+		syslog(LOG_NOTICE, "%s%s%s", verb, colon, line);
 	else
-		fprintf(stderr, "qcow2attach: %s%s%s\n", verb, colon, text);
+		fprintf(stderr, "qcow2attach: %s%s%s\n", verb, colon, line);
+	free(line);
 }
 
 int report(const char *subject)
@@ -208,6 +211,67 @@ const char *format_size(uint64_t bytes, char *buf, size_t len)
 	else
 		snprintf(buf, len, "%.1f %s", value, units[i]);
 	return buf;
+}
+
+int utf8_length(const char *s)
+{
+	const unsigned char *c = (const unsigned char *)s;
+	int n = c[0] < 0x80 ? 1 : c[0] >= 0xc2 && c[0] < 0xe0 ? 2 : c[0] >= 0xe0 && c[0] < 0xf0 ? 3
+		: c[0] >= 0xf0 && c[0] < 0xf5 ? 4 : 0;
+
+	for (int i = 1; i < n; i++) {
+		if ((c[i] & 0xc0) != 0x80)
+			return 0;
+	}
+	/* What could be said shorter, surrogates, and what lies behind the last character. */
+	if ((c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xed && c[1] > 0x9f) ||
+	    (c[0] == 0xf0 && c[1] < 0x90) || (c[0] == 0xf4 && c[1] > 0x8f))
+		return 0;
+	return n;
+}
+
+/* C0 and DEL; C1, which terminals know in UTF-8, too; and what reverses the text's direction. */
+static bool is_control(const unsigned char *c, int n)
+{
+	return c[0] < 0x20 || c[0] == 0x7f || (n == 2 && c[0] == 0xc2 && c[1] < 0xa0) ||
+	       (n == 3 && c[0] == 0xe2 && c[1] == 0x80 && c[2] >= 0xa8 && c[2] <= 0xae) ||
+	       (n == 3 && c[0] == 0xe2 && c[1] == 0x81 && c[2] >= 0xa6 && c[2] <= 0xa9);
+}
+
+char *printable(const char *text)
+{
+	char *out = xrealloc(NULL, 4 * strlen(text) + 1), *to = out;
+
+	while (*text) {
+		const unsigned char *c = (const unsigned char *)text;
+		int n = utf8_length(text), bytes = n ? n : 1;
+
+		if (n && !is_control(c, n)) {
+			memcpy(to, text, n);
+			to += n;
+		} else {
+			for (int i = 0; i < bytes; i++)
+				to += sprintf(to, "\\%03o", c[i]);
+		}
+		text += bytes;
+	}
+	*to = '\0';
+	return out;
+}
+
+char *shell_word(const char *text)
+{
+	char *out = xrealloc(NULL, 4 * strlen(text) + 3), *to = out;
+
+	*to++ = '\'';
+	for (; *text; text++) {
+		if (*text == '\'')
+			to = stpcpy(to, "'\\''");
+		else
+			*to++ = *text;
+	}
+	strcpy(to, "'");
+	return out;
 }
 
 static void *or_die(void *p)

@@ -75,6 +75,8 @@ int cause_exit(void);
 
 /**
  * report() - print the remembered cause as `qcow2attach: verb: subject: cause`.
+ *
+ * This and the other functions that print a line make all of it printable().
  * @subject: what the verb was working on, or NULL.
  *
  * Return: the exit code of the cause.
@@ -135,6 +137,34 @@ int parse_uint(const char *text, const char *what, unsigned int min, unsigned in
  * Return: @buf.
  */
 const char *format_size(uint64_t bytes, char *buf, size_t len);
+
+/**
+ * printable() - a name as people may be shown it.
+ * @text: any bytes but NUL: names of files are such.
+ *
+ * A control character, which could move the cursor, begin a line that looks like one of ours, or set the
+ * terminal up anew, becomes a backslash and three octal digits, as in the kernel's table lines; so does
+ * each byte of what is no UTF-8.
+ *
+ * Return: an allocated string.
+ */
+char *printable(const char *text);
+
+/**
+ * shell_word() - a text as a shell takes it for one word, for a command that people are to copy.
+ * @text: the text.
+ *
+ * Return: an allocated string.
+ */
+char *shell_word(const char *text);
+
+/**
+ * utf8_length() - how many bytes are one character of UTF-8 (RFC 3629).
+ * @s: the bytes.
+ *
+ * Return: 1 to 4, or 0 when they are none.
+ */
+int utf8_length(const char *s);
 
 /** xstrdup() - strdup() that ends the program when there is no memory. */
 char *xstrdup(const char *s);

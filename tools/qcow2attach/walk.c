@@ -135,15 +135,17 @@ static int follow(struct steps *s, int fd, const struct stat *st)
 	return begin(s);
 }
 
-/* Open a part for nothing. A directory on the way may be one that is mounted when it is used. */
+/*
+ * Open a part for nothing. A directory on the way may be one that is mounted when it is used: asking
+ * for its attributes does that, and what they say is not looked at.
+ */
 static int open_part(const struct steps *s, const char *part, bool last)
 {
-	int flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
-	int fd = last ? -1 : openat(s->at, part, flags | O_DIRECTORY);
+	struct stat unused;
 
-	if (fd < 0 && (last || errno == ENOTDIR || errno == ELOOP))
-		fd = openat(s->at, part, flags);
-	return fd;
+	if (!last)
+		(void)fstatat(s->at, part, &unused, AT_SYMLINK_NOFOLLOW);
+	return openat(s->at, part, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 }
 
 /* The file is looked for here by its last name. */
