@@ -4,6 +4,7 @@
  * hostile and random, and against what qemu-img says of the same image.
  */
 #include <endian.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "header.h"
@@ -168,6 +169,54 @@ static void test_hostile(void)
 	expect_refused("not a word");
 }
 
+/* What QEMU refuses, although nothing of it would be used. */
+static void test_as_qemu(void)
+{
+	struct image_header h;
+
+	make_image();
+	head()->snapshots_offset = htobe64(0x1234567890abcdef);
+	expect_refused("0 snapshots at offset 1311768467294899695");
+	make_image();
+	head()->snapshots_offset = htobe64(1ull << 63);
+	expect_refused("snapshots at offset");
+	make_image();
+	head()->nb_snapshots = htobe32(65537);
+	expect_refused("65537 snapshots");
+	make_image();
+	head()->snapshots_offset = htobe64(1 << 20);
+	expect_accepted(&h);
+	make_image();
+	head()->autoclear_features = htobe64(QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+	expect_refused("external data file is raw");
+	head()->incompatible_features = htobe64(QCOW2_INCOMPAT_DATA_FILE);
+	expect_accepted(&h);
+	/* In version 2 these bytes are none of the header's. */
+	make_image();
+	head()->version = htobe32(2);
+	memset(image + 72, 0, 64);
+	put_extension(72, QCOW2_EXT_FEATURE_NAMES, NULL, 16);
+	image[80 + 7 + 8] = QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+	expect_accepted(&h);
+	make_image();
+	put_extension(120, QCOW2_EXT_BITMAPS, NULL, 23);
+	expect_refused("bitmaps extension has 23 bytes");
+	make_image();
+	put_extension(120, QCOW2_EXT_BITMAPS, NULL, 24);
+	expect_accepted(&h);
+	head()->autoclear_features = htobe64(QCOW2_AUTOCLEAR_BITMAPS);
+	expect_refused("0 bitmaps");
+	make_image();
+	put_extension(120, QCOW2_EXT_CRYPTO, NULL, 16);
+	expect_refused("no encryption");
+	make_image();
+	put_extension(120, QCOW2_EXT_FEATURE_NAMES, NULL, 512 - 128 - 4);
+	expect_accepted(&h);
+	head()->backing_file_offset = htobe64(124);
+	memcpy(image + 124, "base.qcow2", 10);
+	expect_refused("4 bytes for an extension");
+}
+
 static void test_truncated(void)
 {
 	struct image_header h;
@@ -263,12 +312,112 @@ static void test_against_qemu(void)
 	CHECK(!system(command));
 }
 
+/* What of the header is changed, and whose it is to judge: ours, or the kernel's. */
+struct field {
+	const char *name;
+	size_t offset, width;
+	bool kernels;
+};
+
+static const struct field fields[] = {
+	{ "backing_file_offset", 8, 8, false },
+	{ "backing_file_size", 16, 4, false },
+	{ "cluster_bits", 20, 4, true },	/* with it all tables are elsewhere */
+	{ "size", 24, 8, true },		/* against the L1 table's */
+	{ "crypt_method", 32, 4, true },
+	{ "l1_size", 36, 4, true },
+	{ "l1_table_offset", 40, 8, true },
+	{ "refcount_table_offset", 48, 8, true },
+	{ "refcount_table_clusters", 56, 4, true },
+	{ "nb_snapshots", 60, 4, true },	/* what it counts is read */
+	{ "snapshots_offset", 64, 8, false },
+	{ "incompatible_features", 72, 8, true },
+	{ "compatible_features", 80, 8, false },
+	{ "autoclear_features", 88, 8, false },
+	{ "refcount_order", 96, 4, true },
+	{ "header_length", 100, 4, false },
+	{ "first extension", 112, 4, false },
+	{ "its length", 116, 4, false },
+};
+
+static void put_number(size_t offset, size_t width, uint64_t value)
+{
+	for (size_t i = 0; i < width; i++)
+		image[offset + i] = value >> (8 * (width - 1 - i));
+}
+
+static bool qemu_accepts(const char *path)
+{
+	char command[256];
+	FILE *f = fopen(path, "r+");
+
+	CHECK(f && fwrite(image, 1, image_len, f) == image_len && !fclose(f));
+	/* "qemu-img info" opens an image that is not to be read, and looks less closely. */
+	snprintf(command, sizeof(command), "qemu-io -r -f qcow2 -c quit %s >/dev/null 2>&1", path);
+	return !system(command);
+}
+
+/* Headers that differ in one field from a good one: what we take, and leave to nobody, QEMU takes. */
+static void test_matrix_against_qemu(void)
+{
+	static const uint64_t values[] = {
+		0, 1, 2, 3, 16, 24, 104, 112, 1000, 65536, 65537, 0x23852875, 0x0537be77, 0xffffffff,
+		1ull << 63, 0x1234567890abcdef,
+	};
+	unsigned int both = 0, refused = 0, stricter = 0, kernels = 0;
+	char dir[] = "/tmp/tool-header.XXXXXX", command[512], path[64], error[256];
+	static unsigned char good[4096];
+	FILE *f;
+
+	if (system("qemu-img --version >/dev/null 2>&1")) {
+		printf("  skipped: no qemu-img to compare with\n");
+		return;
+	}
+	CHECK(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/image", dir);
+	snprintf(command, sizeof(command), "qemu-img create -q -f qcow2 %s 1M", path);
+	CHECK(!system(command));
+	f = fopen(path, "r");
+	CHECK(f && fread(good, 1, sizeof(good), f) == sizeof(good));
+	fclose(f);
+	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+		for (size_t j = 0; j < sizeof(values) / sizeof(values[0]); j++) {
+			struct image_header h;
+			bool ours, qemus;
+
+			if (fields[i].width == 4 && values[j] > UINT32_MAX)
+				continue;
+			memcpy(image, good, sizeof(image));
+			image_len = sizeof(image);
+			put_number(fields[i].offset, fields[i].width, values[j]);
+			ours = !parse(&h, error, sizeof(error));
+			qemus = qemu_accepts(path);
+			both += ours && qemus;
+			refused += !ours && !qemus;
+			stricter += !ours && qemus;
+			kernels += ours && !qemus && fields[i].kernels;
+			CHECK(!ours || qemus || fields[i].kernels, "%s = %#llx is taken, but not by "
+			      "QEMU", fields[i].name, (unsigned long long)values[j]);
+			if (!ours && qemus)
+				printf("  stricter than QEMU: %s = %#llx: %s\n", fields[i].name,
+				       (unsigned long long)values[j], error);
+		}
+	}
+	printf("  headers: both take %u, both refuse %u, we alone refuse %u, the kernel is to refuse "
+	       "%u\n", both, refused, stricter, kernels);
+	CHECK(both && refused && kernels);
+	snprintf(command, sizeof(command), "rm -r %s", dir);
+	CHECK(!system(command));
+}
+
 int main(void)
 {
 	test_good();
 	test_hostile();
+	test_as_qemu();
 	test_truncated();
 	test_against_qemu();
+	test_matrix_against_qemu();
 	test_random();
 	return 0;
 }

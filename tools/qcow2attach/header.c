@@ -13,6 +13,20 @@
 
 #include "../../dm-qcow2/qcow2-format.h"
 
+/* "Bitmaps extension", and what QEMU takes of it. */
+struct bitmaps_ext {
+	__be32 nb_bitmaps;
+	__be32 reserved;
+	__be64 directory_size;
+	__be64 directory_offset;
+} __attribute__((packed));
+
+#define MAX_BITMAPS 65535
+#define MAX_BITMAP_DIRECTORY (1024ull * MAX_BITMAPS)
+
+/* The least that an entry of the snapshot table takes. */
+#define SNAPSHOT_BYTES 40
+
 /* What the steps of one header_parse() share. */
 struct parse {
 	header_read_fn read_at;
@@ -22,6 +36,8 @@ struct parse {
 	size_t error_len;
 	uint64_t backing_offset;
 	uint64_t extensions;	/* where the first header extension begins */
+	uint64_t autoclear;
+	uint32_t crypt_method;
 };
 
 __attribute__((format(printf, 2, 3)))
@@ -43,6 +59,33 @@ static int read_exact(struct parse *p, void *buf, size_t len, uint64_t offset, c
 		return refuse(p, "the %s cannot be read", what);
 	if ((size_t)n < len)
 		return refuse(p, "the image ends inside its %s", what);
+	return 0;
+}
+
+/*
+ * The rest of the header as QEMU judges it, even where nothing of it is used: a guest must not write
+ * to an image that QEMU's tools will not open afterwards. What the kernel checks is left to it.
+ */
+static int check_fixed(struct parse *p, const struct qcow2_header *h)
+{
+	uint64_t cluster = 1ull << p->out->cluster_bits;
+	uint64_t snapshots = be64toh(h->snapshots_offset);
+	uint32_t count = be32toh(h->nb_snapshots);
+
+	if (count > QCOW2_MAX_SNAPSHOTS)
+		return refuse(p, "the header has %u snapshots, more than %u", count,
+			      QCOW2_MAX_SNAPSHOTS);
+	if (snapshots % cluster || snapshots > (uint64_t)INT64_MAX - SNAPSHOT_BYTES * count)
+		return refuse(p, "the header has its %u snapshots at offset %llu, where none can be",
+			      count,
+			      (unsigned long long)snapshots);
+	if (p->out->version < 3)
+		return 0;
+	p->autoclear = be64toh(h->autoclear_features);
+	if ((p->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW) &&
+	    !(be64toh(h->incompatible_features) & QCOW2_INCOMPAT_DATA_FILE))
+		return refuse(p, "the header says that an external data file is raw, but there is "
+			      "none");
 	return 0;
 }
 
@@ -82,6 +125,9 @@ static int parse_fixed(struct parse *p)
 				      length);
 		p->extensions = length;
 	}
+	if (check_fixed(p, &h))
+		return -1;
+	p->crypt_method = be32toh(h.crypt_method);
 	p->backing_offset = be64toh(h.backing_file_offset);
 	name_len = be32toh(h.backing_file_size);
 	if (!p->backing_offset)
@@ -105,12 +151,36 @@ static int parse_fixed(struct parse *p)
 	return 0;
 }
 
+/* As QEMU does; our own parts have no use for bitmaps. */
+static int check_bitmaps(struct parse *p, uint32_t length, uint64_t at)
+{
+	uint64_t cluster = 1ull << p->out->cluster_bits;
+	struct bitmaps_ext b;
+	uint32_t count;
+
+	if (length != sizeof(b))
+		return refuse(p, "the bitmaps extension has %u bytes", length);
+	if (!(p->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		return 0;	/* it is not valid, and whoever sees that leaves it alone */
+	if (read_exact(p, &b, sizeof(b), at, "bitmaps extension"))
+		return -1;
+	count = be32toh(b.nb_bitmaps);
+	if (!count || count > MAX_BITMAPS || b.reserved ||
+	    be64toh(b.directory_offset) % cluster ||
+	    be64toh(b.directory_size) > MAX_BITMAP_DIRECTORY)
+		return refuse(p, "the bitmaps extension has %u bitmaps in %llu bytes at offset %llu, "
+			      "which cannot be", count,
+			      (unsigned long long)be64toh(b.directory_size),
+			      (unsigned long long)be64toh(b.directory_offset));
+	return 0;
+}
+
 static int parse_extensions(struct parse *p)
 {
 	uint64_t end = p->backing_offset ? p->backing_offset : 1ull << p->out->cluster_bits;
 	uint64_t at = p->extensions;
 
-	while (end - at >= sizeof(struct qcow2_header_ext)) {
+	while (at < end) {
 		struct qcow2_header_ext ext;
 		uint32_t type, length;
 		ssize_t n = p->read_at(p->ctx, &ext, sizeof(ext), at);
@@ -120,6 +190,9 @@ static int parse_extensions(struct parse *p)
 		/* Without an end mark they end with the image. */
 		if ((size_t)n < sizeof(ext))
 			return 0;
+		if (end - at < sizeof(ext))
+			return refuse(p, "the header has %llu bytes for an extension, which needs more",
+				      (unsigned long long)(end - at));
 		type = be32toh(ext.type);
 		length = be32toh(ext.length);
 		at += sizeof(ext);
@@ -134,9 +207,11 @@ static int parse_extensions(struct parse *p)
 			if (read_exact(p, p->out->backing_format, length, at, "backing format"))
 				return -1;
 		}
+		if (type == QCOW2_EXT_BITMAPS && check_bitmaps(p, length, at))
+			return -1;
+		if (type == QCOW2_EXT_CRYPTO && p->crypt_method != QCOW2_CRYPT_LUKS)
+			return refuse(p, "the header has an encryption header, but no encryption");
 		at += (length + 7ull) & ~7ull;
-		if (at > end)
-			return 0;
 	}
 	return 0;
 }
