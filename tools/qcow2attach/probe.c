@@ -84,6 +84,9 @@ static bool plausible(const struct answer *a)
 	    !terminated(h->backing_name, sizeof(h->backing_name)) ||
 	    !terminated(h->backing_format, sizeof(h->backing_format)))
 		return false;
+	/* What is refused may be refused half read. */
+	if (!a->accepted)
+		return true;
 	return h->size <= INT64_MAX && h->has_backing == !!h->backing_name[0];
 }
 
