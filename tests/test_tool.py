@@ -167,6 +167,7 @@ def test_bdev_images(bdev, attach):
         dev.write(b"\1" * 4096)
     tool("detach", "onbdev")
     image_check(top)
+    assert "no errors; holds 1 of" in tool("check", top)[0]
 
 
 def test_names(images, attach):
@@ -184,9 +185,11 @@ def test_names(images, attach):
 def test_names_that_would_fake_a_line(images, attach):
     """Control characters in names reach no terminal, and make no line."""
     evil = f"{images}/a\nvm9  1 GiB  rw  /etc\x1b[2J\x9b/"
-    os.mkdir(evil)
-    base = image_create(f"{evil}base.qcow2", MIB)
-    image = image_create(f"{evil}vm.qcow2", backing=base)
+    os.makedirs(evil)
+    image_create(f"{evil}base.qcow2", MIB)
+    image = image_create(f"{evil}vm.qcow2", backing="base.qcow2")
+    full = image_create(f"{images}/full.qcow2", backing=f"{evil}base.qcow2")
+    assert "the backing file name has the control character 0x0a" in refused("attach", full, code=4)
     for done in (run("qcow2attach", "attach", evil, check=False),
                  run("qcow2attach", "attach", f"{evil}none", check=False),
                  run("qcow2attach", "check", f"{evil}none", check=False)):
@@ -206,7 +209,7 @@ def test_names_that_would_fake_a_line(images, attach):
     # The command that is advised is one that can be copied.
     trap = f"{images}/it's; touch {images}/trapped; '"
     os.makedirs(os.path.dirname(trap))
-    image = image_create(trap, MIB, backing=base)
+    image = image_create(trap, MIB, backing=image_create(f"{images}/b.qcow2", MIB))
     with open(image, "r+b") as f:
         head = f.read(512)
         f.seek(head.index(bytes.fromhex("e2792aca")))
@@ -250,17 +253,13 @@ def test_a_loop_device_on_the_disk(images, attach, cleanup):
 
 def test_status_of_many(images, attach, spawn):
     """Who uses what is looked for once, however many devices there are."""
-    def looks():
-        run("strace", "-o", f"{images}/strace", "-e", "trace=openat", "qcow2attach", "status")
-        with open(f"{images}/strace") as f:
-            return len(re.findall(r'"/proc/\d+/fd"', f.read()))
-
-    first = attach(image_create(f"{images}/vm0.qcow2", MIB))
-    one = looks()
-    paths = [attach(image_create(f"{images}/vm{n}.qcow2", MIB)) for n in range(1, 6)]
-    holders = [spawn("sleep", "60", stdin=open(path, "rb")) for path in (first, paths[2])]
-    many = looks()
-    assert one and one <= many <= one + len(holders) + 2, (one, many)
+    paths = [attach(image_create(f"{images}/vm{n}.qcow2", MIB)) for n in range(6)]
+    holders = [spawn("sleep", "60", stdin=open(path, "rb")) for path in (paths[0], paths[3])]
+    run("strace", "-o", f"{images}/strace", "-e", "trace=openat", "qcow2attach", "status")
+    with open(f"{images}/strace") as f:
+        looked_into = re.findall(r'"/proc/(\d+)/fd"', f.read())
+    assert {str(holder.pid) for holder in holders} <= set(looked_into)
+    assert len(looked_into) == len(set(looked_into))
     found = {d["name"]: [u["pid"] for u in d["users"]]
              for d in json.loads(tool("status", "--json")[0])}
     assert found == {"vm0": [holders[0].pid], "vm1": [], "vm2": [], "vm3": [holders[1].pid],
@@ -614,9 +613,9 @@ def test_check_refuses(images, spawn, tmp_path):
     # It must not be led elsewhere by what the header says.
     outside = image_create(f"{images}/data.qcow2", MIB, data_file=f"{images}/elsewhere")
     assert "its data in another file" in refused("check", outside, code=4)
-    backed = image_create(f"{images}/backed.qcow2", MIB, backing="/etc/passwd", backing_fmt="raw")
+    backed = image_create(f"{images}/backed.qcow2", MIB, backing="/etc/shadow", backing_fmt="raw")
     trace = run("strace", "-f", "-e", "trace=openat", "qcow2attach", "check", backed, check=False)
-    assert trace.returncode == 0 and "/etc/passwd" not in trace.stderr
+    assert trace.returncode == 0 and "/etc/shadow" not in trace.stderr
     for junk, words in ((b"", "too short"), (b"x" * 4096, "not a qcow2 image")):
         with open(f"{images}/junk", "wb") as f:
             f.write(junk)
@@ -651,3 +650,76 @@ def test_check_dirty(images):
     tool("attach", image)
     tool("detach", "lazy")
     image_check(image)
+
+
+def test_check_trusts_qemu_img_with_nothing(images, tmp_path):
+    """It works on what an enemy may have written: as a user without rights, within limits, with the
+    image alone, which it can write only to repair it."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    os.mkdir(f"{images}/private", 0o700)
+    image = image_create(f"{images}/private/vm.qcow2", 8 * MIB, lazy_refcounts="on")
+    os.chmod(image, 0o600)
+    tool("check", image)
+    run("qemu-io", "-c", "write -q 0 1M", "-c", "abort", image, check=False)
+    assert "counted its clusters anew" in tool("check", "--repair", image)[0]
+    image_check(image)
+    # What else could it do? Another program in its place tries.
+    os.chmod(tmp_path, 0o755)
+    for parent in tmp_path.parents:
+        os.chmod(parent, os.stat(parent).st_mode | 0o555)
+    report = tmp_path / "report"
+    report.touch()
+    report.chmod(0o666)
+    fake = tmp_path / "bin" / "qemu-img"
+    fake.parent.mkdir()
+    fake.write_text(f"""#!/usr/bin/python3
+import json, os, resource, socket
+
+def attempt(f):
+    try:
+        return repr(f())
+    except OSError as e:
+        return e.strerror
+
+def head(path, flags=os.O_RDONLY):
+    with open(os.open(path, flags), "rb") as f:
+        return f.read(4)
+
+print(json.dumps({{"corruptions": 0}}))
+report = {{
+    "uids": os.getresuid(), "gids": os.getresgid(), "groups": os.getgroups(),
+    "image": attempt(lambda: head("/proc/self/fd/3")),
+    "write": attempt(lambda: head("/proc/self/fd/3", os.O_RDWR)),
+    "secret": attempt(lambda: head({str(secret)!r})),
+    "socket": attempt(lambda: socket.socket(socket.AF_UNIX)),
+    "kill": attempt(lambda: os.kill(os.getppid(), 0)),
+    "limits": [resource.getrlimit(what)[1] for what in (resource.RLIMIT_CORE, resource.RLIMIT_CPU,
+                                                     resource.RLIMIT_AS, resource.RLIMIT_FSIZE)],
+    "fds": sorted(os.listdir("/proc/self/fd")),
+}}
+with open({str(report)!r}, "w") as f:
+    json.dump(report, f)
+""")
+    fake.chmod(0o755)
+    env = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"}
+    with open(image, "rb") as keep:
+        os.set_inheritable(keep.fileno(), True)
+        run("qcow2attach", "check", image, env=env, close_fds=False)
+    seen = json.loads(report.read_text())
+    assert len(set(seen["uids"])) == 1 and seen["uids"][0] != 0 and 0 not in seen["gids"]
+    assert seen["groups"] == []
+    assert seen["image"] == repr(b"QFI\xfb")
+    assert [seen[what] for what in ("write", "secret", "socket", "kill")] == \
+        ["Permission denied", "Permission denied", "Operation not permitted",
+         "Operation not permitted"]
+    core, cpu, memory, size = seen["limits"]
+    assert core == 0 and 0 < cpu < 86400 and 0 < memory < 1 << 46
+    assert os.path.getsize(image) < size < os.path.getsize(image) * 2 + (1 << 30)
+    # Its own, the image, and that of the directory that it lists.
+    assert seen["fds"] == ["0", "1", "2", "3", "4"]
+    fake.unlink()
+    done = run("qcow2attach", "check", image, check=False, env={**os.environ, "PATH": "/nowhere"},
+               executable="/build/qcow2attach")
+    assert done.returncode == 1 and "install qemu-utils" in done.stderr

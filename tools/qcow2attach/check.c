@@ -4,15 +4,14 @@
  * the run of qemu-img, which knows the format independently of us and does the
  * work.
  *
- * qemu-img is told the format and to open nothing but the image, which it is
- * given open: it would follow the names in the header otherwise.
+ * qemu-img is told the format and to open nothing but the image, which is opened for
+ * it (cage.c): it would follow the names in the header otherwise.
  */
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <json-c/json.h>
 #include <poll.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -20,6 +19,7 @@
 #include <unistd.h>
 
 #include "../../dm-qcow2/qcow2-format.h"
+#include "cage.h"
 #include "cli.h"
 #include "probe.h"
 #include "state.h"
@@ -55,10 +55,6 @@ struct verdict {
 	bool dirty, rebuilt;
 };
 
-/* The number of the image's descriptor in qemu-img, and what leads there, whatever its name is. */
-#define IMAGE_FD 3
-#define IMAGE_PATH "/proc/self/fd/3"
-
 /* The image as qemu-img is told of it: with its format, and with no backing file. */
 static char *image_name(bool node)
 {
@@ -68,7 +64,7 @@ static char *image_name(bool node)
 
 	json_object_object_add(file, "driver",
 			       json_object_new_string(node ? "host_device" : "file"));
-	json_object_object_add(file, "filename", json_object_new_string(IMAGE_PATH));
+	json_object_object_add(file, "filename", json_object_new_string(CAGE_IMAGE));
 	json_object_object_add(top, "driver", json_object_new_string("qcow2"));
 	json_object_object_add(top, "file", file);
 	json_object_object_add(top, "backing", NULL);
@@ -79,11 +75,10 @@ static char *image_name(bool node)
 	return name;
 }
 
-static int start(char *const argv[], int image_fd, pid_t *pid, struct capture *out,
+static int start(struct cage *cage, char *const argv[], const struct stat *st, struct capture *out,
 		 struct capture *err)
 {
-	posix_spawn_file_actions_t actions;
-	int out_pipe[2], err_pipe[2], ret;
+	int out_pipe[2], err_pipe[2], ret, why;
 
 	if (pipe2(out_pipe, O_CLOEXEC))
 		return cause_errno("no pipe to qemu-img");
@@ -93,13 +88,8 @@ static int start(char *const argv[], int image_fd, pid_t *pid, struct capture *o
 		close(out_pipe[1]);
 		return -1;
 	}
-	posix_spawn_file_actions_init(&actions);
-	posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-	posix_spawn_file_actions_adddup2(&actions, out_pipe[1], 1);
-	posix_spawn_file_actions_adddup2(&actions, err_pipe[1], 2);
-	posix_spawn_file_actions_adddup2(&actions, image_fd, IMAGE_FD);
-	ret = posix_spawnp(pid, argv[0], &actions, NULL, argv, environ);
-	posix_spawn_file_actions_destroy(&actions);
+	ret = cage_start(cage, argv, st, out_pipe[1], err_pipe[1]);
+	why = errno;
 	close(out_pipe[1]);
 	close(err_pipe[1]);
 	out->fd = out_pipe[0];
@@ -108,9 +98,9 @@ static int start(char *const argv[], int image_fd, pid_t *pid, struct capture *o
 		return 0;
 	close(out->fd);
 	close(err->fd);
-	if (ret == ENOENT)
+	if (why == ENOENT)
 		return cause("qemu-img is not there, which does the checking: install qemu-utils");
-	return cause("qemu-img cannot be started: %s", strerror(ret));
+	return cause_prefix("qemu-img");
 }
 
 /* Returns whether there may be more. What does not fit is dropped. */
@@ -142,15 +132,17 @@ static void end_progress(bool shown)
 		fputs("\r\033[K", stderr);
 }
 
-static void collect(const char *image, struct capture *out, struct capture *err)
+static void collect(const char *image, const struct cage *cage, struct capture *out,
+		    struct capture *err)
 {
-	struct pollfd p[2] = { { .fd = out->fd, .events = POLLIN },
-			       { .fd = err->fd, .events = POLLIN } };
+	struct pollfd p[3] = { { .fd = out->fd, .events = POLLIN },
+			       { .fd = err->fd, .events = POLLIN },
+			       { .fd = cage->listener, .events = POLLIN } };
 	uint64_t since = now_ms();
 	bool shown = false;
 
 	while (p[0].fd >= 0 || p[1].fd >= 0) {
-		if (poll(p, 2, shown ? 1000 : PROGRESS_AFTER_MS) <= 0) {
+		if (poll(p, ARRAY_SIZE(p), shown ? 1000 : PROGRESS_AFTER_MS) <= 0) {
 			show_progress(image, since);
 			shown = true;
 			continue;
@@ -159,6 +151,10 @@ static void collect(const char *image, struct capture *out, struct capture *err)
 			p[0].fd = -1;
 		if (p[1].revents && !take(err))
 			p[1].fd = -1;
+		if (p[2].revents & POLLIN)
+			cage_answer(cage);
+		else if (p[2].revents)
+			p[2].fd = -1;
 	}
 	end_progress(shown);
 	out->text[out->n] = '\0';
@@ -188,7 +184,8 @@ static int say_error(char *text, int status)
 		return cause_code(EXIT_BUSY);
 	}
 	if (WIFSIGNALED(status))
-		return cause("qemu-img was stopped by signal %d (%s)", WTERMSIG(status),
+		return cause("qemu-img was stopped by signal %d (%s); it may take no more than some "
+			     "memory and time, in case the image is an attack", WTERMSIG(status),
 			     strsignal(WTERMSIG(status)));
 	return cause("%s", *text ? text : "qemu-img failed without saying why");
 }
@@ -218,12 +215,12 @@ static int judge(struct capture *out, struct capture *err, int status, struct ve
 }
 
 /* @repair is NULL, "leaks" or "all". */
-static int run_qemu_img(const char *image, int fd, bool node, const char *repair,
+static int run_qemu_img(const char *image, int fd, const struct stat *st, const char *repair,
 			struct verdict *v)
 {
 	static struct capture out, err;
+	struct cage cage = { .image = fd, .writable = repair };
 	struct strv args = { 0 };
-	pid_t pid;
 	int status, ret;
 
 	strv_add(&args, xstrdup("qemu-img"));
@@ -231,13 +228,14 @@ static int run_qemu_img(const char *image, int fd, bool node, const char *repair
 	strv_add(&args, xstrdup("--output=json"));
 	if (repair)
 		strv_add(&args, xasprintf("--repair=%s", repair));
-	strv_add(&args, image_name(node));
+	strv_add(&args, image_name(S_ISBLK(st->st_mode)));
 	out.n = 0;
 	err.n = 0;
-	ret = start(args.v, fd, &pid, &out, &err);
+	ret = start(&cage, args.v, st, &out, &err);
 	if (!ret) {
-		collect(image, &out, &err);
-		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		collect(image, &cage, &out, &err);
+		cage_close(&cage);
+		while (waitpid(cage.pid, &status, 0) < 0 && errno == EINTR)
 			;
 		ret = judge(&out, &err, status, v);
 	}
@@ -266,17 +264,17 @@ static int check_features(int fd, bool *dirty)
 	return 0;
 }
 
-static int repair_image(const char *image, int fd, bool node, struct verdict *v)
+static int repair_image(const char *image, int fd, const struct stat *st, struct verdict *v)
 {
 	/* Its refcounts are wrong because it is dirty: they follow from the other tables. */
-	if (v->dirty && !run_qemu_img(image, fd, node, "all", v)) {
+	if (v->dirty && !run_qemu_img(image, fd, st, "all", v)) {
 		v->rebuilt = !v->corruptions;
 		return 0;
 	}
 	if (v->dirty)
 		return -1;
 	/* Where tables are damaged, what seems leaked may be somebody's data. */
-	return v->leaks && !v->corruptions ? run_qemu_img(image, fd, node, "leaks", v) : 0;
+	return v->leaks && !v->corruptions ? run_qemu_img(image, fd, st, "leaks", v) : 0;
 }
 
 static int look(const char *image, bool repair, struct verdict *v, struct image_header *header)
@@ -303,9 +301,9 @@ static int look(const char *image, bool repair, struct verdict *v, struct image_
 	if (!ret)
 		ret = image_is_attached(&st);
 	if (!ret)
-		ret = run_qemu_img(image, fd, S_ISBLK(st.st_mode), NULL, v);
+		ret = run_qemu_img(image, fd, &st, NULL, v);
 	if (!ret && repair)
-		ret = repair_image(image, fd, S_ISBLK(st.st_mode), v);
+		ret = repair_image(image, fd, &st, v);
 	close(fd);
 	return ret;
 }

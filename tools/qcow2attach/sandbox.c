@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <grp.h>
-#include <linux/audit.h>
 #include <linux/close_range.h>
 #include <linux/filter.h>
 #include <linux/fs.h>
@@ -26,22 +25,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "filter-arch.h"
 #include "util.h"
 #include "vhost-dev.h"
-
-#if defined(__x86_64__)
-#define FILTER_ARCH AUDIT_ARCH_X86_64
-#elif defined(__aarch64__)
-#define FILTER_ARCH AUDIT_ARCH_AARCH64
-#elif defined(__riscv) && __riscv_xlen == 64
-#define FILTER_ARCH AUDIT_ARCH_RISCV64
-#elif defined(__s390x__)
-#define FILTER_ARCH AUDIT_ARCH_S390X
-#elif defined(__powerpc64__) && defined(__LITTLE_ENDIAN__)
-#define FILTER_ARCH AUDIT_ARCH_PPC64LE
-#else
-#error "tell sandbox.c the seccomp name of this architecture"
-#endif
 
 /* The user and group nobody: they own nothing, on every distribution. */
 #define NOBODY 65534

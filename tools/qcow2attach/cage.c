@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * cage.c - owns the limits and rights of a program that works on an untrusted image.
+ *
+ * The program becomes a user that may open nothing of anybody's. A system-call filter
+ * makes each open() of it a question to us: for the image we open the very file that
+ * was judged, and put the descriptor into the program; for anything else (libraries)
+ * the answer is to try it with its own rights. What it says is looked at once and only
+ * ever leads to that one file, so it may change it meanwhile as it likes.
+ */
+#include "cage.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/close_range.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "filter-arch.h"
+#include "util.h"
+
+/* Whom it becomes: the user of processes without rights, or where that is missing nobody. */
+#define CAGE_USER "qcow2attach"
+#define NOBODY 65534
+
+/* Its descriptors besides those of every process: the image, and where it says how it began. */
+#define IMAGE_FD 3
+#define BIRTH_FD 4
+
+/* Memory: its own, and what it counts references in, which is as large as the image is. */
+#define MEMORY_BASE (2ull << 30)
+
+/* Processor time: the largest images that are sound take minutes. */
+#define CPU_SECONDS 7200
+
+/* A repair writes new refcounts behind the rest, some thousandth of the image. */
+#define GROWTH_BASE (64ull << 20)
+
+/* What a program that looks at an image has no business with. */
+static const int forbidden[] = {
+	SYS_socket, SYS_socketpair, SYS_connect, SYS_kill, SYS_ptrace, SYS_process_vm_readv,
+	SYS_process_vm_writev, SYS_io_uring_setup, SYS_bpf, SYS_perf_event_open, SYS_keyctl,
+	SYS_add_key, SYS_request_key, SYS_mount, SYS_unshare, SYS_setns, SYS_userfaultfd,
+};
+
+static int limit(int what, uint64_t value)
+{
+	struct rlimit r;
+
+	if (getrlimit(what, &r))
+		return -1;
+	if (r.rlim_max != RLIM_INFINITY && r.rlim_max < value)
+		value = r.rlim_max;
+	r.rlim_cur = value;
+	r.rlim_max = value;
+	return setrlimit(what, &r);
+}
+
+static int set_limits(const struct stat *st)
+{
+	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / 2;
+
+	/* Where the file would grow too far a write fails; it need not die of it. */
+	signal(SIGXFSZ, SIG_IGN);
+	if (limit(RLIMIT_CORE, 0) || limit(RLIMIT_CPU, CPU_SECONDS) ||
+	    limit(RLIMIT_AS, MEMORY_BASE + memory) ||
+	    (S_ISREG(st->st_mode) && limit(RLIMIT_FSIZE, st->st_size + st->st_size / 4 + GROWTH_BASE)))
+		return cause_errno("it cannot be limited");
+	return 0;
+}
+
+static int lose_rights(void)
+{
+	const struct passwd *pw = getpwnam(CAGE_USER);
+	uid_t uid = pw && pw->pw_uid ? pw->pw_uid : NOBODY;
+	gid_t gid = pw && pw->pw_uid ? pw->pw_gid : NOBODY;
+
+	if (setgroups(0, NULL) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid) ||
+	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return cause_errno("it cannot become user %u", uid);
+	return 0;
+}
+
+/* Returns where the questions come, or -1 with a cause. */
+static int install_filter(void)
+{
+	struct sock_filter code[2 * ARRAY_SIZE(forbidden) + 8];
+	struct sock_fprog prog = { .filter = code };
+	size_t at = 0;
+	int fd;
+
+#define EMIT(...) (code[at++] = (struct sock_filter)__VA_ARGS__)
+	EMIT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)));
+	EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, FILTER_ARCH, 1, 0));
+	EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS));
+	EMIT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)));
+	EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat, 0, 1));
+	EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF));
+	for (size_t i = 0; i < ARRAY_SIZE(forbidden); i++) {
+		EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)forbidden[i], 0, 1));
+		EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM));
+	}
+	EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+#undef EMIT
+	prog.len = at;
+	fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &prog);
+	return fd < 0 ? cause_errno("no system-call filter that asks") : fd;
+}
+
+/* Send a descriptor, or without one a text, to the process that has started us. */
+static int tell(int sock, int fd, const char *text)
+{
+	union {
+		struct cmsghdr align;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = { 0 };
+	struct iovec iov = { .iov_base = (void *)text, .iov_len = strlen(text) + 1 };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (fd >= 0) {
+		struct cmsghdr *c;
+
+		msg.msg_control = &control;
+		msg.msg_controllen = sizeof(control);
+		c = CMSG_FIRSTHDR(&msg);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	}
+	return sendmsg(sock, &msg, MSG_NOSIGNAL) < 0 ? -1 : 0;
+}
+
+/* Place descriptors where the program expects them, wherever they were. */
+static int arrange_fds(int image, int out, int err, int birth)
+{
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	int from[] = { null, out, err, image, birth };
+
+	/* Out of each other's way first. */
+	for (size_t i = 0; i < ARRAY_SIZE(from); i++) {
+		from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, BIRTH_FD + 1);
+		if (from[i] < 0)
+			return -1;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(from); i++) {
+		if (dup2(from[i], i) < 0)
+			return -1;
+	}
+	return syscall(SYS_close_range, BIRTH_FD + 1, ~0u, 0) ||
+	       fcntl(BIRTH_FD, F_SETFD, FD_CLOEXEC) ? -1 : 0;
+}
+
+static void __attribute__((noreturn)) program(const struct cage *cage, char *const argv[],
+					      const struct stat *st, int out, int err, int birth)
+{
+	bool root = !geteuid();
+	char text[600];
+	int asks = -1, ret, failed;
+
+	if (arrange_fds(cage->image, out, err, birth))
+		_exit(EXIT_FAILED);
+	/* Its threads shall not take memory in advance, which is limited. */
+	setenv("MALLOC_ARENA_MAX", "1", 1);
+	ret = chdir("/") ? cause_errno("cannot enter /") : set_limits(st);
+	if (!ret && root)
+		ret = lose_rights();
+	if (!ret && root) {
+		asks = install_filter();
+		ret = asks < 0 ? -1 : 0;
+	}
+	if (!ret && !tell(BIRTH_FD, asks, "")) {
+		if (asks >= 0)
+			close(asks);
+		execvp(argv[0], argv);
+		failed = errno;
+		cause("%s", strerror(failed));
+	} else {
+		failed = errno;
+	}
+	snprintf(text, sizeof(text), "%d %s", failed, cause_text());
+	tell(BIRTH_FD, -1, text);
+	_exit(EXIT_FAILED);
+}
+
+/* What the program's process says. Returns the length, 0 at the end, or -1; *@fd is -1 or a descriptor. */
+static ssize_t hear(int sock, char *text, size_t len, int *fd)
+{
+	union {
+		struct cmsghdr align;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = { .iov_base = text, .iov_len = len - 1 };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+			      .msg_controllen = sizeof(control) };
+	struct cmsghdr *c;
+	ssize_t n;
+
+	*fd = -1;
+	do {
+		n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
+	} while (n < 0 && errno == EINTR);
+	text[n > 0 ? n : 0] = '\0';
+	c = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+		memcpy(fd, CMSG_DATA(c), sizeof(*fd));
+	return n;
+}
+
+/* Wait until the program runs. Returns 0, or -1 with a cause. */
+static int wait_begun(struct cage *cage, int sock)
+{
+	char text[600], *why;
+	int fd, err;
+	ssize_t n;
+
+	n = hear(sock, text, sizeof(text), &cage->listener);
+	if (n == 1)
+		n = hear(sock, text, sizeof(text), &fd);
+	if (!n && (cage->listener >= 0 || geteuid()))
+		return 0;	/* the program has been started, which closes the socket */
+	err = n > 0 ? strtol(text, &why, 10) : ECHILD;
+	cause("it cannot be started: %s", n > 0 ? why + 1 : "its process has ended");
+	cage_close(cage);
+	waitpid(cage->pid, NULL, 0);
+	errno = err;
+	return -1;
+}
+
+int cage_start(struct cage *cage, char *const argv[], const struct stat *st, int out, int err)
+{
+	int birth[2], ret;
+
+	cage->listener = -1;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, birth))
+		return cause_errno("no socket");
+	fflush(NULL);
+	cage->pid = fork();
+	if (!cage->pid)
+		program(cage, argv, st, out, err, birth[1]);
+	close(birth[1]);
+	if (cage->pid < 0)
+		ret = cause_errno("no process");
+	else
+		ret = wait_begun(cage, birth[0]);
+	err = errno;
+	close(birth[0]);
+	errno = err;
+	return ret;
+}
+
+/* Is it the image that the program would open? */
+static bool is_image(const struct seccomp_notif *request)
+{
+	char memory[64], path[sizeof(CAGE_IMAGE)] = "";
+	bool same;
+	int fd;
+
+	snprintf(memory, sizeof(memory), "/proc/%u/mem", request->pid);
+	fd = open(memory, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	/* A shorter name may end where the memory does. */
+	same = pread(fd, path, sizeof(path), request->data.args[1]) == sizeof(path) &&
+	       !memcmp(path, CAGE_IMAGE, sizeof(path));
+	close(fd);
+	return same;
+}
+
+/* Open the image as the program wants it, as far as it may. Returns a descriptor, or -1 and errno. */
+static int open_image(const struct cage *cage, int flags)
+{
+	char path[64];
+
+	if (((flags & O_ACCMODE) != O_RDONLY && !cage->writable) || (flags & (O_CREAT | O_TRUNC))) {
+		errno = EACCES;
+		return -1;
+	}
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", cage->image);
+	return open(path, (flags & (O_ACCMODE | O_DIRECT | O_DSYNC | O_NOATIME)) | O_NONBLOCK |
+		    O_CLOEXEC | O_NOCTTY);
+}
+
+void cage_answer(const struct cage *cage)
+{
+	struct seccomp_notif request = { 0 };
+	struct seccomp_notif_resp answer = { 0 };
+	struct seccomp_notif_addfd add = { .flags = SECCOMP_ADDFD_FLAG_SEND };
+	int fd;
+
+	/* Whatever fails here: it may have been killed meanwhile, and then nobody waits. */
+	if (ioctl(cage->listener, SECCOMP_IOCTL_NOTIF_RECV, &request))
+		return;
+	answer.id = request.id;
+	if (!is_image(&request)) {
+		answer.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+		ioctl(cage->listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
+		return;
+	}
+	fd = open_image(cage, request.data.args[2]);
+	if (fd >= 0) {
+		add.id = request.id;
+		add.srcfd = fd;
+		add.newfd_flags = O_CLOEXEC;
+		if (ioctl(cage->listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) >= 0) {
+			close(fd);
+			return;
+		}
+	}
+	answer.error = -errno;
+	if (fd >= 0)
+		close(fd);
+	ioctl(cage->listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
+}
+
+void cage_close(struct cage *cage)
+{
+	if (cage->listener >= 0)
+		close(cage->listener);
+	cage->listener = -1;
+}
