@@ -723,3 +723,20 @@ with open({str(report)!r}, "w") as f:
     done = run("qcow2attach", "check", image, check=False, env={**os.environ, "PATH": "/nowhere"},
                executable="/build/qcow2attach")
     assert done.returncode == 1 and "install qemu-utils" in done.stderr
+
+
+def test_a_partition_table_for_other_sectors(bdev, tmp_path):
+    """An image that was moved to storage with larger sectors: its partitions are not where it says."""
+    # Linux, from 1 MiB to the end of 64 MiB, in sectors of 512 bytes.
+    mbr = bytes(446) + bytes([0, 0, 0, 0, 0x83, 0, 0, 0]) + (2048).to_bytes(4, "little") + \
+        (64 * 2048 - 2048).to_bytes(4, "little") + bytes(48) + b"\x55\xaa"
+    (tmp_path / "disk.raw").write_bytes(mbr + bytes(64 * MIB - 512))
+    words = "its partition table was made for sectors of 512 bytes, but those of this disk have 4096"
+    for sector, said in ((512, False), (4096, True)):
+        device = bdev(80 * MIB, blocksize=sector)
+        run("qemu-img", "create", "-q", "-f", "qcow2", device, "64M")
+        run("qemu-img", "convert", "-n", "-f", "raw", "-O", "qcow2", tmp_path / "disk.raw", device)
+        out, err = tool("attach", device, "--name", f"sectors{sector}")
+        assert out == f"/dev/mapper/sectors{sector}\n"
+        assert (words in err) == said and bool(err) == said, err
+        tool("detach", f"sectors{sector}")

@@ -8,13 +8,18 @@
  */
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "cli.h"
 #include "dm.h"
+#include "probe.h"
 
 /* Bits of the UUID that tell apart the read-only devices of one image. */
 #define INSTANCE_MASK 0xffffffu
@@ -140,6 +145,30 @@ static char *make_params(const struct chain *chain, const struct attach_options 
 	return params;
 }
 
+/*
+ * Whoever moves an image to storage with other sectors finds its partitions elsewhere, or none. The
+ * disk works nevertheless, so it is only said.
+ */
+static void warn_of_sector_size(const char *name)
+{
+	char *path = xasprintf("/dev/mapper/%s", name);
+	int fd = open(path, O_RDONLY | O_DIRECT | O_NONBLOCK | O_CLOEXEC);
+	unsigned int made_for = 0;
+	uint64_t bytes;
+	int sector = 0;
+
+	if (fd >= 0 && !ioctl(fd, BLKSSZGET, &sector) && !ioctl(fd, BLKGETSIZE64, &bytes) &&
+	    (sector == 512 || sector == 4096))
+		made_for = probe_sector_size(fd, bytes, sector);
+	if (made_for && made_for != (unsigned int)sector)
+		note("%s: its partition table was made for sectors of %u bytes, but those of this disk "
+		     "have %d, as its storage's: its partitions are not where the table says", name,
+		     made_for, sector);
+	if (fd >= 0)
+		close(fd);
+	free(path);
+}
+
 static int attach_chain(const struct chain *chain, const char *name,
 			const struct attach_options *o, int *hold)
 {
@@ -173,6 +202,8 @@ char *attach_image(const char *image, const struct attach_options *o, int *hold)
 		ret = chain_open(&chain, image, o->read_only, &policy);
 	if (!ret)
 		ret = attach_chain(&chain, name, o, hold);
+	if (!ret)
+		warn_of_sector_size(name);
 	chain_close(&chain);
 	policy_free(&policy);
 	if (!ret)

@@ -1,25 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * probe.c - owns the process that reads headers, and the distrust of what it
- * answers.
+ * probe.c - owns the process that reads headers and partition tables, and the distrust
+ * of what it answers.
  */
 #include "probe.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "ptable.h"
 #include "sandbox.h"
 #include "util.h"
+
+/* How long a disk may take to show its first sectors. Nothing depends on these. */
+#define DISK_WAIT_MS 5000
+
+/**
+ * struct question - what the child is to find out.
+ * @disk: it reads a disk's partition table, not an image's header.
+ * @bytes: the disk's size.
+ * @sector: its sector size.
+ */
+struct question {
+	bool disk;
+	uint64_t bytes;
+	unsigned int sector;
+};
 
 /* What the child writes to the pipe, in one piece. */
 struct answer {
 	bool accepted;
 	char error[256];
 	struct image_header header;
+	unsigned int sector_size;
 };
 
 static ssize_t read_image(void *ctx, void *buf, size_t len, uint64_t offset)
@@ -40,13 +58,27 @@ static ssize_t read_image(void *ctx, void *buf, size_t len, uint64_t offset)
 	return done;
 }
 
-static void __attribute__((noreturn)) child(const struct sandbox_user *user, int fd, int out)
+/* Direct reading wants memory of the alignment that the largest sector has. */
+static void read_disk(int fd, const struct question *q, struct answer *answer)
+{
+	static uint8_t begin[PTABLE_BYTES] __attribute__((aligned(4096)));
+	ssize_t n = read_image(&fd, begin, sizeof(begin), 0);
+
+	answer->accepted = n >= 0;
+	if (n >= 0)
+		answer->sector_size = ptable_sector_size(begin, n, q->bytes, q->sector);
+}
+
+static void __attribute__((noreturn)) child(const struct sandbox_user *user, int fd, int out,
+					    const struct question *q)
 {
 	static struct answer answer;
 
 	if (sandbox_header_reader(user, fd, out))
 		snprintf(answer.error, sizeof(answer.error),
 			 "the header reader cannot give up its privileges: %s", cause_text());
+	else if (q->disk)
+		read_disk(fd, q, &answer);
 	else
 		answer.accepted = !header_parse(read_image, &fd, &answer.header, answer.error,
 						sizeof(answer.error));
@@ -90,11 +122,12 @@ static bool plausible(const struct answer *a)
 	return h->size <= INT64_MAX && h->has_backing == !!h->backing_name[0];
 }
 
-int probe_header(int fd, struct image_header *header)
+/* Ask a child. @wait_ms is how long it may take, -1 for ever. */
+static int ask(int fd, const struct question *q, int wait_ms, struct answer *answer)
 {
-	static struct answer answer;
+	struct pollfd p = { .events = POLLIN };
 	struct sandbox_user user;
-	int status, ret;
+	int status = 0, ret;
 	int pipe_fd[2];
 	pid_t pid;
 
@@ -110,21 +143,51 @@ int probe_header(int fd, struct image_header *header)
 		return cause_errno("no process for the header reader");
 	}
 	if (!pid)
-		child(&user, fd, pipe_fd[1]);
+		child(&user, fd, pipe_fd[1], q);
 	close(pipe_fd[1]);
-	ret = read_answer(pipe_fd[0], &answer);
+	p.fd = pipe_fd[0];
+	while ((ret = poll(&p, 1, wait_ms)) < 0 && errno == EINTR)
+		;
+	if (!ret) {
+		/* It may not even die before its disk answers. */
+		kill(pid, SIGKILL);
+		close(pipe_fd[0]);
+		waitpid(pid, NULL, WNOHANG);
+		return cause("the disk does not answer");
+	}
+	ret = read_answer(pipe_fd[0], answer);
 	close(pipe_fd[0]);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	if (ret && WIFSIGNALED(status))
 		return cause("the header reader was stopped by signal %d (%s): the image is not "
 			     "what it should be", WTERMSIG(status), strsignal(WTERMSIG(status)));
-	if (ret || !plausible(&answer))
+	if (ret || !plausible(answer))
 		return cause("the header reader gave no usable answer");
+	return 0;
+}
+
+int probe_header(int fd, struct image_header *header)
+{
+	static const struct question question = { .disk = false };
+	static struct answer answer;
+
+	if (ask(fd, &question, -1, &answer))
+		return -1;
 	if (!answer.accepted) {
 		cause("%s", answer.error);
 		return cause_code(EXIT_REFUSED);
 	}
 	*header = answer.header;
 	return 0;
+}
+
+unsigned int probe_sector_size(int fd, uint64_t bytes, unsigned int sector)
+{
+	const struct question question = { .disk = true, .bytes = bytes, .sector = sector };
+	static struct answer answer;
+
+	if (ask(fd, &question, DISK_WAIT_MS, &answer) || !answer.accepted)
+		return 0;
+	return answer.sector_size == 512 || answer.sector_size == 4096 ? answer.sector_size : 0;
 }
