@@ -740,3 +740,54 @@ def test_a_partition_table_for_other_sectors(bdev, tmp_path):
         assert out == f"/dev/mapper/sectors{sector}\n"
         assert (words in err) == said and bool(err) == said, err
         tool("detach", f"sectors{sector}")
+
+
+def test_what_is_served(images, bdev, attach, spawn, tmp_path):
+    """list --served shows sockets; status tells who serves a device, be it attached or not."""
+    ours, other = attach(image_create(f"{images}/vm.qcow2", 8 * MIB)), bdev(8 * MIB)
+    assert tool("list", "--served") == ("", "")
+    assert "not attached by qcow2attach" in refused("status", other, code=1)
+    servers, processes = {}, []
+    for device in (ours, other):
+        path = str(tmp_path / f"{os.path.basename(device)}.sock")
+        server = spawn("qcow2attach", "serve", device, "--socket", path, stdout=subprocess.PIPE,
+                       text=True)
+        assert ": ready at " in server.stdout.readline()
+        processes.append(server)
+        worker = int(run("pgrep", "-P", server.pid).stdout)
+        servers[device] = {"device": device, "socket": path, "pid": worker}
+    listed = json.loads(tool("list", "--served", "--json")[0])
+    assert sorted(listed, key=str) == sorted(servers.values(), key=str)
+    lines = tool("list", "--served")[0].splitlines()
+    assert lines[0].split() == ["PROCESS", "DEVICE", "SOCKET"]
+    assert sorted(line.split() for line in lines[1:]) == \
+        sorted([str(s["pid"]), s["device"], s["socket"]] for s in servers.values())
+    for device in (ours, other):
+        words = f"in use by qcow2attach serve (process {servers[device]['pid']}) at " \
+            f"{servers[device]['socket']}\n"
+        assert words in tool("status", device)[0]
+        users = json.loads(tool("status", device, "--json")[0])["users"]
+        assert [(u["pid"], u["socket"], u["serve"]) for u in users] == \
+            [(servers[device]["pid"], servers[device]["socket"], True)]
+    assert f"{other} (" in (said := tool("status", other)[0]) and "not attached by" in said
+    for server in processes:
+        server.terminate()
+        assert server.wait(timeout=20) == 0
+    assert "not attached by qcow2attach" in refused("status", other, code=1)
+    tool("detach", "vm")
+
+
+def test_space_timeout(images, attach):
+    """How long writes wait for space is told to the kernel."""
+    image = image_create(f"{images}/vm.qcow2", MIB)
+    assert "must be from 0 to" in refused("attach", image, "--space-timeout", "99999999999", code=2)
+    assert "is not a number" in refused("attach", image, "--space-timeout", "long", code=2)
+    done = run("qcow2attach", "attach", image, "--space-timeout", "7", check=False)
+    if done.returncode and "space_timeout" in done.stderr:
+        pytest.skip("the module that is loaded does not have it: " + done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert run("dmsetup", "table", "vm").stdout.split()[-3:] == ["2", "space_timeout", "7"]
+    tool("detach", "vm")
+    attach(image, "--space-timeout", "0")
+    assert run("dmsetup", "table", "vm").stdout.split()[-2:] == ["space_timeout", "0"]
+    tool("detach", "vm")

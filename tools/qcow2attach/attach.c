@@ -21,6 +21,9 @@
 #include "dm.h"
 #include "probe.h"
 
+/* The longest wait for space that has an end, in seconds: a year. */
+#define MAX_SPACE_TIMEOUT (365 * 24 * 3600)
+
 /* Bits of the UUID that tell apart the read-only devices of one image. */
 #define INSTANCE_MASK 0xffffffu
 
@@ -129,18 +132,20 @@ static int explain_busy(const char *name, const struct stat *st)
 static char *make_params(const struct chain *chain, const struct attach_options *o)
 {
 	char *layers = chain_table(chain);
-	char cache[64] = "";
+	char cache[64] = "", timeout[64] = "";
 	unsigned int words;
 	char *params;
 
 	if (o->cache_kib)
 		snprintf(cache, sizeof(cache), " l2_cache_kib %u", o->cache_kib);
+	if (o->has_space_timeout)
+		snprintf(timeout, sizeof(timeout), " space_timeout %u", o->space_timeout);
 	words = o->read_only + 2 * !!o->cache_kib + o->discard_no_unref +
-		o->no_discard_passdown + o->error_if_no_space;
-	params = xasprintf("%s %u%s%s%s%s%s", layers, words, o->read_only ? " read_only" : "",
+		o->no_discard_passdown + o->error_if_no_space + 2 * o->has_space_timeout;
+	params = xasprintf("%s %u%s%s%s%s%s%s", layers, words, o->read_only ? " read_only" : "",
 			   cache, o->discard_no_unref ? " discard_no_unref" : "",
 			   o->no_discard_passdown ? " no_discard_passdown" : "",
-			   o->error_if_no_space ? " error_if_no_space" : "");
+			   o->error_if_no_space ? " error_if_no_space" : "", timeout);
 	free(layers);
 	return params;
 }
@@ -260,6 +265,10 @@ int attach_option(struct attach_options *o, int opt, const char *value)
 	case OPT_ERROR_IF_NO_SPACE:
 		o->error_if_no_space = true;
 		return 0;
+	case OPT_SPACE_TIMEOUT:
+		o->has_space_timeout = true;
+		return parse_uint(value, "the time to wait for space", 0, MAX_SPACE_TIMEOUT,
+				  &o->space_timeout);
 	}
 	return cause("unknown option");
 }

@@ -44,6 +44,8 @@ void print_help(const struct verb *verb);
  * @discard_no_unref: discarded clusters keep their place in the image.
  * @no_discard_passdown: what is freed is not discarded on the storage below.
  * @error_if_no_space: fail writes at once when the storage is full.
+ * @has_space_timeout: there is a @space_timeout.
+ * @space_timeout: for how many seconds they wait else, 0 for ever.
  * @allow_dirs: directories from which backing files may come.
  * @backing: files that may be backing files.
  * @no_backing: no image may have a backing file.
@@ -55,6 +57,8 @@ struct attach_options {
 	bool discard_no_unref;
 	bool no_discard_passdown;
 	bool error_if_no_space;
+	bool has_space_timeout;
+	unsigned int space_timeout;
 	struct strv allow_dirs;
 	struct strv backing;
 	bool no_backing;
@@ -72,6 +76,7 @@ enum {
 	OPT_DISCARD_NO_UNREF,
 	OPT_NO_DISCARD_PASSDOWN,
 	OPT_ERROR_IF_NO_SPACE,
+	OPT_SPACE_TIMEOUT,
 	OPT_OTHERS,		/* the verb's own begin here */
 };
 
@@ -85,7 +90,8 @@ enum {
 	{ "no-backing", no_argument, NULL, OPT_NO_BACKING }, \
 	{ "discard-no-unref", no_argument, NULL, OPT_DISCARD_NO_UNREF }, \
 	{ "no-discard-passdown", no_argument, NULL, OPT_NO_DISCARD_PASSDOWN }, \
-	{ "error-if-no-space", no_argument, NULL, OPT_ERROR_IF_NO_SPACE }
+	{ "error-if-no-space", no_argument, NULL, OPT_ERROR_IF_NO_SPACE }, \
+	{ "space-timeout", required_argument, NULL, OPT_SPACE_TIMEOUT }
 
 #define ATTACH_HELP \
 	"      --name NAME            name of the device (default: the image's name)\n" \
@@ -97,7 +103,9 @@ enum {
 	"      --no-backing           refuse an image that has a backing file\n" \
 	"      --discard-no-unref     keep discarded clusters for this image to use again\n" \
 	"      --no-discard-passdown  do not discard freed clusters on the storage below\n" \
-	"      --error-if-no-space    fail writes at once when the storage is full\n"
+	"      --error-if-no-space    fail writes at once when the storage is full\n" \
+	"      --space-timeout SECONDS\n" \
+	"                             how long they wait, 0 for ever (default: 60)\n"
 
 /**
  * attach_option() - take one option of attach.

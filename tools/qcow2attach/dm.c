@@ -620,6 +620,8 @@ int dmdev_find(const char *which, struct dm_device *dev)
 			return cause("this is not a block device; "
 				     "name a device as 'list' shows it");
 		ret = query(NULL, st.st_rdev, dev);
+		if (ret > 0)
+			return cause("this device was not attached by qcow2attach");
 	} else {
 		ret = query(which, 0, dev);
 	}

@@ -194,7 +194,7 @@ static struct json_object *json_words(const struct strv *words)
 	return array;
 }
 
-static struct json_object *json_users(const struct users *users, dev_t dev)
+struct json_object *users_json(const struct users *users, dev_t dev)
 {
 	static const char *const kinds[] = {
 		[USER_PROCESS] = "process",
@@ -214,6 +214,8 @@ static struct json_object *json_users(const struct users *users, dev_t dev)
 		if (list[i].kind == USER_PROCESS) {
 			put(o, "pid", json_object_new_int(list[i].pid));
 			put(o, "serve", json_object_new_boolean(list[i].serves));
+			if (list[i].socket[0])
+				put_string(o, "socket", list[i].socket);
 		}
 		json_object_array_add(array, o);
 	}
@@ -250,7 +252,7 @@ struct json_object *state_json(const struct dm_device *dev, const struct users *
 		put_number(o, "cache_bytes", state.cache_kib * 1024);
 		put_number(o, "cache_max_bytes", state.cache_max_kib * 1024);
 		put(o, "layers", json_layers(&state));
-		put(o, "users", json_users(users, dev->dev));
+		put(o, "users", users_json(users, dev->dev));
 	}
 	state_free(&state);
 	return o;

@@ -72,6 +72,15 @@ const char *state_layer_moved(const struct device_state *state, size_t i);
  */
 struct json_object *state_json(const struct dm_device *dev, const struct users *users);
 
+/**
+ * users_json() - who uses a device, as a JSON array.
+ * @users: the users of all devices.
+ * @dev: the device's number.
+ *
+ * Return: a new array.
+ */
+struct json_object *users_json(const struct users *users, dev_t dev);
+
 /** print_json() - print an object, and give it back. */
 void print_json(struct json_object *object);
 

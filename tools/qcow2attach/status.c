@@ -4,6 +4,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include "cli.h"
@@ -42,18 +43,17 @@ static void print_field(const char *field, const char *text)
 	free(clean);
 }
 
-static void print_users(const struct dm_device *dev, const struct users *users)
+/* Returns how many there are. */
+static int print_users(dev_t dev, const struct users *users)
 {
 	struct device_user *list;
-	int n = users_of(users, dev->dev, &list);
+	int n = users_of(users, dev, &list);
 	char text[512];
 
 	for (int i = 0; i < n; i++)
 		print_field(i ? "" : "users", user_describe(&list[i], text, sizeof(text)));
-	if (!n)
-		printf("  users       %s\n", dev->open_count ? "some that /proc does not show"
-							     : "none");
 	free(list);
+	return n;
 }
 
 static void print_allocated(const struct device_state *s)
@@ -102,19 +102,66 @@ static void print_status(const struct dm_device *dev, const struct users *users)
 		       format_size(s.cache_kib * 1024, a, sizeof(a)),
 		       format_size(s.cache_max_kib * 1024, b, sizeof(b)));
 	}
-	print_users(dev, users);
+	if (!print_users(dev->dev, users))
+		print_field("users", dev->open_count ? "some that /proc does not show" : "none");
 	print_field("uuid", dev->uuid);
 	state_free(&s);
+}
+
+/* Any block device can be served. Returns its number when this one is, else 0. */
+static dev_t served_device(const char *which, const struct users *users)
+{
+	char *path = strchr(which, '/') ? xstrdup(which) : xasprintf("/dev/mapper/%s", which);
+	struct stat st;
+	bool served = false;
+
+	if (stat(path, &st) || !S_ISBLK(st.st_mode))
+		st.st_rdev = 0;
+	for (int i = 0; i < users->n; i++)
+		served = served || (users->list[i].serves && users->list[i].dev == st.st_rdev);
+	free(path);
+	return served ? st.st_rdev : 0;
+}
+
+static void print_foreign(dev_t dev, bool json, const struct users *users)
+{
+	char name[256], text[320];
+	struct json_object *o;
+
+	device_name(dev, name, sizeof(name));
+	if (!json) {
+		char *title = printable(name);
+
+		printf("%s\n", title);
+		free(title);
+		snprintf(text, sizeof(text), "%s (%u:%u), not attached by qcow2attach", name,
+			 major(dev), minor(dev));
+		print_field("device", text);
+		print_users(dev, users);
+		return;
+	}
+	o = json_object_new_object();
+	json_object_object_add(o, "device", json_object_new_string(name));
+	snprintf(text, sizeof(text), "%u:%u", major(dev), minor(dev));
+	json_object_object_add(o, "number", json_object_new_string(text));
+	json_object_object_add(o, "users", users_json(users, dev));
+	print_json(o);
 }
 
 static int status_of(const char *which, bool json)
 {
 	struct dm_device dev;
 	struct users users;
+	dev_t served;
 
-	if (dmdev_find(which, &dev))
-		return report(which);
 	users_scan(&users);
+	if (dmdev_find(which, &dev)) {
+		served = served_device(which, &users);
+		if (served)
+			print_foreign(served, json, &users);
+		users_free(&users);
+		return served ? EXIT_OK : report(which);
+	}
 	if (json)
 		print_json(state_json(&dev, &users));
 	else
@@ -174,7 +221,8 @@ const struct verb verb_status = {
 	.summary = "tell all about one attached image, or about all",
 	.help = "Usage: qcow2attach status [NAME] [--json]\n\n"
 		"Tell what the kernel says about the device NAME (or the device at a path), or\n"
-		"about all: mode, files, clusters in use, cache, users.\n\n"
+		"about all: mode, files, clusters in use, cache, users. Of a device that was not\n"
+		"attached but is served it tells who serves it.\n\n"
 		"      --json                 print an object, or an array of them, instead\n",
 	.run = status_main,
 };

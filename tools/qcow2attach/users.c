@@ -14,6 +14,9 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+/* Of a listening socket in /proc/net/unix (__SO_ACCEPTCON). */
+#define LISTENS (1u << 16)
+
 static struct device_user *add(struct users *users, dev_t dev, enum user_kind kind,
 			       const char *name)
 {
@@ -79,9 +82,59 @@ static bool is_known(const struct users *users, int first, dev_t dev)
 	return false;
 }
 
+/* Does a process's descriptor lead to the socket with this number? */
+static bool has_socket(const char *pid, unsigned long long inode)
+{
+	char path[64], target[64], wanted[64];
+	bool found = false;
+	struct dirent *e;
+	DIR *dir;
+
+	snprintf(wanted, sizeof(wanted), "socket:[%llu]", inode);
+	snprintf(path, sizeof(path), "/proc/%.20s/fd", pid);
+	dir = opendir(path);
+	while (dir && !found && (e = readdir(dir))) {
+		ssize_t n = readlinkat(dirfd(dir), e->d_name, target, sizeof(target) - 1);
+
+		if (n < 0)
+			continue;
+		target[n] = '\0';
+		found = !strcmp(target, wanted);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+/* Where a server listens: the one listening socket with a name that it has. */
+static void find_socket(const char *pid, char *buf, size_t len)
+{
+	char path[64], *line = NULL;
+	size_t size = 0;
+	FILE *f;
+
+	buf[0] = '\0';
+	snprintf(path, sizeof(path), "/proc/%.20s/net/unix", pid);
+	f = fopen(path, "re");
+	while (f && !buf[0] && getline(&line, &size, f) > 0) {
+		unsigned long long inode;
+		unsigned int flags;
+		int name = 0;
+
+		if (sscanf(line, "%*s %*x %*x %x %*x %*x %llu %n", &flags, &inode, &name) != 2 ||
+		    !(flags & LISTENS) || line[name] != '/' || !has_socket(pid, inode))
+			continue;
+		line[strcspn(line, "\n")] = '\0';
+		snprintf(buf, len, "%s", line + name);
+	}
+	free(line);
+	if (f)
+		fclose(f);
+}
+
 static void scan_process(struct users *users, const char *pid)
 {
-	char path[64], name[64] = "?";
+	char path[64], name[64] = "?", socket[128] = "";
 	int first = users->n;
 	struct dirent *e;
 	bool serves;
@@ -104,10 +157,13 @@ static void scan_process(struct users *users, const char *pid)
 	snprintf(path, sizeof(path), "/proc/%.20s/comm", pid);
 	read_small_file(path, name, sizeof(name));
 	serves = is_server(pid);
+	if (serves)
+		find_socket(pid, socket, sizeof(socket));
 	for (int i = first; i < users->n; i++) {
 		snprintf(users->list[i].name, sizeof(users->list[i].name), "%s", name);
 		users->list[i].pid = atoi(pid);
 		users->list[i].serves = serves;
+		memcpy(users->list[i].socket, socket, sizeof(socket));
 	}
 }
 
@@ -249,6 +305,24 @@ int users_find(dev_t dev, struct device_user **list)
 	return n;
 }
 
+const char *device_name(dev_t dev, char *buf, size_t len)
+{
+	char path[64], text[1024];
+	const char *name;
+
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/dm/name", major(dev), minor(dev));
+	if (!read_small_file(path, text, sizeof(text))) {
+		snprintf(buf, len, "/dev/mapper/%s", text);
+		return buf;
+	}
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/uevent", major(dev), minor(dev));
+	if (!read_small_file(path, text, sizeof(text)) && (name = strstr(text, "DEVNAME=")))
+		snprintf(buf, len, "/dev/%.*s", (int)strcspn(name + 8, "\n"), name + 8);
+	else
+		snprintf(buf, len, "%u:%u", major(dev), minor(dev));
+	return buf;
+}
+
 const char *user_describe(const struct device_user *u, char *buf, size_t len)
 {
 	switch (u->kind) {
@@ -262,8 +336,9 @@ const char *user_describe(const struct device_user *u, char *buf, size_t len)
 		snprintf(buf, len, "in use by the device %s", u->name);
 		break;
 	default:
-		snprintf(buf, len, "in use by %s (process %d)",
-			 u->serves ? "qcow2attach serve" : u->name, (int)u->pid);
+		snprintf(buf, len, "in use by %s (process %d)%s%s",
+			 u->serves ? "qcow2attach serve" : u->name, (int)u->pid,
+			 u->socket[0] ? " at " : "", u->socket);
 		break;
 	}
 	return buf;

@@ -24,6 +24,7 @@ enum user_kind {
  * @pid: the process.
  * @name: the process's name, the mount point, or the device.
  * @serves: the process is a `qcow2attach serve`.
+ * @socket: where it listens, or empty.
  */
 struct device_user {
 	dev_t dev;
@@ -31,6 +32,7 @@ struct device_user {
 	pid_t pid;
 	char name[256];
 	bool serves;
+	char socket[128];
 };
 
 /**
@@ -60,6 +62,16 @@ void users_scan(struct users *users);
  * Return: how many.
  */
 int users_of(const struct users *users, dev_t dev, struct device_user **list);
+
+/**
+ * device_name() - a block device as people call it.
+ * @dev: its number.
+ * @buf: where to write, for instance "/dev/mapper/vm1" or "/dev/sda1".
+ * @len: bytes in @buf.
+ *
+ * Return: @buf.
+ */
+const char *device_name(dev_t dev, char *buf, size_t len);
 
 /** users_free() - free what users_scan() found. */
 void users_free(struct users *users);
