@@ -652,6 +652,25 @@ def test_check_dirty(images):
     image_check(image)
 
 
+def test_check_without_refcounts(images):
+    """An image that some program has made without counting gets its refcounts from its tables."""
+    image = image_create(f"{images}/bare.qcow2", 8 * MIB)
+    qemu_io(image, "write -q -P 0x11 0 1M", "write -q -P 0x22 5M 64k")
+    with open(image, "r+b") as f:
+        f.seek(48)
+        f.seek(int.from_bytes(f.read(8), "big"))
+        f.write(bytes(65536))
+    assert "has no refcounts, so it cannot be written to; --repair counts" in \
+        tool("check", image, code=4)[0]
+    assert json.loads(tool("check", "--json", image, code=4)[0])[0]["uncounted"]
+    assert "counted its clusters anew" in tool("check", "--repair", image)[0]
+    image_check(image)
+    qemu_io(image, "read -P 0x11 0 1M", "read -P 0x22 5M 64k")
+    tool("attach", image)
+    tool("detach", "bare")
+    image_check(image)
+
+
 def test_check_trusts_qemu_img_with_nothing(images, tmp_path):
     """It works on what an enemy may have written: as a user without rights, within limits, with the
     image alone, which it can write only to repair it."""

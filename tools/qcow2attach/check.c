@@ -46,13 +46,14 @@ struct capture {
  * @leaks_fixed: such clusters that were given back.
  * @dirty: it was not closed by who wrote to it with lazy refcounts; they must be
  *         counted anew.
+ * @uncounted: it has no refcounts at all; they must be counted, too.
  * @rebuilt: that has been done.
  * @allocated: clusters of the disk that the image holds itself.
  * @total: clusters of the disk.
  */
 struct verdict {
 	int64_t corruptions, leaks, leaks_fixed, allocated, total;
-	bool dirty, rebuilt;
+	bool dirty, uncounted, rebuilt;
 };
 
 /* The image as qemu-img is told of it: with its format, and with no backing file. */
@@ -184,9 +185,9 @@ static int say_error(char *text, int status)
 		return cause_code(EXIT_BUSY);
 	}
 	if (WIFSIGNALED(status))
-		return cause("qemu-img was stopped by signal %d (%s); it may take no more than some "
-			     "memory and time, in case the image is an attack", WTERMSIG(status),
-			     strsignal(WTERMSIG(status)));
+		return cause("qemu-img was stopped by signal %d (%s); it may take no more than "
+			     "some memory and time, in case the image is an attack",
+			     WTERMSIG(status), strsignal(WTERMSIG(status)));
 	return cause("%s", *text ? text : "qemu-img failed without saying why");
 }
 
@@ -243,8 +244,35 @@ static int run_qemu_img(const char *image, int fd, const struct stat *st, const 
 	return ret;
 }
 
+/*
+ * Are there refcounts at all? Where the whole refcount table is empty (some program made an image
+ * for reading only) they follow from the other tables, as those of a dirty image do.
+ */
+static bool has_refcounts(int fd, const struct qcow2_header *h)
+{
+	static const char none[65536];
+	static char table[sizeof(none)];
+	uint64_t at = be64toh(h->refcount_table_offset);
+	uint64_t left = (uint64_t)be32toh(h->refcount_table_clusters) << be32toh(h->cluster_bits);
+
+	/* What is no table is for others to judge. */
+	if (!left || left > QCOW2_MAX_REFTABLE_BYTES || at > INT64_MAX - left)
+		return true;
+	while (left) {
+		ssize_t n = pread(fd, table, left < sizeof(table) ? left : sizeof(table), at);
+
+		if (n < 0 || memcmp(table, none, n))
+			return true;
+		if (!n)
+			break;
+		at += n;
+		left -= n;
+	}
+	return false;
+}
+
 /* "Header": incompatible_features of an image whose header has been accepted. */
-static int check_features(int fd, bool *dirty)
+static int check_features(int fd, struct verdict *v)
 {
 	struct qcow2_header h = { 0 };
 	ssize_t n = pread(fd, &h, sizeof(h), 0);
@@ -252,6 +280,7 @@ static int check_features(int fd, bool *dirty)
 
 	if (n < 0)
 		return cause_errno("its header cannot be read");
+	v->uncounted = n >= (ssize_t)QCOW2_V2_HEADER_LENGTH && !has_refcounts(fd, &h);
 	if (n < (ssize_t)QCOW2_V3_MIN_HEADER_LENGTH || be32toh(h.version) < 3)
 		return 0;	/* version 2 has none */
 	features = be64toh(h.incompatible_features);
@@ -260,18 +289,20 @@ static int check_features(int fd, bool *dirty)
 		cause("it has its data in another file, which is not supported");
 		return cause_code(EXIT_REFUSED);
 	}
-	*dirty = features & QCOW2_INCOMPAT_DIRTY;
+	v->dirty = features & QCOW2_INCOMPAT_DIRTY;
 	return 0;
 }
 
 static int repair_image(const char *image, int fd, const struct stat *st, struct verdict *v)
 {
+	bool recount = v->dirty || v->uncounted;
+
 	/* Its refcounts are wrong because it is dirty: they follow from the other tables. */
-	if (v->dirty && !run_qemu_img(image, fd, st, "all", v)) {
+	if (recount && !run_qemu_img(image, fd, st, "all", v)) {
 		v->rebuilt = !v->corruptions;
 		return 0;
 	}
-	if (v->dirty)
+	if (recount)
 		return -1;
 	/* Where tables are damaged, what seems leaked may be somebody's data. */
 	return v->leaks && !v->corruptions ? run_qemu_img(image, fd, st, "leaks", v) : 0;
@@ -297,7 +328,7 @@ static int look(const char *image, bool repair, struct verdict *v, struct image_
 	}
 	ret = probe_header(fd, header);
 	if (!ret)
-		ret = check_features(fd, &v->dirty);
+		ret = check_features(fd, v);
 	if (!ret)
 		ret = image_is_attached(&st);
 	if (!ret)
@@ -315,6 +346,8 @@ static struct json_object *verdict_json(const char *image, const struct verdict 
 
 	json_object_object_add(o, "image", json_object_new_string(image));
 	json_object_object_add(o, "dirty", json_object_new_boolean(v->dirty && !v->rebuilt));
+	json_object_object_add(o, "uncounted",
+			       json_object_new_boolean(v->uncounted && !v->rebuilt));
 	json_object_object_add(o, "rebuilt", json_object_new_boolean(v->rebuilt));
 	json_object_object_add(o, "corruptions", json_object_new_int64(v->corruptions));
 	json_object_object_add(o, "leaks", json_object_new_int64(v->leaks));
@@ -331,12 +364,13 @@ static void print_verdict(const char *image, const struct verdict *v,
 {
 	char size[32];
 
+	const char *why = v->dirty ? "was not closed when it was written last" :
+				     "has no refcounts, so it cannot be written to";
+
 	if (v->rebuilt) {
-		printf("%s: was not closed when it was written last; counted its clusters anew\n",
-		       image);
-	} else if (v->dirty) {
-		printf("%s: was not closed when it was written last; --repair counts its clusters "
-		       "anew\n", image);
+		printf("%s: %s; counted its clusters anew\n", image, why);
+	} else if (v->dirty || v->uncounted) {
+		printf("%s: %s; --repair counts its clusters anew\n", image, why);
 		return;
 	}
 	if (v->leaks_fixed)
@@ -371,7 +405,7 @@ static int check_image(const char *image, bool repair, bool json, struct json_ob
 		print_verdict(name, &v, &header);
 		free(name);
 	}
-	if (v.corruptions || (v.dirty && !v.rebuilt))
+	if (v.corruptions || ((v.dirty || v.uncounted) && !v.rebuilt))
 		return EXIT_REFUSED;
 	return v.leaks ? EXIT_LEAKS : EXIT_OK;
 }
