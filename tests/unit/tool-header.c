@@ -357,12 +357,12 @@ static bool qemu_accepts(const char *path)
 	return !system(command);
 }
 
-/* Headers that differ in one field from a good one: what we take, and leave to nobody, QEMU takes. */
+/* Headers that differ in one field from a good one: what we take for good QEMU takes, too. */
 static void test_matrix_against_qemu(void)
 {
 	static const uint64_t values[] = {
-		0, 1, 2, 3, 16, 24, 104, 112, 1000, 65536, 65537, 0x23852875, 0x0537be77, 0xffffffff,
-		1ull << 63, 0x1234567890abcdef,
+		0, 1, 2, 3, 16, 24, 104, 112, 1000, 65536, 65537, 0x23852875, 0x0537be77,
+		0xffffffff, 1ull << 63, 0x1234567890abcdef,
 	};
 	unsigned int both = 0, refused = 0, stricter = 0, kernels = 0;
 	char dir[] = "/tmp/tool-header.XXXXXX", command[512], path[64], error[256];
@@ -396,15 +396,15 @@ static void test_matrix_against_qemu(void)
 			refused += !ours && !qemus;
 			stricter += !ours && qemus;
 			kernels += ours && !qemus && fields[i].kernels;
-			CHECK(!ours || qemus || fields[i].kernels, "%s = %#llx is taken, but not by "
-			      "QEMU", fields[i].name, (unsigned long long)values[j]);
+			CHECK(!ours || qemus || fields[i].kernels, "%s = %#llx is taken, but not "
+			      "by QEMU", fields[i].name, (unsigned long long)values[j]);
 			if (!ours && qemus)
 				printf("  stricter than QEMU: %s = %#llx: %s\n", fields[i].name,
 				       (unsigned long long)values[j], error);
 		}
 	}
-	printf("  headers: both take %u, both refuse %u, we alone refuse %u, the kernel is to refuse "
-	       "%u\n", both, refused, stricter, kernels);
+	printf("  headers: both take %u, both refuse %u, we alone refuse %u, the kernel is to "
+	       "refuse %u\n", both, refused, stricter, kernels);
 	CHECK(both && refused && kernels);
 	snprintf(command, sizeof(command), "rm -r %s", dir);
 	CHECK(!system(command));

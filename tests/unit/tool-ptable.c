@@ -112,7 +112,8 @@ static void test_random(void)
 
 		/* A copy of that length: what lies behind it is not looked at. */
 		for (int i = 0; i < 32; i++)
-			begin[random_below(2) ? 440 + random_below(80) : random_below(5000)] = random_u64();
+			begin[random_below(2) ? 440 + random_below(80) : random_below(5000)] =
+				random_u64();
 		if (random_below(2))
 			put_gpt(random_below(2) ? 512 : 4096);
 		copy = malloc(len ? len : 1);

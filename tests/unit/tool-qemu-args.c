@@ -181,7 +181,8 @@ static void test_ids(void)
 	/* A run in a run: the second sees what the first has added. */
 	snprintf(line, sizeof(line), "%s", first);
 	CHECK(!build(line, &disk, second, sizeof(second)), "%s", cause_text());
-	CHECK(strstr(second, "id=qcow2attach-disk-vm-1-x---2,chardev=qcow2attach-chardev-vm-1-x---2,"),
+	CHECK(strstr(second, "id=qcow2attach-disk-vm-1-x---2,chardev=qcow2attach-chardev-vm-1-x-"
+			     "--2,"),
 	      "%s", second);
 	CHECK(!strncmp(second, first, strlen(first)));
 	CHECK(!strstr(second + strlen(first), "memory-backend"), "%s", second);

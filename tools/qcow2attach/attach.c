@@ -166,9 +166,9 @@ static void warn_of_sector_size(const char *name)
 	    (sector == 512 || sector == 4096))
 		made_for = probe_sector_size(fd, bytes, sector);
 	if (made_for && made_for != (unsigned int)sector)
-		note("%s: its partition table was made for sectors of %u bytes, but those of this disk "
-		     "have %d, as its storage's: its partitions are not where the table says", name,
-		     made_for, sector);
+		note("%s: its partition table was made for sectors of %u bytes, but those of this "
+		     "disk have %d, as its storage's: its partitions are not where the table says",
+		     name, made_for, sector);
 	if (fd >= 0)
 		close(fd);
 	free(path);

@@ -73,12 +73,13 @@ static int limit(int what, uint64_t value)
 static int set_limits(const struct stat *st)
 {
 	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / 2;
+	uint64_t size = st->st_size + st->st_size / 4 + GROWTH_BASE;
 
 	/* Where the file would grow too far a write fails; it need not die of it. */
 	signal(SIGXFSZ, SIG_IGN);
 	if (limit(RLIMIT_CORE, 0) || limit(RLIMIT_CPU, CPU_SECONDS) ||
 	    limit(RLIMIT_AS, MEMORY_BASE + memory) ||
-	    (S_ISREG(st->st_mode) && limit(RLIMIT_FSIZE, st->st_size + st->st_size / 4 + GROWTH_BASE)))
+	    (S_ISREG(st->st_mode) && limit(RLIMIT_FSIZE, size)))
 		return cause_errno("it cannot be limited");
 	return 0;
 }
@@ -197,7 +198,10 @@ static void __attribute__((noreturn)) program(const struct cage *cage, char *con
 	_exit(EXIT_FAILED);
 }
 
-/* What the program's process says. Returns the length, 0 at the end, or -1; *@fd is -1 or a descriptor. */
+/*
+ * What the program's process says. Returns the length, 0 at the end, or -1; *@fd is -1 or a
+ * descriptor.
+ */
 static ssize_t hear(int sock, char *text, size_t len, int *fd)
 {
 	union {
@@ -281,7 +285,7 @@ static bool is_image(const struct seccomp_notif *request)
 	return same;
 }
 
-/* Open the image as the program wants it, as far as it may. Returns a descriptor, or -1 and errno. */
+/* Open the image as the program wants it, as far as it may. Returns -1 with errno. */
 static int open_image(const struct cage *cage, int flags)
 {
 	char path[64];

@@ -164,7 +164,8 @@ static int open_backing(struct chain *chain, struct policy *policy)
 		cause("the chain is longer than %d images", CHAIN_MAX_LAYERS);
 		return cause_code(EXIT_REFUSED);
 	}
-	if (policy_check_name(policy, overlay->header.backing_name) || backing_format(overlay, &format))
+	if (policy_check_name(policy, overlay->header.backing_name) ||
+	    backing_format(overlay, &format))
 		return -1;
 	path = resolve(overlay->header.backing_name, overlay->path);
 	ret = open_layer(chain, overlay->header.backing_name, path, format, true, policy);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * filter-arch.h - seccomp's name of the architecture that this is built for. System calls of another
- * one, which a kernel may have, too, have other numbers.
+ * filter-arch.h - seccomp's name of the architecture that this is built for. System
+ * calls of another one, which a kernel may have, too, have other numbers.
  */
 #ifndef QCOW2ATTACH_FILTER_ARCH_H
 #define QCOW2ATTACH_FILTER_ARCH_H

@@ -63,8 +63,9 @@ static int read_exact(struct parse *p, void *buf, size_t len, uint64_t offset, c
 }
 
 /*
- * The rest of the header as QEMU judges it, even where nothing of it is used: a guest must not write
- * to an image that QEMU's tools will not open afterwards. What the kernel checks is left to it.
+ * The rest of the header as QEMU judges it, even where nothing of it is used: a guest must not
+ * write to an image that QEMU's tools will not open afterwards. What the kernel checks is left to
+ * it.
  */
 static int check_fixed(struct parse *p, const struct qcow2_header *h)
 {
@@ -76,9 +77,8 @@ static int check_fixed(struct parse *p, const struct qcow2_header *h)
 		return refuse(p, "the header has %u snapshots, more than %u", count,
 			      QCOW2_MAX_SNAPSHOTS);
 	if (snapshots % cluster || snapshots > (uint64_t)INT64_MAX - SNAPSHOT_BYTES * count)
-		return refuse(p, "the header has its %u snapshots at offset %llu, where none can be",
-			      count,
-			      (unsigned long long)snapshots);
+		return refuse(p, "the header has its %u snapshots at offset %llu, where none can "
+			      "be", count, (unsigned long long)snapshots);
 	if (p->out->version < 3)
 		return 0;
 	p->autoclear = be64toh(h->autoclear_features);
@@ -168,8 +168,8 @@ static int check_bitmaps(struct parse *p, uint32_t length, uint64_t at)
 	if (!count || count > MAX_BITMAPS || b.reserved ||
 	    be64toh(b.directory_offset) % cluster ||
 	    be64toh(b.directory_size) > MAX_BITMAP_DIRECTORY)
-		return refuse(p, "the bitmaps extension has %u bitmaps in %llu bytes at offset %llu, "
-			      "which cannot be", count,
+		return refuse(p, "the bitmaps extension has %u bitmaps in %llu bytes at offset "
+			      "%llu, which cannot be", count,
 			      (unsigned long long)be64toh(b.directory_size),
 			      (unsigned long long)be64toh(b.directory_offset));
 	return 0;
@@ -191,8 +191,8 @@ static int parse_extensions(struct parse *p)
 		if ((size_t)n < sizeof(ext))
 			return 0;
 		if (end - at < sizeof(ext))
-			return refuse(p, "the header has %llu bytes for an extension, which needs more",
-				      (unsigned long long)(end - at));
+			return refuse(p, "the header has %llu bytes for an extension, which needs "
+				      "more", (unsigned long long)(end - at));
 		type = be32toh(ext.type);
 		length = be32toh(ext.length);
 		at += sizeof(ext);

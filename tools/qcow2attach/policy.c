@@ -45,7 +45,8 @@ int policy_allow_file(struct policy *p, const char *path)
 	if (fstat(f.fd, &f.st) || (!S_ISREG(f.st.st_mode) && !S_ISBLK(f.st.st_mode))) {
 		close(f.fd);
 		return cause("allowed backing file '%s' is neither a file nor a block device%s",
-			     path, S_ISDIR(f.st.st_mode) ? " (--allow-dir allows a directory)" : "");
+			     path,
+			     S_ISDIR(f.st.st_mode) ? " (--allow-dir allows a directory)" : "");
 	}
 	p->files = xrealloc(p->files, (p->nfiles + 1) * sizeof(*p->files));
 	p->files[p->nfiles++] = f;

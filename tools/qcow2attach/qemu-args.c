@@ -26,8 +26,9 @@ static const struct refused_option {
 	const char *name;
 	const char *why;
 } refused_options[] = {
-	{ "snapshot", "would not hold for this disk, whose writes would land in the image: attach an "
-		      "overlay that you throw away (qemu-img create -f qcow2 -b IMAGE -F qcow2)" },
+	{ "snapshot", "would not hold for this disk, whose writes would land in the image: attach "
+		      "an overlay that you throw away (qemu-img create -f qcow2 -b IMAGE -F "
+		      "qcow2)" },
 	{ "loadvm", "would set the guest back, but not this disk, and the guest would damage it" },
 };
 
@@ -189,8 +190,8 @@ static uint64_t suffix_bytes(char c)
 }
 
 /*
- * A size as QEMU reads it: "2.5G", "512", "0x20a". Without a suffix it is counted in @unit. It has no
- * sign, no exponent, and a fraction only with a suffix of more than bytes.
+ * A size as QEMU reads it: "2.5G", "512", "0x20a". Without a suffix it is counted in @unit. It has
+ * no sign, no exponent, and a fraction only with a suffix of more than bytes.
  */
 static int qemu_size(const char *text, uint64_t unit, uint64_t *bytes)
 {
@@ -453,8 +454,8 @@ static int check_machine(const struct qemu_view *v)
 	if (!m)
 		return 0;
 	if (!strcmp(m, "microvm") && !v->machine_pcie)
-		return cause("the machine 'microvm' has no PCI bus, which the disk needs: give it one "
-			     "by -M microvm,pcie=on");
+		return cause("the machine 'microvm' has no PCI bus, which the disk needs: give it "
+			     "one by -M microvm,pcie=on");
 	if (!strcmp(m, "isapc") || !strcmp(m, "none"))
 		return cause("the machine '%s' has no PCI bus, which the disk needs: use another, "
 			     "for instance -M q35", m);

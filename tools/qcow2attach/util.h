@@ -142,9 +142,9 @@ const char *format_size(uint64_t bytes, char *buf, size_t len);
  * printable() - a name as people may be shown it.
  * @text: any bytes but NUL: names of files are such.
  *
- * A control character, which could move the cursor, begin a line that looks like one of ours, or set the
- * terminal up anew, becomes a backslash and three octal digits, as in the kernel's table lines; so does
- * each byte of what is no UTF-8.
+ * A control character, which could move the cursor, begin a line that looks like one of ours, or
+ * set the terminal up anew, becomes a backslash and three octal digits, as in the kernel's table
+ * lines; so does each byte of what is no UTF-8.
  *
  * Return: an allocated string.
  */

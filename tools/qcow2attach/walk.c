@@ -136,8 +136,8 @@ static int follow(struct steps *s, int fd, const struct stat *st)
 }
 
 /*
- * Open a part for nothing. A directory on the way may be one that is mounted when it is used: asking
- * for its attributes does that, and what they say is not looked at.
+ * Open a part for nothing. A directory on the way may be one that is mounted when it is used:
+ * asking for its attributes does that, and what they say is not looked at.
  */
 static int open_part(const struct steps *s, const char *part, bool last)
 {
