@@ -152,8 +152,8 @@ def test_writethrough(disk, writes_log):
     assert log.writes() == {0: False, 8: True, 16: True, 24: False, 32: True}
     seen = log.seen()
     assert [s for s in seen if s[2] & DISCARD] == [(40, 8, DISCARD)]
-    # When the guest gave up flushing, behind the discard, and the guest's own.
-    assert sum(bool(flags & FLUSH) for _, _, flags in seen) == 3
+    # When the guest gave up flushing, when it went, behind the discard, and the guest's own.
+    assert sum(bool(flags & FLUSH) for _, _, flags in seen) == 4
 
 
 def test_writes_in_flight_when_flushing_ends(slow, writes_log):

@@ -112,23 +112,61 @@ static int vhost_blk_stop(struct vhost_blk *blk)
 	return 0;
 }
 
+/*
+ * Called when rings have been stopped. If none runs any more, what has been answered as written is
+ * made durable: whoever hears of the stop may look at the image, copy it, or go on with it elsewhere.
+ * Rings that still run may be answering more: the last of them to be stopped does it for all.
+ *
+ * Waits as long as the storage takes, as a drain does. Returns -EIO when the flush has failed, with
+ * the rings stopped all the same.
+ */
+static int vhost_blk_settle(struct vhost_blk *blk)
+{
+	bool unflushed = false;
+	unsigned int i;
+
+	for (i = 0; i < blk->nr_queues; i++) {
+		struct vhost_blk_queue *q = blk->queues[i];
+
+		if (q->vq.private_data)
+			return 0;
+		unflushed |= q->unflushed;
+	}
+	if (!unflushed || !blk->bdev || !blk->writable)
+		return 0;
+	if (blkdev_issue_flush(blk->bdev)) {
+		pr_err_ratelimited("what process %d has written to %pg cannot be flushed\n",
+				   blk->owner, blk->bdev);
+		return -EIO;
+	}
+	for (i = 0; i < blk->nr_queues; i++)
+		blk->queues[i]->unflushed = false;
+	return 0;
+}
+
 /* Let go of the block device, with all rings stopped and drained. */
 static void vhost_blk_drop_backend(struct vhost_blk *blk)
 {
 	unsigned int i;
 
-	for (i = 0; i < blk->nr_queues; i++)
+	for (i = 0; i < blk->nr_queues; i++) {
 		vhost_blk_ring_free(blk->queues[i]);
+		blk->queues[i]->unflushed = false;
+	}
 	if (blk->file)
 		fput(blk->file);
 	blk->file = NULL;
 	blk->bdev = NULL;
 }
 
-/* Stop all that runs for the owner, however long its requests in flight take. */
-static void vhost_blk_shut_down(struct vhost_blk *blk)
+/*
+ * Stop all that runs for the owner, however long its requests in flight and the flush behind them
+ * take. Returns the flush's error, after everything has been done.
+ */
+static int vhost_blk_shut_down(struct vhost_blk *blk)
 {
 	unsigned int i;
+	int ret;
 
 	for (i = 0; i < blk->nr_queues; i++)
 		vhost_blk_ring_halt(blk->queues[i]);
@@ -139,9 +177,11 @@ static void vhost_blk_shut_down(struct vhost_blk *blk)
 	vhost_dev_stop(&blk->dev);
 	for (i = 0; i < blk->nr_queues; i++)
 		flush_work(&blk->queues[i]->fallback_work);
+	ret = vhost_blk_settle(blk);
 	vhost_blk_drop_backend(blk);
 	vhost_blk_put_css(blk->css);
 	blk->css = NULL;
+	return ret;
 }
 
 static int vhost_blk_release(struct inode *inode, struct file *file)
@@ -207,9 +247,11 @@ static long vhost_blk_set_backend(struct vhost_blk *blk, void __user *argp)
 	ret = vhost_blk_stop(blk);
 	if (ret)
 		goto put;
+	/* A device that cannot be flushed is let go all the same, and no other takes its place. */
+	ret = vhost_blk_settle(blk);
 	vhost_blk_drop_backend(blk);
-	if (!file)
-		return 0;
+	if (ret || !file)
+		goto put;
 
 	blk->file = file;
 	blk->bdev = I_BDEV(file->f_mapping->host);
@@ -218,8 +260,10 @@ static long vhost_blk_set_backend(struct vhost_blk *blk, void __user *argp)
 	if (!ret)
 		return 0;
 	/* Rings that did start may have requests in flight; a caller being killed leaves them. */
-	if (!vhost_blk_stop(blk))
+	if (!vhost_blk_stop(blk)) {
+		vhost_blk_settle(blk);
 		vhost_blk_drop_backend(blk);
+	}
 	return ret;
 put:
 	if (file)
@@ -231,6 +275,7 @@ static long vhost_blk_set_ring(struct vhost_blk *blk, void __user *argp)
 {
 	struct vhost_vring_state arg;
 	struct vhost_blk_queue *q;
+	int ret;
 
 	if (copy_from_user(&arg, argp, sizeof(arg)))
 		return -EFAULT;
@@ -239,7 +284,8 @@ static long vhost_blk_set_ring(struct vhost_blk *blk, void __user *argp)
 	q = blk->queues[array_index_nospec(arg.index, blk->nr_queues)];
 	switch (arg.num) {
 	case 0:
-		return vhost_blk_ring_stop(q);
+		ret = vhost_blk_ring_stop(q);
+		return ret ?: vhost_blk_settle(blk);
 	case 1:
 		return blk->bdev ? vhost_blk_ring_start(q) : -ENODEV;
 	default:
@@ -299,6 +345,7 @@ static long vhost_blk_set_memory(struct vhost_blk *blk, void __user *argp)
 {
 	long ret = vhost_dev_ioctl(&blk->dev, VHOST_SET_MEM_TABLE, argp);
 	unsigned int i;
+	int err;
 
 	if (ret)
 		return ret;
@@ -306,13 +353,15 @@ static long vhost_blk_set_memory(struct vhost_blk *blk, void __user *argp)
 	for (i = 0; i < blk->nr_queues; i++) {
 		struct vhost_blk_queue *q = blk->queues[i];
 		bool restart = vhost_blk_ring_running(q);
-		int err = vhost_blk_ring_stop(q);
 
+		err = vhost_blk_ring_stop(q);
 		if (!err && restart)
 			err = vhost_blk_ring_start(q);
 		ret = ret ?: err;
 	}
-	return ret;
+	/* Nothing is flushed, unless they could not be started again. */
+	err = vhost_blk_settle(blk);
+	return ret ?: err;
 }
 
 /*
@@ -363,8 +412,10 @@ static long vhost_blk_set_features(struct vhost_blk *blk, void __user *argp)
 		mutex_unlock(&q->vq.mutex);
 		if (restart) {
 			ret = vhost_blk_ring_start(q);
-			if (ret)
+			if (ret) {
+				vhost_blk_settle(blk);
 				return ret;
+			}
 		}
 	}
 	return 0;
@@ -394,13 +445,13 @@ static long vhost_blk_reset_owner(struct vhost_blk *blk)
 		vhost_iotlb_free(umem);
 		return ret;
 	}
-	vhost_blk_shut_down(blk);
+	ret = vhost_blk_shut_down(blk);
 	vhost_dev_reset_owner(&blk->dev, umem);
 	/* The next owner finds what an open gives. */
 	blk->writeback = true;
 	for (i = 0; i < blk->nr_queues; i++)
 		memset(blk->queues[i]->serial, 0, VHOST_BLK_SERIAL_BYTES);
-	return 0;
+	return ret;
 }
 
 static long vhost_blk_busyloop(struct vhost_blk *blk, void __user *argp)

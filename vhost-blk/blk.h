@@ -22,6 +22,8 @@
  *    exactly one. The only chain without one is the last read, when the owner is being killed: it
  *    is given back, unread for whoever owns the ring next.
  *  - So a drained ring resumes at used->idx, whatever the owner says.
+ *  - When no ring runs any more, what was answered as written is on stable storage before anybody
+ *    is told of that: the stop of the last ring flushes, and so does release.
  *  - A request is found by the head of its chain. A head that is offered again while it is in
  *    flight is a broken ring; thus requests never exceed the size of the ring and are allocated
  *    with it.
@@ -132,6 +134,11 @@ struct vhost_blk_queue {
 	size_t held;			/* bytes of memory that requests have allocated */
 	bool throttled;			/* not read on until held is smaller */
 	bool broken;			/* not read any more until restarted */
+	/*
+	 * Answered as written, and maybe in a volatile cache: set before the used entry is
+	 * published, cleared when a flush begins that covers it. Of a drained ring, under dev.mutex.
+	 */
+	bool unflushed;
 	u8 serial[VHOST_BLK_SERIAL_BYTES];
 
 	/* Shared with end of bio. */

@@ -147,15 +147,20 @@ static int vhost_blk_finish(struct vhost_blk_req *req)
 		}
 		vhost_blk_end_steps(req);
 	}
-	/* A discard cannot be written through; or the mode has changed while it was written. */
-	if (req->cached && !req->error && req->status == VIRTIO_BLK_S_OK &&
-	    unlikely(vhost_blk_write_through(q))) {
-		req->cached = false;
-		return vhost_blk_submit_flush(req);
+	if (req->cached && !req->error && req->status == VIRTIO_BLK_S_OK) {
+		/* A discard cannot be written through; or the mode has changed meanwhile. */
+		if (unlikely(vhost_blk_write_through(q))) {
+			req->cached = false;
+			return vhost_blk_submit_flush(req);
+		}
+		q->unflushed = true;
 	}
-	if (unlikely(req->error))
+	if (unlikely(req->error)) {
 		req->status = req->error == BLK_STS_NOTSUPP ? VIRTIO_BLK_S_UNSUPP :
 							      VIRTIO_BLK_S_IOERR;
+		/* It may have been the flush for which the mark was cleared. */
+		q->unflushed = true;
+	}
 	if (req->status == VIRTIO_BLK_S_OK)
 		written = req->data_len;
 	if (likely(req->status_addr)) {

@@ -291,7 +291,11 @@ static int vhost_blk_execute(struct vhost_blk_req *req, u32 type, u64 sector, st
 		if (iov_iter_count(in) || iov_iter_count(out))
 			return -EIO;
 		/* Nothing can have been written through a file that is open for reading. */
-		return req->queue->blk->writable ? vhost_blk_submit_flush(req) : 0;
+		if (!req->queue->blk->writable)
+			return 0;
+		/* It covers what this ring has answered so far; later answers set the mark again. */
+		req->queue->unflushed = false;
+		return vhost_blk_submit_flush(req);
 	case VIRTIO_BLK_T_GET_ID:
 		return iov_iter_count(out) ? -EIO : vhost_blk_get_id(req, in);
 	case VIRTIO_BLK_T_DISCARD:

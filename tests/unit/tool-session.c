@@ -39,6 +39,7 @@ static struct {
 	uint32_t writeback;
 	unsigned int fail_one_in;	/* 0: never */
 	unsigned long fail_always;	/* the ioctl that fails; 0: none */
+	bool fail_flush;		/* the one of the last ring that stops */
 } kernel;
 
 static struct vu_session session;
@@ -181,6 +182,10 @@ static int fake_call(struct vhost_dev *dev, unsigned long request, void *arg)
 		if (!state->num)
 			kernel.base[index] = (kernel.base[index] + 7) & 0xffff;
 		check_ring_memory(index);
+		if (!state->num && kernel.fail_flush && !kernel.running[0] && !kernel.running[1]) {
+			errno = EIO;
+			return -1;
+		}
 		return 0;
 	case VHOST_BLK_SET_WRITEBACK:
 		CHECK(!kernel.running[0] && !kernel.running[1]);
@@ -233,6 +238,7 @@ static unsigned int count_fds(void)
 static void end(void)
 {
 	kernel.fail_one_in = 0;
+	kernel.fail_flush = false;
 	vu_inbox_clear(&inbox);
 	CHECK(!session_end(&session), "%s", cause_text());
 	close(front);
@@ -412,6 +418,14 @@ static void test_polite(void)
 	CHECK(!ask_state(VU_GET_VRING_BASE, 0, 0) && !kernel.running[0]);
 	CHECK(answer(&state, sizeof(state)) == sizeof(state));
 	CHECK(state.index == 0 && state.num == kernel.base[0], "%u", state.num);
+	/* Where the flush behind it fails it is stopped all the same, and can go on. */
+	kernel.fail_flush = true;
+	start_ring(0);
+	CHECK(kernel.running[0]);
+	CHECK(ask_state(VU_GET_VRING_BASE, 0, 0) == -1 &&
+	      strstr(cause_text(), "cannot be flushed"), "%s", cause_text());
+	CHECK(!kernel.running[0] && !session.broken);
+	kernel.fail_flush = false;
 	/* A ring that never ran has the base that it was given. */
 	CHECK(!ask_state(VU_GET_VRING_BASE, 1, 0));
 	CHECK(answer(&state, sizeof(state)) && state.num == 5, "%u", state.num);
@@ -801,6 +815,7 @@ static void test_random(void)
 			CHECK(!ask_state(VU_SET_VRING_ENABLE, 0, 1));
 		}
 		kernel.fail_one_in = random_below(2) ? 0 : 50;
+		kernel.fail_flush = !random_below(4);
 		for (uint64_t n = random_below(300); open && n; n--) {
 			open = random_message(files);
 			messages++;

@@ -144,18 +144,23 @@ int ring_stop(struct vu_session *s, unsigned int index)
 {
 	struct vu_ring *r = &s->ring[index];
 	struct vhost_vring_state state = { .index = index, .num = 0 };
+	bool unsafe = false;
 
 	if (!r->running)
 		return 0;
 	if (VHOST_CALL(s->vhost, VHOST_BLK_SET_RING, &state)) {
-		s->broken = true;
-		return cause_prefix("ring %u cannot be stopped", index);
+		/* It has stopped, but the flush behind it has failed. */
+		unsafe = errno == EIO;
+		s->broken = s->broken || !unsafe;
+		if (!unsafe)
+			return cause_prefix("ring %u cannot be stopped", index);
 	}
 	r->running = false;
 	if (VHOST_CALL(s->vhost, VHOST_GET_VRING_BASE, &state))
 		return cause_prefix("ring %u", index);
 	r->base = state.num & 0xffff;
-	return 0;
+	return unsafe ? cause("the disk is stopped, but what was written to it cannot be flushed")
+		      : 0;
 }
 
 int ring_update(struct vu_session *s, unsigned int index)

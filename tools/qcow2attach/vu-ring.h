@@ -18,9 +18,11 @@ int ring_update(struct vu_session *s, unsigned int index);
 int rings_update(struct vu_session *s);
 
 /**
- * ring_stop() - stop a ring and wait until its last request has been answered.
+ * ring_stop() - stop a ring and wait until its last request has been answered; if
+ * it was the last ring that ran, also until what was written is durable.
  *
- * Return: 0, or -1 with a cause; the session is broken then.
+ * Return: 0, or -1 with a cause. The session is broken then, unless the ring has
+ * stopped and only the storage failed.
  */
 int ring_stop(struct vu_session *s, unsigned int index);
 

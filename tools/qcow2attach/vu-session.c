@@ -573,7 +573,7 @@ int session_end(struct vu_session *s)
 	close(s->sock);
 	if (s->backend_sock >= 0)
 		close(s->backend_sock);
-	if (ret || s->broken)
+	if (s->broken)
 		return -1;
 	for (unsigned int i = 0; i < s->vhost->queues; i++)
 		ring_forget(s, i);
@@ -586,5 +586,5 @@ int session_end(struct vu_session *s)
 	if (s->log)
 		munmap(s->log, s->log_len);
 	s->log = NULL;
-	return 0;
+	return ret;
 }

@@ -106,7 +106,8 @@ void session_config_changed(struct vu_session *s);
 /**
  * session_end() - stop and drain everything, unmap, close.
  *
- * Return: 0, or -1 with a cause when a ring could not be stopped.
+ * Return: 0, or -1 with a cause when a ring could not be stopped, or what was
+ * written could not be made durable.
  */
 int session_end(struct vu_session *s);
 

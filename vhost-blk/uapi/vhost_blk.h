@@ -17,9 +17,10 @@
 /**
  * VHOST_BLK_SET_BACKEND - set or drop the block device that serves all rings
  *
- * index must be 0. fd is an open block device, or -1. A device that was set before is drained and
- * dropped first; then every ring that has addresses is started at its used index. Requests that
- * change the device are executed only if the file was opened for writing.
+ * index must be 0. fd is an open block device, or -1. A device that was set before is drained,
+ * flushed and dropped first; then every ring that has addresses is started at its used index.
+ * Requests that change the device are executed only if the file was opened for writing. EIO: the
+ * device that was set before could not be flushed; none is set now.
  */
 #define VHOST_BLK_SET_BACKEND	_IOW(VHOST_VIRTIO, 0xFF, struct vhost_vring_file)
 
@@ -34,8 +35,9 @@
 /**
  * VHOST_BLK_SET_RING - stop or start one ring
  *
- * num 0: take no further request, wait for those in flight, stop. VHOST_GET_VRING_BASE then gives
- * the index to resume at. num 1: start at the used index. To start a running ring changes nothing,
+ * num 0: take no further request, wait for those in flight, stop; if no ring runs any more, flush
+ * what the guest was told is written. VHOST_GET_VRING_BASE then gives the index to resume at. EIO:
+ * the ring is stopped, but what was written may not be on stable storage. num 1: start at the used index. To start a running ring changes nothing,
  * except that one that was stopped for being broken is read again.
  */
 #define VHOST_BLK_SET_RING	_IOW(VHOST_VIRTIO, 0xFD, struct vhost_vring_state)
