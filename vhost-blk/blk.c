@@ -125,13 +125,10 @@ static int vhost_blk_settle(struct vhost_blk *blk)
 	bool unflushed = false;
 	unsigned int i;
 
-	for (i = 0; i < blk->nr_queues; i++) {
-		struct vhost_blk_queue *q = blk->queues[i];
-
-		if (q->vq.private_data)
-			return 0;
-		unflushed |= q->unflushed;
-	}
+	if (vhost_blk_any_running(blk))
+		return 0;
+	for (i = 0; i < blk->nr_queues; i++)
+		unflushed |= blk->queues[i]->unflushed;
 	if (!unflushed || !blk->bdev || !blk->writable)
 		return 0;
 	if (blkdev_issue_flush(blk->bdev)) {
@@ -172,6 +169,9 @@ static int vhost_blk_shut_down(struct vhost_blk *blk)
 		vhost_blk_ring_halt(blk->queues[i]);
 	for (i = 0; i < blk->nr_queues; i++)
 		wait_event(blk->queues[i]->drained, vhost_blk_drained(blk->queues[i]));
+	/* Also from those that wait for theirs: nobody wakes their workers any more. */
+	for (i = 0; i < blk->nr_queues; i++)
+		vhost_blk_unclaim(blk->queues[i]);
 	/* The last end of bio may still be about to wake an executor that finds nothing. */
 	synchronize_rcu();
 	vhost_dev_stop(&blk->dev);

@@ -5,6 +5,7 @@
  *
  *	blk.c		the character device, its ioctls, the life of a backend
  *	ring.c		one queue: start, stop, drain, and the worker's pass over the ring
+ *	claim.c		which queue of which open a used ring in a guest's memory belongs to
  *	chain.c		the available ring -> a descriptor chain
  *	request.c	a descriptor chain -> checked -> bios
  *	direct.c	reads and writes of guest memory as it lies
@@ -15,13 +16,15 @@
  *
  * Locks: vhost_dev.mutex (all ioctls) is taken before vhost_virtqueue.mutex (one ring, held by
  * whoever reads the ring or writes used entries). Drains wait under the former, never under the
- * latter. End of bio runs in any context and takes no lock.
+ * latter. End of bio runs in any context and takes no lock. The lock of claim.c is inside all others.
  *
  * Invariants:
  *  - A chain that was read from the ring is in flight until its used entry is written, and gets
  *    exactly one. The only chain without one is the last read, when the owner is being killed: it
  *    is given back, unread for whoever owns the ring next.
  *  - So a drained ring resumes at used->idx, whatever the owner says.
+ *  - A used ring belongs to one queue of one open at a time, from its start until it is halted and
+ *    drained: used->idx means nothing while another queue has requests of that ring in flight.
  *  - When no ring runs any more, what was answered as written is on stable storage before anybody
  *    is told of that: the stop of the last ring flushes, and so does release.
  *  - A request is found by the head of its chain. A head that is offered again while it is in
@@ -114,6 +117,21 @@ struct vhost_blk_req {
 	struct vhost_blk_part part;	/* the first part if it is small; last: see struct bio */
 };
 
+/**
+ * struct vhost_blk_claim - whether a queue has its used ring, or waits for another to be done with it
+ *
+ * Under the lock of claim.c. What does not change from start to unclaim, and @held, which then only
+ * becomes true and is changed under the ring's mutex, may be read under that, too.
+ */
+struct vhost_blk_claim {
+	struct hlist_node node;
+	struct file *file;		/* that the used ring is mapped from, or NULL */
+	const void *memory;		/* what tells this memory from all other; NULL: no claim */
+	u64 at;				/* and the used ring's place in it */
+	bool held;
+	pid_t awaited;			/* owner of the one that has it */
+};
+
 /*
  * struct vhost_blk_queue - a ring
  */
@@ -139,6 +157,7 @@ struct vhost_blk_queue {
 	 * published, cleared when a flush begins that covers it. Of a drained ring, under dev.mutex.
 	 */
 	bool unflushed;
+	struct vhost_blk_claim claim;
 	u8 serial[VHOST_BLK_SERIAL_BYTES];
 
 	/* Shared with end of bio. */
@@ -198,7 +217,14 @@ int vhost_blk_ring_lock(struct vhost_blk_queue *q);
 void vhost_blk_ring_free(struct vhost_blk_queue *q);
 bool vhost_blk_ring_has_addresses(struct vhost_blk_queue *q);
 bool vhost_blk_ring_running(struct vhost_blk_queue *q);
+bool vhost_blk_any_running(struct vhost_blk *blk);
 void vhost_blk_ring_break(struct vhost_blk_queue *q, const char *why);
+
+/* claim.c */
+int vhost_blk_claim_prepare(struct vhost_blk_queue *q);
+bool vhost_blk_claim(struct vhost_blk_queue *q);
+int vhost_blk_claim_wait(struct vhost_blk_queue *q);
+void vhost_blk_unclaim(struct vhost_blk_queue *q);
 
 /* chain.c */
 int vhost_blk_next_chain(struct vhost_blk_queue *q, unsigned int *out, unsigned int *in,

@@ -128,6 +128,31 @@ static bool vhost_blk_busy_poll(struct vhost_blk_queue *q)
 	return false;
 }
 
+/* Read the ring from where its used index stands, which nobody else changes any more. */
+static int vhost_blk_ring_begin(struct vhost_blk_queue *q)
+{
+	struct vhost_virtqueue *vq = &q->vq;
+	int ret = vhost_vq_init_access(vq);
+
+	if (ret)
+		return ret;
+	vq->last_avail_idx = vq->last_used_idx;
+	vq->avail_idx = vq->last_used_idx;
+	return 0;
+}
+
+/* A ring that was started while another owner was not done with it: is it ours now? */
+static bool vhost_blk_ring_take_over(struct vhost_blk_queue *q)
+{
+	if (!vhost_blk_claim(q))
+		return false;
+	if (!vhost_blk_ring_begin(q))
+		return true;
+	if (!fatal_signal_pending(current))
+		vhost_blk_ring_break(q, "the used ring cannot be accessed");
+	return false;
+}
+
 /* The worker's pass over the ring: after a kick, a start, or VHOST_BLK_WEIGHT requests. */
 static void vhost_blk_handle_kick(struct vhost_work *work)
 {
@@ -138,6 +163,8 @@ static void vhost_blk_handle_kick(struct vhost_work *work)
 
 	mutex_lock(&vq->mutex);
 	if (!vq->private_data || q->broken || fatal_signal_pending(current))
+		goto unlock;
+	if (unlikely(!q->claim.held) && !vhost_blk_ring_take_over(q))
 		goto unlock;
 
 	WRITE_ONCE(q->gathering, true);
@@ -255,6 +282,22 @@ bool vhost_blk_ring_running(struct vhost_blk_queue *q)
 }
 
 /**
+ * vhost_blk_any_running - has any ring of a device been started and not stopped?
+ * @blk: the device
+ *
+ * Context: dev.mutex held.
+ */
+bool vhost_blk_any_running(struct vhost_blk *blk)
+{
+	unsigned int i;
+
+	for (i = 0; i < blk->nr_queues; i++)
+		if (blk->queues[i]->vq.private_data)
+			return true;
+	return false;
+}
+
+/**
  * vhost_blk_ring_halt - take no further requests from a ring
  * @q: the ring
  *
@@ -274,23 +317,51 @@ static int vhost_blk_ring_drain(struct vhost_blk_queue *q)
 	return wait_event_killable(q->drained, vhost_blk_drained(q));
 }
 
+/* When a ring has stopped that never began: its place is where the one before has left it. */
+static void vhost_blk_ring_find_place(struct vhost_blk_queue *q)
+{
+	struct vhost_virtqueue *vq = &q->vq;
+	__virtio16 idx;
+
+	if (get_user(idx, &vq->used->idx))
+		return;
+	vq->last_used_idx = vhost_blk_to_cpu16(vq, idx);
+	vq->last_avail_idx = vq->last_used_idx;
+	vq->avail_idx = vq->last_used_idx;
+}
+
 /**
  * vhost_blk_ring_stop - halt a ring and wait for its requests in flight
  * @q: the ring
+ *
+ * That includes those of an earlier owner, for which a ring that was started may still be waiting:
+ * when this returns, nothing of the ring's is under way.
  *
  * Return: 0, or -EINTR/-ERESTARTSYS when the caller is being killed; release waits then.
  */
 int vhost_blk_ring_stop(struct vhost_blk_queue *q)
 {
 	int ret = vhost_blk_ring_lock(q);
+	bool waiting;
 
 	if (ret)
 		return ret;
+	waiting = q->vq.private_data && !q->claim.held;
 	if (q->vq.private_data)
 		q->blk->unsettled = true;
 	q->vq.private_data = NULL;
 	mutex_unlock(&q->vq.mutex);
-	return vhost_blk_ring_drain(q);
+	if (unlikely(waiting)) {
+		ret = vhost_blk_claim_wait(q);
+		if (!ret)
+			vhost_blk_ring_find_place(q);
+	} else {
+		ret = vhost_blk_ring_drain(q);
+		if (ret)
+			return ret;
+	}
+	vhost_blk_unclaim(q);
+	return ret;
 }
 
 /**
@@ -299,7 +370,7 @@ int vhost_blk_ring_stop(struct vhost_blk_queue *q)
  *
  * Everything before the used index has been answered and nothing behind it: VHOST_SET_VRING_BASE
  * has nothing to add. The worker looks at the ring at once, since the kick for what lies in it may
- * have gone to a former owner.
+ * have gone to a former owner. While that one has requests in flight it only waits: see claim.c.
  *
  * Return: 0, -EINVAL without addresses, -EFAULT when they are not in the owner's memory, -ENOMEM,
  * or a fatal signal's error.
@@ -329,14 +400,21 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 	if (ret)
 		goto unlock;
 
+	ret = vhost_blk_claim_prepare(q);
+	if (ret)
+		goto unlock;
+
 	vq->private_data = q;
-	ret = vhost_vq_init_access(vq);
+	if (vhost_blk_claim(q))
+		ret = vhost_blk_ring_begin(q);
+	else
+		pr_notice_ratelimited("ring %u of process %d waits for process %d to be done with it\n",
+				      q->index, q->blk->owner, q->claim.awaited);
 	if (ret) {
 		vq->private_data = NULL;
+		vhost_blk_unclaim(q);
 		goto unlock;
 	}
-	vq->last_avail_idx = vq->last_used_idx;
-	vq->avail_idx = vq->last_used_idx;
 	WRITE_ONCE(q->broken, false);
 	q->throttled = false;
 	q->unlogged_used = false;
