@@ -150,10 +150,13 @@ static void vhost_blk_drop_backend(struct vhost_blk *blk)
 		vhost_blk_ring_free(blk->queues[i]);
 		blk->queues[i]->unflushed = false;
 	}
-	if (blk->file)
-		fput(blk->file);
+	if (!blk->file)
+		return;
+	vhost_blk_clean_cache(blk);
+	fput(blk->file);
 	blk->file = NULL;
 	blk->bdev = NULL;
+	blk->mapping = NULL;
 }
 
 /*
@@ -254,8 +257,10 @@ static long vhost_blk_set_backend(struct vhost_blk *blk, void __user *argp)
 		goto put;
 
 	blk->file = file;
+	blk->mapping = file->f_mapping;
 	blk->bdev = I_BDEV(file->f_mapping->host);
 	blk->writable = file->f_mode & FMODE_WRITE;
+	vhost_blk_clean_cache(blk);
 	ret = vhost_blk_start(blk);
 	if (!ret)
 		return 0;

@@ -11,6 +11,7 @@
  *	direct.c	reads and writes of guest memory as it lies
  *	range.c		DISCARD and WRITE_ZEROES: bios that carry no guest memory
  *	bounce.c	reads and writes whose memory the block layer cannot use as it lies
+ *	cache.c		what the host has of the device in its page cache
  *	complete.c	finished bios -> status, dirty log, used ring, one signal
  *	layout.c	refuses to load on a vhost.ko that has other structures
  *
@@ -103,6 +104,8 @@ struct vhost_blk_req {
 	bool cached;			/* what they wrote may be in a volatile cache */
 	u16 head;
 	u32 data_len;			/* bytes of guest memory that the data may change */
+	u32 sectors;			/* that this round, or a later one, writes; 0: none */
+	u64 sector;			/* the first of them */
 	u8 __user *status_addr;		/* NULL if the chain has no room for a status */
 	struct vhost_blk_part *parts;	/* the round under way */
 	const struct vhost_blk_steps *steps;	/* NULL: one round */
@@ -186,6 +189,7 @@ struct vhost_blk {
 	/* Changed under dev.mutex with all rings stopped; read by requests in flight. */
 	struct file *file;
 	struct block_device *bdev;
+	struct address_space *mapping;	/* the device's page cache */
 	bool writable;			/* the file was opened for writing */
 	struct cgroup_subsys_state *css;	/* owner's io cgroup, for kthread workers */
 
@@ -206,6 +210,15 @@ static inline bool vhost_blk_drained(struct vhost_blk_queue *q)
 {
 	/* Pairs with the release in vhost_blk_publish(). */
 	return !smp_load_acquire(&q->inflight);
+}
+
+/*
+ * Is anything of the device in the host's page cache? Pages may come and go at any time: one that is
+ * missed here was read from the device after this, and is looked for again when a write has ended.
+ */
+static inline bool vhost_blk_has_pages(struct vhost_blk *blk)
+{
+	return READ_ONCE(blk->mapping->nrpages);
 }
 
 /* ring.c */
@@ -254,6 +267,30 @@ int vhost_blk_range(struct vhost_blk_req *req, bool discard, struct iov_iter *da
 /* bounce.c */
 int vhost_blk_bounce(struct vhost_blk_req *req, blk_opf_t opf, sector_t sector,
 		     struct iov_iter *data);
+
+/* cache.c */
+void vhost_blk_clean_range(struct vhost_blk *blk, bool write, u64 sector, u64 sectors);
+void vhost_blk_after_write(struct vhost_blk_req *req);
+void vhost_blk_clean_cache(struct vhost_blk *blk);
+
+/* Have the device hold what the host has written to a range that is about to be read. */
+static inline void vhost_blk_before_read(struct vhost_blk *blk, u64 sector, u64 sectors)
+{
+	if (unlikely(vhost_blk_has_pages(blk)))
+		vhost_blk_clean_range(blk, false, sector, sectors);
+}
+
+/*
+ * Let nothing that is cached be written over what a request will write, nor be read afterwards. The
+ * request remembers the range for vhost_blk_after_write().
+ */
+static inline void vhost_blk_before_write(struct vhost_blk_req *req, u64 sector, u32 sectors)
+{
+	req->sector = sector;
+	req->sectors = sectors;
+	if (unlikely(vhost_blk_has_pages(req->queue->blk)))
+		vhost_blk_clean_range(req->queue->blk, true, sector, sectors);
+}
 
 /* complete.c */
 void vhost_blk_end_io(struct bio *bio);

@@ -136,6 +136,8 @@ static int vhost_blk_finish(struct vhost_blk_req *req)
 	int ret;
 
 	vhost_blk_release_parts(req);
+	if (unlikely(vhost_blk_has_pages(q->blk)) && req->sectors)
+		vhost_blk_after_write(req);
 	if (req->steps) {
 		ret = req->steps->next(req);
 		if (ret == -EIOCBQUEUED)

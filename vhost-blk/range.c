@@ -93,6 +93,7 @@ static int vhost_blk_zero_pages(struct vhost_blk_req *req, struct vhost_blk_exte
 		vhost_blk_release_parts(req);
 		return -ENOMEM;
 	}
+	vhost_blk_before_write(req, e->sector, ranges->round);
 	for (bytes = ranges->round << SECTOR_SHIFT; bytes; ) {
 		u32 len = min_t(u32, bytes, PAGE_SIZE);
 
@@ -141,6 +142,7 @@ static int vhost_blk_range_next(struct vhost_blk_req *req)
 		ranges->by_pages = true;
 		return vhost_blk_zero_pages(req, e);
 	}
+	vhost_blk_before_write(req, e->sector, ranges->round);
 	vhost_blk_add_part(req, 0, opf, e->sector)->bio.bi_iter.bi_size =
 		ranges->round << SECTOR_SHIFT;
 	return vhost_blk_submit(req);

@@ -227,6 +227,10 @@ static int vhost_blk_read_write(struct vhost_blk_req *req, bool write, u64 secto
 	}
 	if (!len)
 		return 0;
+	if (write)
+		vhost_blk_before_write(req, sector, len >> SECTOR_SHIFT);
+	else
+		vhost_blk_before_read(blk, sector, len >> SECTOR_SHIFT);
 	return vhost_blk_is_direct(blk->bdev, data, &nr_pages) ?
 		vhost_blk_direct(req, opf, sector, data, nr_pages) :
 		vhost_blk_bounce(req, opf, sector, data);
@@ -363,6 +367,7 @@ int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, uns
 	req->status_addr = NULL;
 	req->status_log.len = 0;
 	req->data_len = 0;
+	req->sectors = 0;
 	WRITE_ONCE(q->inflight, q->inflight + 1);
 
 	if (likely(in_len)) {

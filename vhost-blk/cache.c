@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The page cache of the block device that is served. Requests go round it, as direct I/O does, and so
+ * have the same duties towards those on the host that read or write the device through it: what is
+ * dirty there is written back before a request reads or overwrites it, and what is cached of a range
+ * that has been written is dropped before the guest has its answer. So a buffered read that begins
+ * after the answer finds what the guest has written.
+ *
+ * Nearly always there is nothing cached, which vhost_blk_has_pages() tells. All else here may sleep; it
+ * is called with the ring's mutex held, or for the whole device with all rings stopped.
+ */
+#include <linux/pagemap.h>
+
+#include "blk.h"
+
+static void vhost_blk_write_back(struct vhost_blk *blk, u64 sector, u64 sectors)
+{
+	loff_t start = sector << SECTOR_SHIFT;
+
+	/* Its error is for the one whose data it was, who learns of it by fsync(). */
+	filemap_write_and_wait_range(blk->mapping, start, start + (sectors << SECTOR_SHIFT) - 1);
+}
+
+static void vhost_blk_invalidate(struct vhost_blk *blk, u64 sector, u64 sectors)
+{
+	u64 start = sector << SECTOR_SHIFT, last = start + (sectors << SECTOR_SHIFT) - 1;
+
+	/* A page that was made dirty meanwhile stays: then it is the host that has overwritten. */
+	invalidate_inode_pages2_range(blk->mapping, start >> PAGE_SHIFT, last >> PAGE_SHIFT);
+}
+
+/**
+ * vhost_blk_clean_range - make way for a request that goes round the page cache, where that has pages
+ * @blk: the device
+ * @write: the request writes, so that nothing that is cached may stay
+ * @sector: the range's start
+ * @sectors: its length, not 0
+ */
+void vhost_blk_clean_range(struct vhost_blk *blk, bool write, u64 sector, u64 sectors)
+{
+	vhost_blk_write_back(blk, sector, sectors);
+	if (write)
+		vhost_blk_invalidate(blk, sector, sectors);
+}
+
+/**
+ * vhost_blk_after_write - drop what was read into the cache while a request was writing
+ * @req: the request, whose bios have ended
+ */
+void vhost_blk_after_write(struct vhost_blk_req *req)
+{
+	vhost_blk_invalidate(req->queue->blk, req->sector, req->sectors);
+}
+
+/**
+ * vhost_blk_clean_cache - have device and page cache agree when a backend begins and ends
+ * @blk: the device, with a backend and all rings stopped
+ */
+void vhost_blk_clean_cache(struct vhost_blk *blk)
+{
+	if (!vhost_blk_has_pages(blk))
+		return;
+	filemap_write_and_wait(blk->mapping);
+	if (blk->writable)
+		invalidate_inode_pages2(blk->mapping);
+}
