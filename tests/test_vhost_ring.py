@@ -156,6 +156,14 @@ def test_writethrough(disk, writes_log):
     assert sum(bool(flags & FLUSH) for _, _, flags in seen) == 4
 
 
+def test_writethrough_of_an_earlier_owner(disk, writes_log):
+    """Who served a guest before may have been told to write through; the next owner is not."""
+    log = writes_log(disk("null"))
+    ring("ringctl", "resumed", log.path)
+    assert [n for n, fua in log.writes().items() if fua] == [1, 2, 5, 7, 9]
+    assert len(log.writes()) == 11
+
+
 def test_writes_in_flight_when_flushing_ends(slow, writes_log):
     """They are durable when they are answered: a flush follows each."""
     log = writes_log(slow(300))

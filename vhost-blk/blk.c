@@ -53,6 +53,15 @@ static const struct kernel_param_ops vhost_blk_max_queues_ops = {
 module_param_cb(max_queues, &vhost_blk_max_queues_ops, &max_queues, 0644);
 MODULE_PARM_DESC(max_queues, "Rings per open of /dev/vhost-blk, 1 to 256 (default 16)");
 
+/* Nobody has said anything of the cache mode. No ring runs. */
+static void vhost_blk_forget_mode(struct vhost_blk *blk)
+{
+	blk->writeback = true;
+	blk->unsure = false;
+	blk->sure = false;
+	blk->mode_set = false;
+}
+
 static void vhost_blk_free(struct vhost_blk *blk)
 {
 	unsigned int i;
@@ -74,7 +83,7 @@ static int vhost_blk_open(struct inode *inode, struct file *file)
 	if (!blk)
 		return -ENOMEM;
 	blk->nr_queues = READ_ONCE(max_queues);
-	blk->writeback = true;
+	vhost_blk_forget_mode(blk);
 	blk->queues = kvcalloc(blk->nr_queues, sizeof(*blk->queues), GFP_KERNEL_ACCOUNT);
 	blk->vqs = kvcalloc(blk->nr_queues, sizeof(*blk->vqs), GFP_KERNEL_ACCOUNT);
 	if (!blk->queues || !blk->vqs)
@@ -323,15 +332,24 @@ static long vhost_blk_set_serial(struct vhost_blk *blk, void __user *argp)
 static long vhost_blk_set_writeback(struct vhost_blk *blk, void __user *argp)
 {
 	unsigned int i;
-	u32 writeback;
+	u32 mode;
 	int ret;
 
-	if (get_user(writeback, (u32 __user *)argp))
+	if (get_user(mode, (u32 __user *)argp))
 		return -EFAULT;
-	if (writeback > 1)
+	if (mode > VHOST_BLK_WRITEBACK_UNKNOWN)
 		return -EINVAL;
-	WRITE_ONCE(blk->writeback, writeback);
-	if (writeback || !blk->bdev || !blk->writable)
+	if (mode == VHOST_BLK_WRITEBACK_UNKNOWN) {
+		if (vhost_blk_any_running(blk))
+			return -EBUSY;
+		vhost_blk_forget_mode(blk);
+		return 0;
+	}
+	blk->mode_set = true;
+	WRITE_ONCE(blk->sure, true);
+	WRITE_ONCE(blk->writeback, mode);
+	WRITE_ONCE(blk->unsure, false);
+	if (mode || !blk->bdev || !blk->writable)
 		return 0;
 	for (i = 0; i < blk->nr_queues; i++) {
 		ret = vhost_blk_ring_lock(blk->queues[i]);
@@ -453,7 +471,7 @@ static long vhost_blk_reset_owner(struct vhost_blk *blk)
 	ret = vhost_blk_shut_down(blk);
 	vhost_dev_reset_owner(&blk->dev, umem);
 	/* The next owner finds what an open gives. */
-	blk->writeback = true;
+	vhost_blk_forget_mode(blk);
 	for (i = 0; i < blk->nr_queues; i++)
 		memset(blk->queues[i]->serial, 0, VHOST_BLK_SERIAL_BYTES);
 	return ret;

@@ -194,10 +194,14 @@ struct vhost_blk {
 	struct cgroup_subsys_state *css;	/* owner's io cgroup, for kthread workers */
 
 	/*
-	 * Changed under dev.mutex at any time. Read when a write begins, to make it durable as it
-	 * is done, and again when it is about to be answered, to make up for what has changed.
+	 * The cache mode: see vhost_blk_write_through(). Changed under dev.mutex at any time, and by
+	 * the workers when a guest flushes. Read when a write begins, to make it durable as it is
+	 * done, and again when it is about to be answered, to make up for what has changed.
 	 */
-	bool writeback;
+	bool writeback;			/* as the owner has set it; true if it has not */
+	bool unsure;			/* the guest may count on writes being durable */
+	bool sure;			/* it does not: it has flushed, or the owner says so */
+	bool mode_set;			/* the owner has set the mode; dev.mutex */
 };
 
 extern struct workqueue_struct *vhost_blk_wq;

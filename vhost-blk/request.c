@@ -20,11 +20,26 @@
  * vhost_blk_write_through - must writes be durable when they complete?
  * @q: the ring
  *
- * A guest that cannot flush has to be given durable writes.
+ * A guest that cannot flush has to be given durable writes, and so has one that has chosen to write
+ * through. It says that once, to whoever served it then: one that has been served before and may have
+ * chosen so is believed to have, until it flushes.
  */
 bool vhost_blk_write_through(struct vhost_blk_queue *q)
 {
-	return !vhost_blk_has_feature(&q->vq, VIRTIO_BLK_F_FLUSH) || !READ_ONCE(q->blk->writeback);
+	return !vhost_blk_has_feature(&q->vq, VIRTIO_BLK_F_FLUSH) ||
+	       !READ_ONCE(q->blk->writeback) || READ_ONCE(q->blk->unsure);
+}
+
+/*
+ * The guest flushes, so it does not count on writes being durable without. What it was answered so far
+ * has been. A ring that starts at this moment may make us unsure again; then the next flush tells.
+ */
+static void vhost_blk_note_flush(struct vhost_blk *blk)
+{
+	if (unlikely(!READ_ONCE(blk->sure)))
+		WRITE_ONCE(blk->sure, true);
+	if (unlikely(READ_ONCE(blk->unsure)))
+		WRITE_ONCE(blk->unsure, false);
 }
 
 /**
@@ -297,6 +312,7 @@ static int vhost_blk_execute(struct vhost_blk_req *req, u32 type, u64 sector, st
 		/* Nothing can have been written through a file that is open for reading. */
 		if (!req->queue->blk->writable)
 			return 0;
+		vhost_blk_note_flush(req->queue->blk);
 		/* It covers what this ring has answered so far; later answers set the mark again. */
 		req->queue->unflushed = false;
 		return vhost_blk_submit_flush(req);

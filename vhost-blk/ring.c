@@ -364,6 +364,38 @@ int vhost_blk_ring_stop(struct vhost_blk_queue *q)
 	return ret;
 }
 
+/*
+ * Has this ring been served before? Its used index can have come round to 0, but then its last entry
+ * has been used; a driver begins with a ring of zeroes.
+ */
+static bool vhost_blk_ring_is_used(struct vhost_virtqueue *vq)
+{
+	__virtio32 len;
+
+	return vq->last_used_idx || get_user(len, &vq->used->ring[vq->num - 1].len) || len;
+}
+
+/*
+ * What a ring that is being started says of the cache mode. A guest that has been served before may
+ * have chosen to write through, and would not say so again. One whose first ring is new has forgotten
+ * all that it had chosen. Under dev.mutex, as only starts make us unsure.
+ */
+static void vhost_blk_judge_mode(struct vhost_blk_queue *q, bool first)
+{
+	struct vhost_blk *blk = q->blk;
+
+	if (blk->mode_set || !vhost_blk_has_feature(&q->vq, VIRTIO_BLK_F_CONFIG_WCE))
+		return;
+	/* One that waits for an earlier owner has been served. */
+	if (!q->claim.held || vhost_blk_ring_is_used(&q->vq)) {
+		if (!READ_ONCE(blk->sure))
+			WRITE_ONCE(blk->unsure, true);
+	} else if (first) {
+		WRITE_ONCE(blk->sure, false);
+		WRITE_ONCE(blk->unsure, false);
+	}
+}
+
 /**
  * vhost_blk_ring_start - (re)start a ring where its used index stands
  * @q: the ring
@@ -378,6 +410,7 @@ int vhost_blk_ring_stop(struct vhost_blk_queue *q)
 int vhost_blk_ring_start(struct vhost_blk_queue *q)
 {
 	struct vhost_virtqueue *vq = &q->vq;
+	bool first;
 	int ret;
 
 	if (vhost_blk_ring_running(q))
@@ -404,6 +437,7 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 	if (ret)
 		goto unlock;
 
+	first = !vhost_blk_any_running(q->blk);
 	vq->private_data = q;
 	if (vhost_blk_claim(q))
 		ret = vhost_blk_ring_begin(q);
@@ -415,6 +449,7 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 		vhost_blk_unclaim(q);
 		goto unlock;
 	}
+	vhost_blk_judge_mode(q, first);
 	WRITE_ONCE(q->broken, false);
 	q->throttled = false;
 	q->unlogged_used = false;

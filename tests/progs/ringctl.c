@@ -224,7 +224,7 @@ static void case_ioctls(void)
 	must(set_ring(&g, 0, 0));
 	must_fail(set_ring(&g, 9999, 0), ENOBUFS);
 	must_fail(set_ring(&g, 0, 2), EINVAL);
-	mode = 2;
+	mode = 3;
 	must_fail(ioctl(g.fd, VHOST_BLK_SET_WRITEBACK, &mode), EINVAL);
 
 	/* A ring whose addresses are not in user space: no ring is left running, no device open. */
@@ -358,8 +358,78 @@ static void case_unlogged(void)
 	guest_stop(&g);
 }
 
+/* A new owner of the ring of a guest that has been served before. */
+static void next_owner(struct guest *g)
+{
+	close(g->fd);
+	guest_connect(g, g->features);
+	queue_attach(g, 0);
+	set_backend(g, device, O_RDWR);
+}
+
+/*
+ * A guest that may choose to write through says so once, to its first owner. DEVICE logs what reaches
+ * it: each write is one sector, at 0, 1, 2 and so on.
+ */
+static void case_resumed(void)
+{
+	static const uint32_t off, on = 1, unknown = VHOST_BLK_WRITEBACK_UNKNOWN;
+	struct guest g;
+	struct queue *q = &g.q[0];
+	unsigned int n = 0, i;
+
+#define WRITE_NEXT() check_eq(request(q, T_OUT, n++, data_gpa(0), 512, NULL), S_OK)
+	guest_start(&g, device, O_RDWR, 1, 64, DEFAULT_FEATURES | 1ull << VIRTIO_BLK_F_CONFIG_WCE);
+	WRITE_NEXT();			/* 0: new */
+	next_owner(&g);
+	WRITE_NEXT();			/* 1: written through */
+	must(set_ring(&g, 0, 0));
+	must(set_ring(&g, 0, 1));
+	WRITE_NEXT();			/* 2: written through */
+	check_eq(request(q, T_FLUSH, 0, 0, 0, NULL), S_OK);
+	WRITE_NEXT();			/* 3: it has flushed */
+	must(set_ring(&g, 0, 0));
+	must(set_ring(&g, 0, 1));
+	WRITE_NEXT();			/* 4: and this is the same guest */
+	must_fail(ioctl(g.fd, VHOST_BLK_SET_WRITEBACK, &unknown), EBUSY);
+	must(set_ring(&g, 0, 0));
+	must(ioctl(g.fd, VHOST_BLK_SET_WRITEBACK, &unknown));
+	must(set_ring(&g, 0, 1));
+	WRITE_NEXT();			/* 5: written through: it may be another */
+	must(ioctl(g.fd, VHOST_BLK_SET_WRITEBACK, &on));
+	WRITE_NEXT();			/* 6: the owner knows better */
+	next_owner(&g);
+	must(ioctl(g.fd, VHOST_BLK_SET_WRITEBACK, &off));
+	WRITE_NEXT();			/* 7: written through */
+	must(set_ring(&g, 0, 0));
+	must(ioctl(g.fd, VHOST_BLK_SET_WRITEBACK, &unknown));
+	/* The driver starts over. */
+	close(q->kick);
+	close(q->call);
+	close(q->err);
+	queue_init(&g, 0, 64);
+	queue_attach(&g, 0);
+	must(set_ring(&g, 0, 1));
+	WRITE_NEXT();			/* 8: new */
+	/* An index that has come round is not a new ring. */
+	for (i = 1; i < 65536; i++) {
+		add_request(q, i % 16, T_IN, 0, data_gpa(0), 512);
+		if (i % 16 == 15 || i == 65535)
+			kick(q);
+		while (i % 16 == 15 && q->used_seen != q->avail_idx)
+			next_used(q);
+	}
+	check_eq(used_idx(q), 0);
+	next_owner(&g);
+	WRITE_NEXT();			/* 9: written through */
+	g.features &= ~(1ull << VIRTIO_BLK_F_CONFIG_WCE);
+	next_owner(&g);
+	WRITE_NEXT();			/* 10: it cannot have chosen */
+	guest_stop(&g);
+}
+
 static const struct ring_case cases[] = {
-	{ "log", case_log }, { "busyloop", case_busyloop }, { "ioctls", case_ioctls },
+	{ "resumed", case_resumed }, { "log", case_log }, { "busyloop", case_busyloop }, { "ioctls", case_ioctls },
 	{ "writethrough", case_writethrough }, { "writeback", case_writeback },
 	{ "unlogged", case_unlogged }, LAST_CASE
 };

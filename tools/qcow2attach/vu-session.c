@@ -566,6 +566,8 @@ void session_begin(struct vu_session *s, int sock, struct vhost_dev *vhost,
 int session_end(struct vu_session *s)
 {
 	struct vhost_memory no_memory = { .nregions = 0 };
+	/* The next guest may count on a mode that it has told another server. */
+	__u32 unknown = VHOST_BLK_WRITEBACK_UNKNOWN;
 	uint64_t no_features = 0;
 	int no_log = -1;
 	int ret = rings_stop(s);
@@ -578,6 +580,8 @@ int session_end(struct vu_session *s)
 	for (unsigned int i = 0; i < s->vhost->queues; i++)
 		ring_forget(s, i);
 	/* The kernel lets go of the memory and the log before they are unmapped. */
+	if (s->config->wce && VHOST_CALL(s->vhost, VHOST_BLK_SET_WRITEBACK, &unknown))
+		return -1;
 	if (VHOST_CALL(s->vhost, VHOST_SET_FEATURES, &no_features) ||
 	    VHOST_CALL(s->vhost, VHOST_SET_LOG_FD, &no_log) ||
 	    VHOST_CALL(s->vhost, VHOST_SET_MEM_TABLE, &no_memory))

@@ -45,12 +45,17 @@
 /**
  * VHOST_BLK_SET_WRITEBACK - the cache mode of the disk
  *
- * 1, the default: a completed write may be volatile until a flush. 0: writes are durable when they
- * complete, which is what a guest may expect that cleared 'writeback' in the configuration space.
- * When this returns that is true of every write that has completed or will, whenever it began.
- * Without VIRTIO_BLK_F_FLUSH among the features every write is durable whatever this says.
+ * 1: a completed write may be volatile until a flush. 0: writes are durable when they complete,
+ * which is what a guest may expect that cleared 'writeback' in the configuration space. When this
+ * returns that is true of every write that has completed or will, whenever it began. Without
+ * VIRTIO_BLK_F_FLUSH among the features every write is durable whatever this says.
+ *
+ * VHOST_BLK_WRITEBACK_UNKNOWN, the default: as 1 for a guest that starts with fresh rings. One whose
+ * rings have been served before may have cleared 'writeback' then, if it has VIRTIO_BLK_F_CONFIG_WCE:
+ * its writes are durable until it flushes or starts anew. EBUSY while a ring runs.
  */
 #define VHOST_BLK_SET_WRITEBACK	_IOW(VHOST_VIRTIO, 0xFC, __u32)
+#define VHOST_BLK_WRITEBACK_UNKNOWN	2
 
 /* Most data segments in one request (seg_max): a header and a status may each need one more. */
 #define VHOST_BLK_MAX_SEGMENTS		1022
