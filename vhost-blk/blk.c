@@ -36,9 +36,6 @@
 			    BIT_ULL(VIRTIO_BLK_F_TOPOLOGY) |		\
 			    BIT_ULL(VIRTIO_BLK_F_CONFIG_WCE))
 
-/* Executor 2 of complete.c. Nothing it runs waits for other work on it. */
-struct workqueue_struct *vhost_blk_wq;
-
 static unsigned int max_queues = VHOST_BLK_DEFAULT_QUEUES;
 
 static int vhost_blk_set_max_queues(const char *val, const struct kernel_param *kp)
@@ -193,6 +190,9 @@ static int vhost_blk_shut_down(struct vhost_blk *blk)
 	vhost_blk_drop_backend(blk);
 	vhost_blk_put_css(blk->css);
 	blk->css = NULL;
+	if (blk->wq)
+		destroy_workqueue(blk->wq);
+	blk->wq = NULL;
 	return ret;
 }
 
@@ -446,10 +446,19 @@ static long vhost_blk_set_features(struct vhost_blk *blk, void __user *argp)
 
 static long vhost_blk_set_owner(struct vhost_blk *blk)
 {
-	long ret = vhost_dev_set_owner(&blk->dev);
+	struct workqueue_struct *wq;
+	long ret;
 
-	if (ret)
+	wq = alloc_workqueue("vhost-blk/%d", WQ_MEM_RECLAIM | WQ_UNBOUND, 0,
+			     task_tgid_nr(current));
+	if (!wq)
+		return -ENOMEM;
+	ret = vhost_dev_set_owner(&blk->dev);
+	if (ret) {
+		destroy_workqueue(wq);
 		return ret;
+	}
+	blk->wq = wq;
 	blk->css = vhost_blk_get_css();
 	blk->owner = task_tgid_nr(current);
 	return 0;
@@ -596,6 +605,7 @@ static const struct file_operations vhost_blk_fops = {
 static struct miscdevice vhost_blk_misc = {
 	.minor = MISC_DYNAMIC_MINOR,
 	.name = "vhost-blk",
+	.mode = 0600,
 	.fops = &vhost_blk_fops,
 };
 
@@ -603,21 +613,12 @@ static int __init vhost_blk_init(void)
 {
 	int ret = vhost_blk_check_layout();
 
-	if (ret)
-		return ret;
-	vhost_blk_wq = alloc_workqueue("vhost-blk", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
-	if (!vhost_blk_wq)
-		return -ENOMEM;
-	ret = misc_register(&vhost_blk_misc);
-	if (ret)
-		destroy_workqueue(vhost_blk_wq);
-	return ret;
+	return ret ?: misc_register(&vhost_blk_misc);
 }
 
 static void __exit vhost_blk_exit(void)
 {
 	misc_deregister(&vhost_blk_misc);
-	destroy_workqueue(vhost_blk_wq);
 }
 
 module_init(vhost_blk_init);

@@ -192,6 +192,11 @@ struct vhost_blk {
 	struct address_space *mapping;	/* the device's page cache */
 	bool writable;			/* the file was opened for writing */
 	struct cgroup_subsys_state *css;	/* owner's io cgroup, for kthread workers */
+	/*
+	 * For executor 2 of complete.c. Its work can sleep on the owner's memory for as long as
+	 * whoever provides that likes, and so must be in no other owner's way. Made with an owner.
+	 */
+	struct workqueue_struct *wq;
 
 	/*
 	 * The cache mode: see vhost_blk_write_through(). Changed under dev.mutex at any time, and by
@@ -203,8 +208,6 @@ struct vhost_blk {
 	bool sure;			/* it does not: it has flushed, or the owner says so */
 	bool mode_set;			/* the owner has set the mode; dev.mutex */
 };
-
-extern struct workqueue_struct *vhost_blk_wq;
 
 /*
  * Is no request in flight any more? Whoever has seen that, with the ring halted, may free what the

@@ -24,7 +24,7 @@
 
 static void vhost_blk_use_fallback(struct vhost_blk_queue *q)
 {
-	queue_work(vhost_blk_wq, &q->fallback_work);
+	queue_work(q->blk->wq, &q->fallback_work);
 }
 
 /**
