@@ -68,6 +68,7 @@ static void vhost_blk_free(struct vhost_blk *blk)
 			kvfree(blk->queues[i]);
 	kvfree(blk->queues);
 	kvfree(blk->vqs);
+	ratelimit_state_exit(&blk->limit);
 	kfree(blk);
 }
 
@@ -81,6 +82,8 @@ static int vhost_blk_open(struct inode *inode, struct file *file)
 		return -ENOMEM;
 	blk->nr_queues = READ_ONCE(max_queues);
 	vhost_blk_forget_mode(blk);
+	ratelimit_state_init(&blk->limit, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+	ratelimit_set_flags(&blk->limit, RATELIMIT_MSG_ON_RELEASE);
 	blk->queues = kvcalloc(blk->nr_queues, sizeof(*blk->queues), GFP_KERNEL_ACCOUNT);
 	blk->vqs = kvcalloc(blk->nr_queues, sizeof(*blk->vqs), GFP_KERNEL_ACCOUNT);
 	if (!blk->queues || !blk->vqs)
@@ -138,8 +141,8 @@ static int vhost_blk_settle(struct vhost_blk *blk)
 	if (!unflushed || !blk->bdev || !blk->writable)
 		return 0;
 	if (blkdev_issue_flush(blk->bdev)) {
-		pr_err_ratelimited("what process %d has written to %pg cannot be flushed\n",
-				   blk->owner, blk->bdev);
+		vhost_blk_notice(blk, "what process %d has written to %pg cannot be flushed\n",
+				 blk->owner, blk->bdev);
 		return -EIO;
 	}
 	for (i = 0; i < blk->nr_queues; i++)
@@ -201,6 +204,7 @@ static int vhost_blk_release(struct inode *inode, struct file *file)
 	struct vhost_blk *blk = file->private_data;
 
 	mutex_lock(&blk->dev.mutex);
+	WRITE_ONCE(blk->wanted, true);
 	vhost_blk_shut_down(blk);
 	mutex_unlock(&blk->dev.mutex);
 	vhost_dev_cleanup(&blk->dev);
@@ -577,6 +581,7 @@ static long vhost_blk_ioctl(struct file *file, unsigned int cmd, unsigned long a
 	/* A drain may hold it for as long as the storage takes. */
 	if (mutex_lock_killable(&blk->dev.mutex))
 		return -EINTR;
+	WRITE_ONCE(blk->wanted, true);
 	switch (cmd) {
 	case VHOST_SET_OWNER:
 		ret = vhost_blk_set_owner(blk);
@@ -589,6 +594,7 @@ static long vhost_blk_ioctl(struct file *file, unsigned int cmd, unsigned long a
 	default:
 		ret = vhost_blk_owner_ioctl(blk, cmd, argp);
 	}
+	WRITE_ONCE(blk->wanted, false);
 	mutex_unlock(&blk->dev.mutex);
 	return ret;
 }

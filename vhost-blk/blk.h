@@ -38,6 +38,8 @@
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/llist.h>
+#include <linux/ratelimit.h>
+#include <linux/timer.h>
 #include <linux/uio.h>
 #include <linux/virtio_blk.h>
 #include <linux/wait.h>
@@ -169,9 +171,10 @@ struct vhost_blk_queue {
 	struct vhost_work done_work;	/* executor 1: the queue's worker */
 	struct work_struct fallback_work;	/* executor 2: when the worker has been killed */
 
-	/* For those who wait; written under dev.mutex. */
-	bool wanted;			/* do not poll under the ring's mutex */
-	wait_queue_head_t drained;	/* inflight became 0 */
+	/* Calls the worker when there was no memory for a chain. Armed by passes, so not once halted. */
+	struct timer_list retry;
+
+	wait_queue_head_t drained;	/* for those who wait: inflight became 0 */
 };
 
 /*
@@ -185,6 +188,13 @@ struct vhost_blk {
 	pid_t owner;			/* for messages; under dev.mutex */
 
 	bool unsettled;			/* a worker may hold work of a stopped ring; dev.mutex */
+
+	/*
+	 * An ioctl is under way, for which the core or we may have to wait for a ring's mutex or for
+	 * a worker: do not poll meanwhile. Written under dev.mutex.
+	 */
+	bool wanted;
+	struct ratelimit_state limit;	/* of what this open may have said in the kernel's log */
 
 	/* Changed under dev.mutex with all rings stopped; read by requests in flight. */
 	struct file *file;
@@ -228,6 +238,13 @@ static inline bool vhost_blk_has_pages(struct vhost_blk *blk)
 	return READ_ONCE(blk->mapping->nrpages);
 }
 
+/* Say something that a guest or an owner has brought about; it costs no other one its say. */
+#define vhost_blk_notice(blk, fmt, ...)						\
+do {										\
+	if (__ratelimit(&(blk)->limit))						\
+		pr_notice(fmt, ##__VA_ARGS__);					\
+} while (0)
+
 /* ring.c */
 void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsigned int index);
 int vhost_blk_ring_start(struct vhost_blk_queue *q);
@@ -249,6 +266,7 @@ void vhost_blk_unclaim(struct vhost_blk_queue *q);
 /* chain.c */
 int vhost_blk_next_chain(struct vhost_blk_queue *q, unsigned int *out, unsigned int *in,
 			 unsigned int *nr_log);
+bool vhost_blk_index_jumps(struct vhost_virtqueue *vq);
 
 /* request.c */
 int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, unsigned int in,

@@ -11,6 +11,7 @@
  * Runs with the ring's mutex held, under which vq->umem does not change, in a context whose
  * current->mm is the owner's.
  */
+#include <linux/sched/signal.h>
 #include <linux/uaccess.h>
 #include <linux/vhost_iotlb.h>
 
@@ -75,6 +76,21 @@ static __always_inline bool vhost_blk_has_chain(struct vhost_virtqueue *vq)
 	/* The index before the entries and the chains; pairs with the driver's write barrier. */
 	smp_rmb();
 	return true;
+}
+
+/**
+ * vhost_blk_index_jumps - is the available index one that no driver can have set?
+ * @vq: the ring, of which nothing is left to be read
+ *
+ * One that cannot be read is none either, unless that is because the owner is being killed.
+ */
+bool vhost_blk_index_jumps(struct vhost_virtqueue *vq)
+{
+	__virtio16 idx;
+
+	if (get_user(idx, &vq->avail->idx))
+		return !fatal_signal_pending(current);
+	return (u16)(vhost_blk_to_cpu16(vq, idx) - vq->last_avail_idx) > vq->num;
 }
 
 /*

@@ -246,14 +246,16 @@ void vhost_blk_reap(struct vhost_blk_queue *q)
 		}
 		list = next;
 	}
+	/* Before the publishing, after which the ring may be drained and its worker on the way out. */
+	if (unlikely(q->throttled) && q->held < VHOST_BLK_MAX_HELD) {
+		q->throttled = false;
+		if (q->vq.private_data)
+			vhost_poll_queue(&q->vq.poll);
+	}
 	if (unlikely(!vhost_blk_publish(q)))
 		vhost_blk_use_fallback(q);
 	if (unlikely(q->vq.log_used))
 		vhost_blk_check_used_log(q);
-	if (unlikely(q->throttled) && q->held < VHOST_BLK_MAX_HELD) {
-		q->throttled = false;
-		vhost_poll_queue(&q->vq.poll);
-	}
 }
 
 /**

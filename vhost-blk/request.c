@@ -6,10 +6,11 @@
  * Every function runs with the ring's mutex held, in a context whose current->mm is the owner's.
  *
  * Results inside this file: 0 the request has succeeded, -EIOCBQUEUED its bios are under way, -EIO
- * and -EOPNOTSUPP the guest asked for what cannot be done, anything else guest memory or memory
- * for the request was not to be had.
+ * and -EOPNOTSUPP the guest asked for what cannot be done, -ENOMEM there is no memory for the request
+ * and nothing has begun, anything else guest memory was not to be had.
  */
 #include <linux/highmem.h>
+#include <linux/nospec.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -358,13 +359,13 @@ static int vhost_blk_save_log(struct vhost_blk_req *req, unsigned int nr_log)
  * Called by the queue's worker only, as it relies on the worker's looking at queue->done.
  *
  * Return: 0 when the request will be answered. -EINTR when the owner is being killed and that made
- * its memory inaccessible: nothing was done and the chain has to be given back. -EINVAL when the
- * head is in flight already.
+ * its memory inaccessible, -ENOMEM when there is no memory for it: nothing was done and the chain has
+ * to be given back. -EINVAL when the head is in flight already.
  */
 int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, unsigned int in,
 		      unsigned int nr_log)
 {
-	struct vhost_blk_req *req = &q->reqs[head];
+	struct vhost_blk_req *req = &q->reqs[array_index_nospec(head, q->nr_reqs)];
 	struct iovec *iov = q->vq.iov;
 	size_t in_len = iov_length(iov + out, in);
 	struct iov_iter src, dst;
@@ -415,10 +416,10 @@ int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, uns
 		req->status = VIRTIO_BLK_S_UNSUPP;
 		break;
 	default:
-		if (ret != -EIO && fatal_signal_pending(current)) {
+		if (ret == -ENOMEM || (ret != -EIO && fatal_signal_pending(current))) {
 			vhost_blk_forget(req);
 			WRITE_ONCE(q->inflight, q->inflight - 1);
-			return -EINTR;
+			return ret == -ENOMEM ? ret : -EINTR;
 		}
 		req->status = VIRTIO_BLK_S_IOERR;
 	}

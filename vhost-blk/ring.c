@@ -27,6 +27,9 @@
 /* Requests after which other rings of the same worker get their turn. */
 #define VHOST_BLK_WEIGHT	256
 
+/* How long a chain stays in the ring for which there was no memory. */
+#define VHOST_BLK_RETRY_DELAY	msecs_to_jiffies(10)
+
 /**
  * vhost_blk_ring_break - stop reading a ring that makes no sense
  * @q: the ring
@@ -39,8 +42,8 @@
  */
 void vhost_blk_ring_break(struct vhost_blk_queue *q, const char *why)
 {
-	pr_notice_ratelimited("ring %u of process %d is stopped: %s\n", q->index,
-			      q->blk->owner, why);
+	vhost_blk_notice(q->blk, "ring %u of process %d is stopped: %s\n", q->index, q->blk->owner,
+			 why);
 	WRITE_ONCE(q->broken, true);
 	if (q->vq.error_ctx)
 		eventfd_signal(q->vq.error_ctx);
@@ -61,8 +64,8 @@ static void vhost_blk_announce(const struct vhost_virtqueue *vq, struct blk_plug
 
 /*
  * Take on at most VHOST_BLK_BATCH requests. Returns how many there were, -EBUSY when the reaping
- * of those in flight will start the pass anew, or another error when the ring must not be read any
- * more.
+ * of those in flight will start the pass anew, -ENOMEM when a timer will, or another error when the
+ * ring must not be read any more.
  */
 static int vhost_blk_fetch(struct vhost_blk_queue *q, struct blk_plug *plug)
 {
@@ -92,7 +95,9 @@ static int vhost_blk_fetch(struct vhost_blk_queue *q, struct blk_plug *plug)
 		ret = vhost_blk_request(q, head, out, in, nr_log);
 		if (unlikely(ret)) {
 			vhost_blk_unread(vq);
-			if (ret != -EINTR)
+			if (ret == -ENOMEM)
+				mod_timer(&q->retry, jiffies + VHOST_BLK_RETRY_DELAY);
+			else if (ret != -EINTR)
 				vhost_blk_ring_break(q, "a chain was offered again in flight");
 			return ret;
 		}
@@ -121,7 +126,7 @@ static bool vhost_blk_busy_poll(struct vhost_blk_queue *q)
 			return true;
 		/* Others need the processor, the worker, or the mutex that we hold. */
 		if (need_resched() || signal_pending(current) || vhost_vq_has_work(vq) ||
-		    READ_ONCE(q->wanted))
+		    READ_ONCE(q->blk->wanted))
 			break;
 		cpu_relax();
 	} while (ktime_before(ktime_get(), end));
@@ -185,8 +190,12 @@ static void vhost_blk_handle_kick(struct vhost_work *work)
 		}
 		if (nr == VHOST_BLK_BATCH || vhost_blk_busy_poll(q))
 			continue;
-		if (!vhost_enable_notify(dev, vq))
+		if (!vhost_enable_notify(dev, vq)) {
+			/* The core takes an index that jumps for an empty ring: then no kick comes. */
+			if (unlikely(vhost_blk_index_jumps(vq)))
+				vhost_blk_ring_break(q, "the available index jumps");
 			break;
+		}
 		vhost_disable_notify(dev, vq);
 	}
 	WRITE_ONCE(q->gathering, false);
@@ -196,6 +205,13 @@ static void vhost_blk_handle_kick(struct vhost_work *work)
 		vhost_blk_reap(q);
 unlock:
 	mutex_unlock(&vq->mutex);
+}
+
+static void vhost_blk_retry(struct timer_list *timer)
+{
+	struct vhost_blk_queue *q = container_of(timer, struct vhost_blk_queue, retry);
+
+	vhost_poll_queue(&q->vq.poll);
 }
 
 /**
@@ -213,6 +229,7 @@ void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsi
 	init_waitqueue_head(&q->drained);
 	vhost_work_init(&q->done_work, vhost_blk_done_work);
 	INIT_WORK(&q->fallback_work, vhost_blk_fallback_work);
+	timer_setup(&q->retry, vhost_blk_retry, 0);
 }
 
 /**
@@ -248,19 +265,14 @@ static int vhost_blk_ring_alloc(struct vhost_blk_queue *q, unsigned int nr)
 }
 
 /**
- * vhost_blk_ring_lock - take the ring's mutex although the worker may be polling under it
+ * vhost_blk_ring_lock - take the ring's mutex, which is held while a pass over the ring takes
  * @q: the ring
  *
  * Return: 0, or -EINTR when the caller is being killed
  */
 int vhost_blk_ring_lock(struct vhost_blk_queue *q)
 {
-	int ret;
-
-	WRITE_ONCE(q->wanted, true);
-	ret = mutex_lock_killable(&q->vq.mutex);
-	WRITE_ONCE(q->wanted, false);
-	return ret;
+	return mutex_lock_killable(&q->vq.mutex);
 }
 
 /**
@@ -305,11 +317,10 @@ bool vhost_blk_any_running(struct vhost_blk *blk)
  */
 void vhost_blk_ring_halt(struct vhost_blk_queue *q)
 {
-	WRITE_ONCE(q->wanted, true);
 	mutex_lock(&q->vq.mutex);
-	WRITE_ONCE(q->wanted, false);
 	q->vq.private_data = NULL;
 	mutex_unlock(&q->vq.mutex);
+	timer_delete_sync(&q->retry);
 }
 
 static int vhost_blk_ring_drain(struct vhost_blk_queue *q)
@@ -351,6 +362,7 @@ int vhost_blk_ring_stop(struct vhost_blk_queue *q)
 		q->blk->unsettled = true;
 	q->vq.private_data = NULL;
 	mutex_unlock(&q->vq.mutex);
+	timer_delete_sync(&q->retry);
 	if (unlikely(waiting)) {
 		ret = vhost_blk_claim_wait(q);
 		if (!ret)
@@ -442,8 +454,8 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 	if (vhost_blk_claim(q))
 		ret = vhost_blk_ring_begin(q);
 	else
-		pr_notice_ratelimited("ring %u of process %d waits for process %d to be done with it\n",
-				      q->index, q->blk->owner, q->claim.awaited);
+		vhost_blk_notice(q->blk, "ring %u of process %d waits for process %d to be done with it\n",
+				 q->index, q->blk->owner, q->claim.awaited);
 	if (ret) {
 		vq->private_data = NULL;
 		vhost_blk_unclaim(q);
