@@ -32,3 +32,8 @@ def test_an_index_that_jumps_unasked(ring):
 def test_the_log_has_room_for_all(ring, kernel_log):
     ring("notices")
     assert kernel_log.grep("ring 1 of process .* is stopped")
+
+
+@pytest.mark.core
+def test_rings_and_their_sizes(ring):
+    ring("sizes")

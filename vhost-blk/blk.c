@@ -20,6 +20,8 @@
 
 #define VHOST_BLK_DEFAULT_QUEUES	16
 #define VHOST_BLK_LIMIT_QUEUES		256
+#define VHOST_BLK_DEFAULT_RING_SIZE	1024	/* the longest that QEMU has */
+#define VHOST_BLK_LIMIT_RING_SIZE	32768	/* the longest that virtio has */
 
 #define VHOST_BLK_FEATURES (BIT_ULL(VIRTIO_F_VERSION_1) |		\
 			    BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC) |	\
@@ -37,6 +39,7 @@
 			    BIT_ULL(VIRTIO_BLK_F_CONFIG_WCE))
 
 static unsigned int max_queues = VHOST_BLK_DEFAULT_QUEUES;
+unsigned int vhost_blk_max_ring_size = VHOST_BLK_DEFAULT_RING_SIZE;
 
 static int vhost_blk_set_max_queues(const char *val, const struct kernel_param *kp)
 {
@@ -50,6 +53,18 @@ static const struct kernel_param_ops vhost_blk_max_queues_ops = {
 module_param_cb(max_queues, &vhost_blk_max_queues_ops, &max_queues, 0644);
 MODULE_PARM_DESC(max_queues, "Rings per open of /dev/vhost-blk, 1 to 256 (default 16)");
 
+static int vhost_blk_set_max_ring_size(const char *val, const struct kernel_param *kp)
+{
+	return param_set_uint_minmax(val, kp, 1, VHOST_BLK_LIMIT_RING_SIZE);
+}
+
+static const struct kernel_param_ops vhost_blk_max_ring_size_ops = {
+	.set = vhost_blk_set_max_ring_size,
+	.get = param_get_uint,
+};
+module_param_cb(max_ring_size, &vhost_blk_max_ring_size_ops, &vhost_blk_max_ring_size, 0644);
+MODULE_PARM_DESC(max_ring_size, "Descriptors of a ring, 1 to 32768 (default 1024)");
+
 /* Nobody has said anything of the cache mode. No ring runs. */
 static void vhost_blk_forget_mode(struct vhost_blk *blk)
 {
@@ -59,7 +74,7 @@ static void vhost_blk_forget_mode(struct vhost_blk *blk)
 	blk->mode_set = false;
 }
 
-static void vhost_blk_free(struct vhost_blk *blk)
+static void vhost_blk_free_queues(struct vhost_blk *blk)
 {
 	unsigned int i;
 
@@ -68,22 +83,30 @@ static void vhost_blk_free(struct vhost_blk *blk)
 			kvfree(blk->queues[i]);
 	kvfree(blk->queues);
 	kvfree(blk->vqs);
-	ratelimit_state_exit(&blk->limit);
-	kfree(blk);
+	blk->queues = NULL;
+	blk->vqs = NULL;
 }
 
 static int vhost_blk_open(struct inode *inode, struct file *file)
 {
-	struct vhost_blk *blk;
-	unsigned int i;
+	struct vhost_blk *blk = kzalloc(sizeof(*blk), GFP_KERNEL_ACCOUNT);
 
-	blk = kzalloc(sizeof(*blk), GFP_KERNEL_ACCOUNT);
 	if (!blk)
 		return -ENOMEM;
+	mutex_init(&blk->setup);
 	blk->nr_queues = READ_ONCE(max_queues);
 	vhost_blk_forget_mode(blk);
 	ratelimit_state_init(&blk->limit, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
 	ratelimit_set_flags(&blk->limit, RATELIMIT_MSG_ON_RELEASE);
+	file->private_data = blk;
+	return 0;
+}
+
+/* Make as many queues as were asked for, and with them all that takes memory before an owner does. */
+static int vhost_blk_make_queues(struct vhost_blk *blk)
+{
+	unsigned int i;
+
 	blk->queues = kvcalloc(blk->nr_queues, sizeof(*blk->queues), GFP_KERNEL_ACCOUNT);
 	blk->vqs = kvcalloc(blk->nr_queues, sizeof(*blk->vqs), GFP_KERNEL_ACCOUNT);
 	if (!blk->queues || !blk->vqs)
@@ -99,12 +122,46 @@ static int vhost_blk_open(struct inode *inode, struct file *file)
 	}
 	/* No weights: the pass over the ring has its own. */
 	vhost_dev_init(&blk->dev, blk->vqs, blk->nr_queues, UIO_MAXIOV, 0, 0, true, NULL);
-	file->private_data = blk;
 	return 0;
 
 nomem:
-	vhost_blk_free(blk);
+	vhost_blk_free_queues(blk);
 	return -ENOMEM;
+}
+
+/* For every ioctl but those that come before: from here on there are queues, until release. */
+static int vhost_blk_set_up(struct vhost_blk *blk)
+{
+	int ret = 0;
+
+	/* Pairs with the release below: whoever sees it sees the queues. */
+	if (smp_load_acquire(&blk->ready))
+		return 0;
+	mutex_lock(&blk->setup);
+	if (!blk->ready)
+		ret = vhost_blk_make_queues(blk);
+	if (!ret)
+		smp_store_release(&blk->ready, true);
+	mutex_unlock(&blk->setup);
+	return ret;
+}
+
+static long vhost_blk_set_queues(struct vhost_blk *blk, void __user *argp)
+{
+	u32 nr;
+	long ret = 0;
+
+	if (get_user(nr, (u32 __user *)argp))
+		return -EFAULT;
+	if (!nr || nr > READ_ONCE(max_queues))
+		return -EINVAL;
+	mutex_lock(&blk->setup);
+	if (blk->ready)
+		ret = -EBUSY;
+	else
+		blk->nr_queues = nr;
+	mutex_unlock(&blk->setup);
+	return ret;
 }
 
 /* Stop and drain every ring. Fails only when the caller is being killed. */
@@ -203,12 +260,16 @@ static int vhost_blk_release(struct inode *inode, struct file *file)
 {
 	struct vhost_blk *blk = file->private_data;
 
-	mutex_lock(&blk->dev.mutex);
-	WRITE_ONCE(blk->wanted, true);
-	vhost_blk_shut_down(blk);
-	mutex_unlock(&blk->dev.mutex);
-	vhost_dev_cleanup(&blk->dev);
-	vhost_blk_free(blk);
+	if (blk->ready) {
+		mutex_lock(&blk->dev.mutex);
+		WRITE_ONCE(blk->wanted, true);
+		vhost_blk_shut_down(blk);
+		mutex_unlock(&blk->dev.mutex);
+		vhost_dev_cleanup(&blk->dev);
+		vhost_blk_free_queues(blk);
+	}
+	ratelimit_state_exit(&blk->limit);
+	kfree(blk);
 	return 0;
 }
 
@@ -577,6 +638,11 @@ static long vhost_blk_ioctl(struct file *file, unsigned int cmd, unsigned long a
 
 	if (cmd == VHOST_GET_FEATURES)
 		return copy_to_user(argp, &features, sizeof(features)) ? -EFAULT : 0;
+	if (cmd == VHOST_BLK_SET_QUEUES)
+		return vhost_blk_set_queues(blk, argp);
+	ret = vhost_blk_set_up(blk);
+	if (ret)
+		return ret;
 
 	/* A drain may hold it for as long as the storage takes. */
 	if (mutex_lock_killable(&blk->dev.mutex))

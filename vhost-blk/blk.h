@@ -181,10 +181,15 @@ struct vhost_blk_queue {
  * struct vhost_blk - one open of /dev/vhost-blk
  */
 struct vhost_blk {
+	struct mutex setup;		/* taken before all others, and alone */
+
+	/* Changed under setup before ready is set; constant, but for what dev protects, after that. */
+	bool ready;
+	unsigned int nr_queues;
 	struct vhost_dev dev;		/* dev.mutex serialises the ioctls */
 	struct vhost_virtqueue **vqs;
 	struct vhost_blk_queue **queues;
-	unsigned int nr_queues;
+
 	pid_t owner;			/* for messages; under dev.mutex */
 
 	bool unsettled;			/* a worker may hold work of a stopped ring; dev.mutex */
@@ -244,6 +249,9 @@ do {										\
 	if (__ratelimit(&(blk)->limit))						\
 		pr_notice(fmt, ##__VA_ARGS__);					\
 } while (0)
+
+/* Longest ring that is started; a module parameter. */
+extern unsigned int vhost_blk_max_ring_size;
 
 /* ring.c */
 void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsigned int index);

@@ -416,8 +416,8 @@ static void vhost_blk_judge_mode(struct vhost_blk_queue *q, bool first)
  * has nothing to add. The worker looks at the ring at once, since the kick for what lies in it may
  * have gone to a former owner. While that one has requests in flight it only waits: see claim.c.
  *
- * Return: 0, -EINVAL without addresses, -EFAULT when they are not in the owner's memory, -ENOMEM,
- * or a fatal signal's error.
+ * Return: 0, -EINVAL without addresses, -EFAULT when they are not in the owner's memory, -E2BIG when
+ * it is longer than max_ring_size, -ENOMEM, or a fatal signal's error.
  */
 int vhost_blk_ring_start(struct vhost_blk_queue *q)
 {
@@ -435,6 +435,13 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 		return ret;
 	if (!vhost_blk_ring_has_addresses(q)) {
 		ret = -EINVAL;
+		goto unlock;
+	}
+	/* What is allocated with a ring is 400 bytes for each of its descriptors. */
+	if (vq->num > READ_ONCE(vhost_blk_max_ring_size)) {
+		vhost_blk_notice(q->blk, "ring %u of process %d has %u descriptors, more than max_ring_size (%u)\n",
+				 q->index, q->blk->owner, vq->num, vhost_blk_max_ring_size);
+		ret = -E2BIG;
 		goto unlock;
 	}
 	if (!vhost_vq_access_ok(vq)) {

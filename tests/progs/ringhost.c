@@ -2,7 +2,8 @@
 /* libs: */
 /*
  * What one owner or guest of /dev/vhost-blk can do to the host and to others: ringhost CASE DEVICE. How
- * long ioctls wait, what is said in the kernel's log. Run by tests/test_vhost_host.py.
+ * long ioctls wait, what is said in the kernel's log, how much memory there is. Run by
+ * tests/test_vhost_host.py.
  */
 #define _GNU_SOURCE
 #include "ringcase.h"
@@ -135,9 +136,49 @@ static void case_notices(void)
 		guest_stop(&g[i]);
 }
 
+/* As many rings as were asked for, and none longer than the host allows. */
+static void case_sizes(void)
+{
+	static const uint32_t zero, two = 2, many = 100000;
+	struct vhost_vring_state s = { .index = 0, .num = 2048 };
+	struct guest g;
+	int fd;
+
+	fd = must(open("/dev/vhost-blk", O_RDWR | O_CLOEXEC));
+	must_fail(ioctl(fd, VHOST_BLK_SET_QUEUES, &zero), EINVAL);
+	must_fail(ioctl(fd, VHOST_BLK_SET_QUEUES, &many), EINVAL);
+	must_fail(ioctl(fd, VHOST_BLK_SET_QUEUES, NULL), EFAULT);
+	must(ioctl(fd, VHOST_BLK_SET_QUEUES, &(uint32_t){ 3 }));
+	must(ioctl(fd, VHOST_BLK_SET_QUEUES, &two));
+	must(ioctl(fd, VHOST_SET_OWNER));
+	must_fail(ioctl(fd, VHOST_BLK_SET_QUEUES, &two), EBUSY);
+	s.index = 1;
+	must(ioctl(fd, VHOST_GET_VRING_BASE, &s));
+	s.index = 2;
+	must_fail(ioctl(fd, VHOST_GET_VRING_BASE, &s), ENOBUFS);
+	must(ioctl(fd, VHOST_RESET_OWNER));
+	must(ioctl(fd, VHOST_SET_OWNER));
+	must_fail(ioctl(fd, VHOST_GET_VRING_BASE, &s), ENOBUFS);
+	close(fd);
+	/* One that was only opened. */
+	close(must(open("/dev/vhost-blk", O_RDWR | O_CLOEXEC)));
+
+	guest_start(&g, device, O_RDWR, 1, 1024, DEFAULT_FEATURES);
+	check_eq(request(&g.q[0], T_IN, 0, data_gpa(0), 4096, NULL), S_OK);
+	must(set_ring(&g, 0, 0));
+	s = (struct vhost_vring_state){ .index = 0, .num = 2048 };
+	must(ioctl(g.fd, VHOST_SET_VRING_NUM, &s));
+	must_fail(set_ring(&g, 0, 1), E2BIG);
+	s.num = 1024;
+	must(ioctl(g.fd, VHOST_SET_VRING_NUM, &s));
+	must(set_ring(&g, 0, 1));
+	check_eq(request(&g.q[0], T_IN, 0, data_gpa(0), 4096, NULL), S_OK);
+	guest_stop(&g);
+}
+
 static const struct ring_case cases[] = {
 	{ "polling", case_polling }, { "jump", case_jump }, { "notices", case_notices },
-	LAST_CASE
+	{ "sizes", case_sizes }, LAST_CASE
 };
 
 int main(int argc, char **argv)

@@ -185,6 +185,10 @@ static int prepare(struct server *srv)
 
 	if (lower_oom_score(srv->options))
 		return -1;
+	if (srv->options->queue_size > srv->vhost.max_ring_size)
+		return cause("%u entries of a queue are more than the %u that the kernel serves (the "
+			     "parameter max_ring_size of the module vhost-blk)",
+			     srv->options->queue_size, srv->vhost.max_ring_size);
 	if (srv->options->queue_size)
 		srv->vhost.ring_size = srv->options->queue_size;
 	if (sandbox_server(&srv->user))

@@ -32,9 +32,16 @@ int vhost_dev_call(struct vhost_dev *dev, unsigned long request, const char *nam
 	return 0;
 }
 
-int vhost_dev_open(struct vhost_dev *dev)
+/* A parameter of a kernel module. */
+static unsigned int parameter(const char *path, unsigned int otherwise)
 {
 	char text[32];
+
+	return read_small_file(path, text, sizeof(text)) ? otherwise : strtoul(text, NULL, 10);
+}
+
+int vhost_dev_open(struct vhost_dev *dev)
+{
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 
 	memset(dev, 0, sizeof(*dev));
@@ -49,25 +56,14 @@ int vhost_dev_open(struct vhost_dev *dev)
 				     "(modprobe vhost-blk)", VHOST_DEV_PATH);
 		return cause_errno("cannot open %s", VHOST_DEV_PATH);
 	}
-	dev->max_regions = 64;
-	if (!read_small_file("/sys/module/vhost/parameters/max_mem_regions", text, sizeof(text)))
-		dev->max_regions = strtoul(text, NULL, 10);
+	dev->max_queues = parameter("/sys/module/vhost_blk/parameters/max_queues", 16);
+	dev->max_ring_size = parameter("/sys/module/vhost_blk/parameters/max_ring_size", 1024);
+	if (dev->ring_size > dev->max_ring_size)
+		dev->ring_size = dev->max_ring_size;
+	dev->max_regions = parameter("/sys/module/vhost/parameters/max_mem_regions", 64);
 	if (dev->max_regions > MEMORY_MAX_REGIONS)
 		dev->max_regions = MEMORY_MAX_REGIONS;
 	return VHOST_CALL(dev, VHOST_GET_FEATURES, &dev->features);
-}
-
-/*
- * The kernel says how many rings it has by refusing the first one that it has not: 0 is from one that
- * says nothing to who is not its owner yet.
- */
-static unsigned int count_rings(struct vhost_dev *dev)
-{
-	struct vhost_vring_state state = { .index = 0 };
-
-	while (state.index < 256 && !dev->call(dev, VHOST_GET_VRING_BASE, &state))
-		state.index++;
-	return state.index;
 }
 
 static int worker_per_ring(struct vhost_dev *dev)
@@ -91,19 +87,19 @@ int vhost_dev_own(struct vhost_dev *dev, unsigned int queues, bool workers, int 
 {
 	struct vhost_vring_file backend = { .index = 0, .fd = disk_fd };
 	__u8 bytes[VHOST_BLK_SERIAL_BYTES] = { 0 };
-	/* Before anything is made for an owner, where that can be. */
-	unsigned int rings = count_rings(dev);
+	__u32 count = queues;
 
-	if (VHOST_CALL(dev, VHOST_SET_OWNER, NULL))
-		return -1;
-	rings = rings ? rings : count_rings(dev);
-	if (queues > rings)
+	if (queues > dev->max_queues)
 		return cause("%u queues are more than the %u that the kernel serves (the parameter "
 			     "max_queues of the module vhost-blk, in "
-			     "/sys/module/vhost_blk/parameters)", queues, rings);
+			     "/sys/module/vhost_blk/parameters)", queues, dev->max_queues);
 	if (!queues)
-		queues = dev->cpus < rings ? dev->cpus : rings;
-	dev->queues = queues;
+		count = dev->cpus < dev->max_queues ? dev->cpus : dev->max_queues;
+	dev->queues = count;
+	/* Each takes memory from the moment when there is an owner. */
+	if (VHOST_CALL(dev, VHOST_BLK_SET_QUEUES, &count) ||
+	    VHOST_CALL(dev, VHOST_SET_OWNER, NULL))
+		return -1;
 	if (workers && worker_per_ring(dev))
 		return -1;
 	memcpy(bytes, serial, strnlen(serial, sizeof(bytes)));

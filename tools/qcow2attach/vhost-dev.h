@@ -40,15 +40,19 @@ struct vhost_vring_worker {
  * @call: its ioctl; a test puts its own kernel here.
  * @features: what the kernel offers.
  * @max_regions: how many memory regions it takes.
+ * @max_queues: how many rings it has at most.
+ * @max_ring_size: how many entries each of them may have.
  * @queues: how many rings this disk has.
- * @ring_size: how many entries a ring may have.
- * @cpus: how many processors there are.
+ * @ring_size: how many entries a ring of this disk may have.
+ * @cpus: how many processors the host has.
  */
 struct vhost_dev {
 	int fd;
 	int (*call)(struct vhost_dev *dev, unsigned long request, void *arg);
 	uint64_t features;
 	unsigned int max_regions;
+	unsigned int max_queues;
+	unsigned int max_ring_size;
 	unsigned int queues;
 	unsigned int ring_size;
 	unsigned int cpus;

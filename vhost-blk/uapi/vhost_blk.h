@@ -4,7 +4,7 @@
  * <linux/vhost.h>. Owns the ioctl numbers and the limits that a front end must respect when it
  * fills the virtio-blk configuration space, which is the front end's and not the module's.
  *
- * Order of use: VHOST_SET_OWNER, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE; per ring
+ * Order of use: VHOST_BLK_SET_QUEUES if wanted, VHOST_SET_OWNER, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE; per ring
  * VHOST_SET_VRING_NUM, _ADDR, _CALL, _ERR, _KICK; VHOST_BLK_SET_BACKEND. docs/vhost-blk.md tells
  * all of it.
  */
@@ -56,6 +56,15 @@
  */
 #define VHOST_BLK_SET_WRITEBACK	_IOW(VHOST_VIRTIO, 0xFC, __u32)
 #define VHOST_BLK_WRITEBACK_UNKNOWN	2
+
+/**
+ * VHOST_BLK_SET_QUEUES - how many rings this open has
+ *
+ * 1 to the module parameter max_queues (EINVAL), which is how many there are without this. Memory is
+ * taken for each with the first ioctl besides this one and VHOST_GET_FEATURES; then it is too late to
+ * say it (EBUSY).
+ */
+#define VHOST_BLK_SET_QUEUES	_IOW(VHOST_VIRTIO, 0xFB, __u32)
 
 /* Most data segments in one request (seg_max): a header and a status may each need one more. */
 #define VHOST_BLK_MAX_SEGMENTS		1022
