@@ -441,7 +441,8 @@ void alloc_put_back(struct qcow2_image *img, u64 host)
 
 /*
  * Take alloc_lock, and get a slice of refcounts under it.  Memory for that is not waited for with
- * the lock held: it may be with operations that the writer has to end, and the writer wants the lock.
+ * the lock held: it may be with operations that the writer has to end, and the writer wants the
+ * lock.
  */
 static struct slice *lock_refs(struct qcow2_image *img, u64 si)
 {
@@ -615,10 +616,11 @@ static int count_slice(struct qcow2_alloc *a, u64 si, u32 nr, char **error)
 static u64 count_metadata(struct qcow2_image *img, const struct slice *s, u64 si)
 {
 	unsigned long first = si << img->rb_slice_bits, last = first + per_slice(img) - 1, c;
-	MA_STATE(mas, &img->metadata, first, first);
+	struct ma_state mas;
 	void *entry;
 	u64 n = 0;
 
+	mas_init(&mas, &img->metadata, first);
 	rcu_read_lock();
 	mas_for_each(&mas, entry, last)
 		for (c = max(mas.index, first); c <= min(mas.last, last); c++)

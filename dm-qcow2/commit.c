@@ -25,9 +25,9 @@
  *
  * A write that fails for want of space or memory, as on thin or shared storage, loses nothing: the
  * closed generation is all there, and writing it again from step 1 is harmless.  So the commit is
- * "stuck", the image out of space, and it is tried again until it succeeds; meanwhile changes gather
- * in the open generation.  Any other error of a write, and any error of a flush, after which nobody
- * knows what is durable, is final.
+ * "stuck", the image out of space, and it is tried again until it succeeds; meanwhile changes
+ * gather in the open generation.  Any other error of a write, and any error of a flush, after which
+ * nobody knows what is durable, is final.
  *
  * Freed clusters go: unlinked in memory (freed_add, open generation) -> that generation durable ->
  * epoch over -> discarded and refcount lowered (alloc_reclaim) -> allocatable.
@@ -169,18 +169,18 @@ static int write_kind(struct qcow2_commit *c, enum slice_kind kind)
 }
 
 /* Whatever the reason, a flush that failed is not tried again: what it was for may be lost. */
-static int flush(struct qcow2_commit *c)
+static int flush_storage(struct qcow2_commit *c)
 {
 	int r = c->img->st.ops->flush(&c->img->st);
 
 	if (r)
-		DMERR("%s: flush failed: error %d", c->img->name, r);
+		DMERR("%s: cannot flush the storage: error %d", c->img->name, r);
 	return r ? -EIO : 0;
 }
 
 /*
- * The length of the refcount table comes with the generation: the next move makes the table in memory
- * longer before it holds commits off and gives it another place.
+ * The length of the refcount table comes with the generation: the next move makes the table in
+ * memory longer before it holds commits off and gives it another place.
  */
 static int write_generation(struct qcow2_commit *c)
 {
@@ -191,13 +191,13 @@ static int write_generation(struct qcow2_commit *c)
 
 	r = write_kind(c, SLICE_REFBLOCK);
 	if (r >= 0)
-		r = flush(c);
+		r = flush_storage(c);
 	if (r < 0)
 		return r;
 
 	r = write_kind(c, SLICE_REFTABLE);
 	if (r > 0)
-		r = flush(c);
+		r = flush_storage(c);
 	if (!r && c->closed_reftable)
 		r = header_set_reftable(img, img->reftable.pos, c->closed_reftable);
 	if (r < 0)
@@ -205,13 +205,13 @@ static int write_generation(struct qcow2_commit *c)
 
 	r = write_kind(c, SLICE_L2);
 	if (r > 0)
-		r = flush(c);
+		r = flush_storage(c);
 	if (r < 0)
 		return r;
 
 	r = write_kind(c, SLICE_L1);
 	if (r > 0)
-		r = flush(c);
+		r = flush_storage(c);
 	return r;
 }
 
@@ -283,8 +283,8 @@ static int write_closed(struct qcow2_commit *c)
 }
 
 /*
- * The closed generation was not written: see at the top.  Those in @ios that may wait on do so.  What
- * was freed in it is still referred to on disk and stays with it.  Returns how the others end.
+ * The closed generation was not written: see at the top.  Those in @ios that may wait on do so.
+ * What was freed in it is still referred to on disk and stays with it.  Returns how the others end.
  */
 static blk_status_t commit_failed(struct qcow2_commit *c, int error, struct list_head *ios)
 {
@@ -439,8 +439,8 @@ bool commit_is_clean(struct qcow2_image *img)
  * commit_is_stuck - does a commit wait for room to be written?
  * @img: a writable image
  *
- * Any context.  It may be over by the time the caller looks at the answer, and then all that waits is
- * tried again.
+ * Any context.  It may be over by the time the caller looks at the answer, and then all that waits
+ * is tried again.
  */
 bool commit_is_stuck(struct qcow2_image *img)
 {
@@ -490,10 +490,11 @@ void commit_add_io(struct qcow2_image *img, struct qcow2_io *io)
  * commit_hold - keep commits from starting
  * @img: a writable image
  *
- * For a change that cannot be made in one section of meta_lock, or that a closed generation must not
- * see.  Sleeps until a running commit has ended.
+ * For a change that cannot be made in one section of meta_lock, or that a closed generation must
+ * not see.  Sleeps until a running commit has ended.
  *
- * Return: whether commits are held; not when one is stuck, for its generation is still to be written.
+ * Return: whether commits are held; not when one is stuck, for its generation is still to be
+ * written.
  */
 bool commit_hold(struct qcow2_image *img)
 {
@@ -679,7 +680,7 @@ static void abandon(struct qcow2_commit *c)
 	struct slice *s, *next;
 
 	if (!commit_is_clean(c->img))
-		DMERR("%s: closed without %d changed pieces of its tables: what was written and not flushed may be lost",
+		DMERR("%s: closed without %d changed pieces of its tables and what they map",
 		      c->img->name, atomic_read(&c->img->cache.nr_dirty));
 	finish_generation(c);
 	mutex_lock(&c->img->meta_lock);

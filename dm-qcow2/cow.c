@@ -123,9 +123,9 @@ static void add_part(struct cow_op *op, struct qcow2_storage *st, blk_opf_t opf,
 }
 
 /*
- * A table slice was evicted since judge_fill() saw it: read it here and now.  It is never one of the
- * top image, for the operation has that pinned.  So memory for it may be waited for: all that holds
- * slices of lower images gives them back without the writer.
+ * A table slice was evicted since judge_fill() saw it: read it here and now.  It is never one of
+ * the top image, for the operation has that pinned.  So memory for it may be waited for: all that
+ * holds slices of lower images gives them back without the writer.
  */
 static int load_again(struct qcow2_writer *w, struct qcow2_image *img, u64 goff)
 {

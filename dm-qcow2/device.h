@@ -30,7 +30,7 @@ struct qcow2_dev {
 	bool writable;			/* by this table; the image's mode decides at run time */
 	struct qcow2_features features;
 	u64 size;			/* bytes */
-	unsigned int block_size;	/* bytes: what the device promises, at least what it needs */
+	unsigned int block_size;	/* bytes: what it promises, at least what it needs */
 	/*
 	 * Bytes: no aligned range of this length, cut at the ends of layers, spans two clusters of
 	 * any layer.

@@ -2,8 +2,8 @@
 /*
  * hooks.h - delays where a race was found, so that a test can win it.
  *
- * Compiled in with DM_QCOW2_TEST_HOOKS=y alone, as the lab's kernels with checkers have it; each is a
- * parameter of the module, in milliseconds.
+ * Compiled in with DM_QCOW2_TEST_HOOKS=y alone, as the lab's kernels with checkers have it; each is
+ * a parameter of the module, in milliseconds.
  */
 #ifndef DM_QCOW2_HOOKS_H
 #define DM_QCOW2_HOOKS_H

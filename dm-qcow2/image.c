@@ -6,12 +6,12 @@
  * that use it share one object: a golden image under many overlays has one table cache, and a
  * table that is loaded to replace another one of the same device takes the image over as it is.
  *
- * The I/O of opening and closing can take for ever: the storage may hang, or be a device of this very
- * kind that is suspended and waits for a table whose constructor wants the registry.  So none of it is
- * done under a lock.  An image is entered before it is opened and leaves after it was closed; who wants
- * it meanwhile waits for that one image, until it is killed.  A worker opens, since its I/O cannot be
- * taken back: when the process that asked is killed, the worker alone has the image, and closes it
- * when it is done.
+ * The I/O of opening and closing can take for ever: the storage may hang, or be a device of this
+ * very kind that is suspended and waits for a table whose constructor wants the registry.  So none
+ * of it is done under a lock.  An image is entered before it is opened and leaves after it was
+ * closed; who wants it meanwhile waits for that one image, until it is killed.  A worker opens,
+ * since its I/O cannot be taken back: when the process that asked is killed, the worker alone has
+ * the image, and closes it when it is done.
  *
  * Owns the registry and takes registry_lock (outermost), under which images come, go and change
  * phase, and inside it, or alone, role_lock, under which they change hands.  No I/O under either.
@@ -38,8 +38,8 @@ static DEFINE_MUTEX(role_lock);
 
 /*
  * A file is its inode in memory: numbers do not tell, since on btrfs they repeat in each subvolume.
- * A block device has many nodes and is its number.  An image that is being closed may have let go of
- * its inode, and what has that place in memory now waits for the end of it, too.
+ * A block device has many nodes and is its number.  An image that is being closed may have let go
+ * of its inode, and what has that place in memory now waits for the end of it, too.
  */
 static struct qcow2_image *find_image(const struct inode *inode)
 {
@@ -211,7 +211,7 @@ static int wait_phase(void)
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
-/* Under registry_lock, which is dropped meanwhile: the image loses a user, and with the last it goes. */
+/* Under registry_lock, dropped meanwhile: the image loses a user, and with the last it goes. */
 static void put_image(struct qcow2_image *img)
 {
 	lockdep_assert_held(&registry_lock);
@@ -255,8 +255,8 @@ static void open_work(struct work_struct *work)
 }
 
 /*
- * Under registry_lock, which is dropped meanwhile: have a worker do what @o says and wait for it.  The
- * caller is one of the image's users; on failure no more.
+ * Under registry_lock, which is dropped meanwhile: have a worker do what @o says and wait for it.
+ * The caller is one of the image's users; on failure no more.
  */
 static int do_opening(struct image_opening *o, char **error)
 {
@@ -625,7 +625,10 @@ int registry_module_init(void)
 	return open_wq ? 0 : -ENOMEM;
 }
 
-/* No image is being opened, as each has a reference to the module; but one may just have dropped it. */
+/*
+ * No image is being opened, as each has a reference to the module; but a worker may just have
+ * dropped it.
+ */
 void registry_module_exit(void)
 {
 	destroy_workqueue(open_wq);

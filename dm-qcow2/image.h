@@ -90,7 +90,7 @@ struct qcow2_image {
 	bool locked;			/* the byte-range locks are held */
 	bool raw;
 	bool can_write;			/* the file was opened for writing */
-	const struct inode *key_inode;	/* a file's inode, as a key alone; NULL for a block device */
+	const struct inode *key_inode;	/* of a file, as a key alone; else NULL */
 	dev_t key_dev;			/* device number, or that of the filesystem */
 	u64 key_ino;			/* inode number; 0 for a block device */
 	char *name;			/* for messages: escaped path */

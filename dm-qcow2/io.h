@@ -7,10 +7,10 @@
  * to the image's writer (write.c), or waits for a commit (commit.c).  It is owned by exactly one of
  * them at a time, which is what protects the fields below.
  *
- * Whoever hands a bio, or an operation, to a worker puts it on a list and then queues the work.  The
- * work may be running already: then the bio may end, and its device and image go, before the work is
- * queued.  So both are done in one RCU read-side section, and who takes a device or an image apart
- * waits for a grace period before the workqueues and lists go.
+ * Whoever hands a bio, or an operation, to a worker puts it on a list and then queues the work.
+ * The work may be running already: then the bio may end, and its device and image go, before the
+ * work is queued.  So both are done in one RCU read-side section, and who takes a device or an
+ * image apart waits for a grace period before the workqueues and lists go.
  */
 #ifndef DM_QCOW2_IO_H
 #define DM_QCOW2_IO_H

@@ -53,7 +53,8 @@ void image_set_mode(struct qcow2_image *img, enum image_mode mode, const char *w
 /**
  * image_out_of_space - something waits for space
  * @img: a writable image
- * @refused: the storage has refused a write; only a write that it takes tells that it has room again
+ * @refused: the storage has refused a write; only a write that it takes tells that it has room
+ * again
  * @why: for the log
  *
  * From now on it is tried again every second, for as long as the table says.  Any context.

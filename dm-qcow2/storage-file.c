@@ -325,9 +325,9 @@ static int file_reserve(struct qcow2_storage *st, u64 pos, u64 len)
 }
 
 /*
- * Whoever made the image or copied it has left pages of it in the page cache.  Each direct write has
- * to remove those in its way, which may wait: so none of the first writes could be submitted inline.
- * Reads only wait for those that are dirty.
+ * Whoever made the image or copied it has left pages of it in the page cache.  Each direct write
+ * has to remove those in its way, which may wait: so none of the first writes could be submitted
+ * inline. Reads only wait for those that are dirty.
  */
 static int file_take_over(struct qcow2_storage *st)
 {

@@ -49,7 +49,8 @@ static int run_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, const stru
  * @st: the storage
  * @opf: REQ_OP_READ or REQ_OP_WRITE
  * @pos: byte position, a multiple of the storage's block size
- * @buf: linearly mapped memory aligned to 512 bytes, of pages (not vmalloc, not kmalloc: filesystems
+ * @buf: linearly mapped memory aligned to 512 bytes, of pages (not vmalloc, not kmalloc:
+ * filesystems
  *	take references to its pages)
  * @len: bytes, a multiple of the storage's block size
  *

@@ -665,7 +665,7 @@ void cache_drop(struct table_cache *cache)
 {
 	unsigned int left = READ_ONCE(cache->nr);
 
-	/* Once round: what is pinned goes to the other end of the list, and all that is not goes. */
+	/* Once round: what is pinned moves to the other end of the list, all else goes. */
 	while (left) {
 		unsigned int look = min(left, EVICT_LOOKS);
 
@@ -678,8 +678,8 @@ void cache_drop(struct table_cache *cache)
 }
 
 /*
- * Whole pages, also since filesystems take references to the pages of what they are given (NFS does),
- * and those of a slab have none to be taken.
+ * Whole pages, also since filesystems take references to the pages of what they are given (NFS
+ * does), and those of a slab have none to be taken.
  */
 static void *buffer_alloc(gfp_t gfp, void *unused)
 {
@@ -713,7 +713,8 @@ int cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int 
 	cache->max = kib_to_slices(max_kib);
 	r = mempool_init_slab_pool(&cache->slices, RESERVED_SLICES, slice_slab);
 	if (!r)
-		r = mempool_init(&cache->buffers, RESERVED_BUFFERS, buffer_alloc, buffer_free, NULL);
+		r = mempool_init(&cache->buffers, RESERVED_BUFFERS, buffer_alloc, buffer_free,
+				 NULL);
 	if (r)
 		return r;
 	cache->wq = alloc_workqueue("qcow2_table", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);

@@ -59,7 +59,7 @@ struct slice {
 
 	u8 state;			/* written with release by the loader */
 	bool referenced;		/* used since the clock last passed; racy by design */
-	bool suspect;			/* has entries that need a look: check each one that is used */
+	bool suspect;			/* has entries that need a look: check each one used */
 
 	/* table_cache.lock */
 	unsigned int pins;

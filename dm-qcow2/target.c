@@ -138,8 +138,8 @@ static int parse_features(struct dm_target *ti, struct dm_arg_set *as, struct qc
 }
 
 /*
- * Whoever uses a live device has been told the size of its blocks and will not ask again: a table that
- * needs larger ones is refused, and one that could do with smaller ones keeps the promise.
+ * Whoever uses a live device has been told the size of its blocks and will not ask again: a table
+ * that needs larger ones is refused, and one that could do with smaller ones keeps the promise.
  */
 static int check_blocks(struct dm_target *ti, struct qcow2_dev *dev)
 {
@@ -417,9 +417,9 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 
 /*
  * A table that replaces another has its limits put together anew by DM, but for one that is on no
- * device, as a chain in files is: DM takes that for a multipath without paths, and leaves the limits
- * of the table before.  So they are made here, as DM makes them for a new device; what is kept is what
- * DM has just decided for this table, and what the administrator has set.
+ * device, as a chain in files is: DM takes that for a multipath without paths, and leaves the
+ * limits of the table before.  So they are made here, as DM makes them for a new device; what is
+ * kept is what DM has just decided for this table, and what the administrator has set.
  *
  * The device is suspended, and DM has just set the limits of the queue in the same way.
  */

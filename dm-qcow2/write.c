@@ -99,8 +99,8 @@ void failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 }
 
 /*
- * The L2 table of L1 entry @i does not exist: make it, full of zeroes on disk.  -EDQUOT: there was a
- * cluster, but the storage refused to write it; freeing another one does not help.
+ * The L2 table of L1 entry @i does not exist: make it, full of zeroes on disk.  -EDQUOT: there was
+ * a cluster, but the storage refused to write it; freeing another one does not help.
  */
 static int add_l2_table(struct qcow2_image *img, u32 i)
 {

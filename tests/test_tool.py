@@ -286,7 +286,7 @@ def test_who_has_the_image(images, attach, spawn):
     qemu.stdin.flush()
     qemu.stdout.readline()
     text = refused("attach", image, code=3)
-    assert "the kernel refused it: " in text or "the kernel could not start it: " in text
+    assert "the kernel refused it: " in text or "the kernel could not resume it: " in text
     assert "in use" in text or "lock" in text, text
     qemu.stdin.close()
     qemu.wait(timeout=20)

@@ -102,7 +102,7 @@ static int vhost_blk_open(struct inode *inode, struct file *file)
 	return 0;
 }
 
-/* Make as many queues as were asked for, and with them all that takes memory before an owner does. */
+/* Make as many queues as were asked for, and all that takes memory before an owner does. */
 static int vhost_blk_make_queues(struct vhost_blk *blk)
 {
 	unsigned int i;
@@ -140,8 +140,10 @@ static int vhost_blk_set_up(struct vhost_blk *blk)
 	mutex_lock(&blk->setup);
 	if (!blk->ready)
 		ret = vhost_blk_make_queues(blk);
-	if (!ret)
+	if (!ret) {
+		/* After the queues; pairs with the acquire above. */
 		smp_store_release(&blk->ready, true);
+	}
 	mutex_unlock(&blk->setup);
 	return ret;
 }
@@ -180,8 +182,9 @@ static int vhost_blk_stop(struct vhost_blk *blk)
 
 /*
  * Called when rings have been stopped. If none runs any more, what has been answered as written is
- * made durable: whoever hears of the stop may look at the image, copy it, or go on with it elsewhere.
- * Rings that still run may be answering more: the last of them to be stopped does it for all.
+ * made durable: whoever hears of the stop may look at the image, copy it, or go on with it
+ * elsewhere. Rings that still run may be answering more: the last of them to be stopped does it for
+ * all.
  *
  * Waits as long as the storage takes, as a drain does. Returns -EIO when the flush has failed, with
  * the rings stopped all the same.

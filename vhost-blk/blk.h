@@ -17,7 +17,8 @@
  *
  * Locks: vhost_dev.mutex (all ioctls) is taken before vhost_virtqueue.mutex (one ring, held by
  * whoever reads the ring or writes used entries). Drains wait under the former, never under the
- * latter. End of bio runs in any context and takes no lock. The lock of claim.c is inside all others.
+ * latter. End of bio runs in any context and takes no lock. The lock of claim.c is inside all
+ * others.
  *
  * Invariants:
  *  - A chain that was read from the ring is in flight until its used entry is written, and gets
@@ -123,7 +124,8 @@ struct vhost_blk_req {
 };
 
 /**
- * struct vhost_blk_claim - whether a queue has its used ring, or waits for another to be done with it
+ * struct vhost_blk_claim - whether a queue has its used ring, or waits for another to be done with
+ * it
  *
  * Under the lock of claim.c. What does not change from start to unclaim, and @held, which then only
  * becomes true and is changed under the ring's mutex, may be read under that, too.
@@ -159,7 +161,8 @@ struct vhost_blk_queue {
 	bool broken;			/* not read any more until restarted */
 	/*
 	 * Answered as written, and maybe in a volatile cache: set before the used entry is
-	 * published, cleared when a flush begins that covers it. Of a drained ring, under dev.mutex.
+	 * published, cleared when a flush begins that covers it. Of a drained ring, under
+	 * dev.mutex.
 	 */
 	bool unflushed;
 	struct vhost_blk_claim claim;
@@ -171,7 +174,7 @@ struct vhost_blk_queue {
 	struct vhost_work done_work;	/* executor 1: the queue's worker */
 	struct work_struct fallback_work;	/* executor 2: when the worker has been killed */
 
-	/* Calls the worker when there was no memory for a chain. Armed by passes, so not once halted. */
+	/* Calls the worker after there was no memory for a chain. Not armed once halted. */
 	struct timer_list retry;
 
 	wait_queue_head_t drained;	/* for those who wait: inflight became 0 */
@@ -183,7 +186,7 @@ struct vhost_blk_queue {
 struct vhost_blk {
 	struct mutex setup;		/* taken before all others, and alone */
 
-	/* Changed under setup before ready is set; constant, but for what dev protects, after that. */
+	/* Changed under setup before ready is set; then constant, but for what dev protects. */
 	bool ready;
 	unsigned int nr_queues;
 	struct vhost_dev dev;		/* dev.mutex serialises the ioctls */
@@ -195,8 +198,8 @@ struct vhost_blk {
 	bool unsettled;			/* a worker may hold work of a stopped ring; dev.mutex */
 
 	/*
-	 * An ioctl is under way, for which the core or we may have to wait for a ring's mutex or for
-	 * a worker: do not poll meanwhile. Written under dev.mutex.
+	 * An ioctl is under way, for which the core or we may have to wait for a ring's mutex or
+	 * for a worker: do not poll meanwhile. Written under dev.mutex.
 	 */
 	bool wanted;
 	struct ratelimit_state limit;	/* of what this open may have said in the kernel's log */
@@ -214,9 +217,9 @@ struct vhost_blk {
 	struct workqueue_struct *wq;
 
 	/*
-	 * The cache mode: see vhost_blk_write_through(). Changed under dev.mutex at any time, and by
-	 * the workers when a guest flushes. Read when a write begins, to make it durable as it is
-	 * done, and again when it is about to be answered, to make up for what has changed.
+	 * The cache mode: see vhost_blk_write_through(). Changed under dev.mutex at any time, and
+	 * by the workers when a guest flushes. Read when a write begins, to make it durable as it
+	 * is done, and again when it is about to be answered, to make up for what has changed.
 	 */
 	bool writeback;			/* as the owner has set it; true if it has not */
 	bool unsure;			/* the guest may count on writes being durable */
@@ -235,8 +238,9 @@ static inline bool vhost_blk_drained(struct vhost_blk_queue *q)
 }
 
 /*
- * Is anything of the device in the host's page cache? Pages may come and go at any time: one that is
- * missed here was read from the device after this, and is looked for again when a write has ended.
+ * Is anything of the device in the host's page cache? Pages may come and go at any time: one that
+ * is missed here was read from the device after this, and is looked for again when a write has
+ * ended.
  */
 static inline bool vhost_blk_has_pages(struct vhost_blk *blk)
 {

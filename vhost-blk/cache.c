@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The page cache of the block device that is served. Requests go round it, as direct I/O does, and so
- * have the same duties towards those on the host that read or write the device through it: what is
- * dirty there is written back before a request reads or overwrites it, and what is cached of a range
- * that has been written is dropped before the guest has its answer. So a buffered read that begins
- * after the answer finds what the guest has written.
+ * The page cache of the block device that is served. Requests go round it, as direct I/O does, and
+ * so have the same duties towards those on the host that read or write the device through it: what
+ * is dirty there is written back before a request reads or overwrites it, and what is cached of a
+ * range that has been written is dropped before the guest has its answer. So a buffered read that
+ * begins after the answer finds what the guest has written.
  *
- * Nearly always there is nothing cached, which vhost_blk_has_pages() tells. All else here may sleep; it
- * is called with the ring's mutex held, or for the whole device with all rings stopped.
+ * Nearly always there is nothing cached, which vhost_blk_has_pages() tells. All else here may
+ * sleep; it is called with the ring's mutex held, or for the whole device with all rings stopped.
  */
 #include <linux/pagemap.h>
 
@@ -30,7 +30,8 @@ static void vhost_blk_invalidate(struct vhost_blk *blk, u64 sector, u64 sectors)
 }
 
 /**
- * vhost_blk_clean_range - make way for a request that goes round the page cache, where that has pages
+ * vhost_blk_clean_range - make way for a request that goes round the page cache, where that has
+ * pages
  * @blk: the device
  * @write: the request writes, so that nothing that is cached may stay
  * @sector: the range's start

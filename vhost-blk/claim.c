@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * To which queue of which open a used ring in a guest's memory belongs. Owns the table of them, which
- * is one for the whole module, and its lock, which is the innermost of all.
+ * To which queue of which open a used ring in a guest's memory belongs. Owns the table of them,
+ * which is one for the whole module, and its lock, which is the innermost of all.
  *
- * A guest outlives the owners of its rings. When one has been killed its requests go on to their end,
- * and the used index tells nothing of them yet: whoever started the ring again meanwhile would answer
- * the same chains a second time, while the first time's data still goes to memory that the guest has
- * put to other use. An exclusive claim on the block device does not keep the next owner away where
- * several have it open, as read-only ones do. So the ring itself is claimed, from its start until it
- * is halted and drained; a ring that somebody else has is started, but begins when that one is done.
+ * A guest outlives the owners of its rings. When one has been killed its requests go on to their
+ * end, and the used index tells nothing of them yet: whoever started the ring again meanwhile would
+ * answer the same chains a second time, while the first time's data still goes to memory that the
+ * guest has put to other use. An exclusive claim on the block device does not keep the next owner
+ * away where several have it open, as read-only ones do. So the ring itself is claimed, from its
+ * start until it is halted and drained; a ring that somebody else has is started, but begins when
+ * that one is done.
  *
- * A used ring is known by the file that it is mapped from and its place there, which are the same for
- * all processes that share the memory; memory that is private to a process by that and its address.
+ * A used ring is known by the file that it is mapped from and its place there, which are the same
+ * for all processes that share the memory; memory that is private to a process by that and its
+ * address.
  */
 #define pr_fmt(fmt) "vhost-blk: " fmt
 

@@ -246,7 +246,7 @@ void vhost_blk_reap(struct vhost_blk_queue *q)
 		}
 		list = next;
 	}
-	/* Before the publishing, after which the ring may be drained and its worker on the way out. */
+	/* Before the publishing, after which the ring may be drained and its worker gone. */
 	if (unlikely(q->throttled) && q->held < VHOST_BLK_MAX_HELD) {
 		q->throttled = false;
 		if (q->vq.private_data)

@@ -6,8 +6,8 @@
  * Every function runs with the ring's mutex held, in a context whose current->mm is the owner's.
  *
  * Results inside this file: 0 the request has succeeded, -EIOCBQUEUED its bios are under way, -EIO
- * and -EOPNOTSUPP the guest asked for what cannot be done, -ENOMEM there is no memory for the request
- * and nothing has begun, anything else guest memory was not to be had.
+ * and -EOPNOTSUPP the guest asked for what cannot be done, -ENOMEM there is no memory for the
+ * request and nothing has begun, anything else guest memory was not to be had.
  */
 #include <linux/highmem.h>
 #include <linux/nospec.h>
@@ -22,8 +22,8 @@
  * @q: the ring
  *
  * A guest that cannot flush has to be given durable writes, and so has one that has chosen to write
- * through. It says that once, to whoever served it then: one that has been served before and may have
- * chosen so is believed to have, until it flushes.
+ * through. It says that once, to whoever served it then: one that has been served before and may
+ * have chosen so is believed to have, until it flushes.
  */
 bool vhost_blk_write_through(struct vhost_blk_queue *q)
 {
@@ -32,8 +32,9 @@ bool vhost_blk_write_through(struct vhost_blk_queue *q)
 }
 
 /*
- * The guest flushes, so it does not count on writes being durable without. What it was answered so far
- * has been. A ring that starts at this moment may make us unsure again; then the next flush tells.
+ * The guest flushes, so it does not count on writes being durable without. What it was answered so
+ * far has been. A ring that starts at this moment may make us unsure again; then the next flush
+ * tells.
  */
 static void vhost_blk_note_flush(struct vhost_blk *blk)
 {
@@ -314,7 +315,7 @@ static int vhost_blk_execute(struct vhost_blk_req *req, u32 type, u64 sector, st
 		if (!req->queue->blk->writable)
 			return 0;
 		vhost_blk_note_flush(req->queue->blk);
-		/* It covers what this ring has answered so far; later answers set the mark again. */
+		/* It covers what this ring has answered so far; later answers set it again. */
 		req->queue->unflushed = false;
 		return vhost_blk_submit_flush(req);
 	case VIRTIO_BLK_T_GET_ID:
@@ -359,8 +360,8 @@ static int vhost_blk_save_log(struct vhost_blk_req *req, unsigned int nr_log)
  * Called by the queue's worker only, as it relies on the worker's looking at queue->done.
  *
  * Return: 0 when the request will be answered. -EINTR when the owner is being killed and that made
- * its memory inaccessible, -ENOMEM when there is no memory for it: nothing was done and the chain has
- * to be given back. -EINVAL when the head is in flight already.
+ * its memory inaccessible, -ENOMEM when there is no memory for it: nothing was done and the chain
+ * has to be given back. -EINVAL when the head is in flight already.
  */
 int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, unsigned int in,
 		      unsigned int nr_log)

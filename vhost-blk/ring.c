@@ -191,7 +191,7 @@ static void vhost_blk_handle_kick(struct vhost_work *work)
 		if (nr == VHOST_BLK_BATCH || vhost_blk_busy_poll(q))
 			continue;
 		if (!vhost_enable_notify(dev, vq)) {
-			/* The core takes an index that jumps for an empty ring: then no kick comes. */
+			/* The core takes an index that jumps for an empty ring: no kick comes. */
 			if (unlikely(vhost_blk_index_jumps(vq)))
 				vhost_blk_ring_break(q, "the available index jumps");
 			break;
@@ -377,8 +377,8 @@ int vhost_blk_ring_stop(struct vhost_blk_queue *q)
 }
 
 /*
- * Has this ring been served before? Its used index can have come round to 0, but then its last entry
- * has been used; a driver begins with a ring of zeroes.
+ * Has this ring been served before? Its used index can have come round to 0, but then its last
+ * entry has been used; a driver begins with a ring of zeroes.
  */
 static bool vhost_blk_ring_is_used(struct vhost_virtqueue *vq)
 {
@@ -389,8 +389,8 @@ static bool vhost_blk_ring_is_used(struct vhost_virtqueue *vq)
 
 /*
  * What a ring that is being started says of the cache mode. A guest that has been served before may
- * have chosen to write through, and would not say so again. One whose first ring is new has forgotten
- * all that it had chosen. Under dev.mutex, as only starts make us unsure.
+ * have chosen to write through, and would not say so again. One whose first ring is new has
+ * forgotten all that it had chosen. Under dev.mutex, as only starts make us unsure.
  */
 static void vhost_blk_judge_mode(struct vhost_blk_queue *q, bool first)
 {
@@ -416,8 +416,8 @@ static void vhost_blk_judge_mode(struct vhost_blk_queue *q, bool first)
  * has nothing to add. The worker looks at the ring at once, since the kick for what lies in it may
  * have gone to a former owner. While that one has requests in flight it only waits: see claim.c.
  *
- * Return: 0, -EINVAL without addresses, -EFAULT when they are not in the owner's memory, -E2BIG when
- * it is longer than max_ring_size, -ENOMEM, or a fatal signal's error.
+ * Return: 0, -EINVAL without addresses, -EFAULT when they are not in the owner's memory, -E2BIG
+ * when it is longer than max_ring_size, -ENOMEM, or a fatal signal's error.
  */
 int vhost_blk_ring_start(struct vhost_blk_queue *q)
 {
@@ -439,7 +439,8 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 	}
 	/* What is allocated with a ring is 400 bytes for each of its descriptors. */
 	if (vq->num > READ_ONCE(vhost_blk_max_ring_size)) {
-		vhost_blk_notice(q->blk, "ring %u of process %d has %u descriptors, more than max_ring_size (%u)\n",
+		vhost_blk_notice(q->blk,
+				 "ring %u of process %d has %u descriptors, max_ring_size is %u\n",
 				 q->index, q->blk->owner, vq->num, vhost_blk_max_ring_size);
 		ret = -E2BIG;
 		goto unlock;
@@ -461,7 +462,8 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 	if (vhost_blk_claim(q))
 		ret = vhost_blk_ring_begin(q);
 	else
-		vhost_blk_notice(q->blk, "ring %u of process %d waits for process %d to be done with it\n",
+		vhost_blk_notice(q->blk,
+				 "ring %u of process %d waits for process %d to be done with it\n",
 				 q->index, q->blk->owner, q->claim.awaited);
 	if (ret) {
 		vq->private_data = NULL;

@@ -356,7 +356,7 @@ static void __attribute__((noreturn)) guard_process(const char *name, const char
 static void end_guard(const struct guard *guard)
 {
 	/* It may have been killed. */
-	void (*before)(int) = signal(SIGPIPE, SIG_IGN);
+	sighandler_t before = signal(SIGPIPE, SIG_IGN);
 
 	write_all(guard->fd, "", 1);
 	signal(SIGPIPE, before);
@@ -423,9 +423,9 @@ static int start(const char *uuid, dev_t dev)
 	if (!ret)
 		return 0;
 	if (reason[0])
-		cause("the kernel could not start it: %s", reason);
+		cause("the kernel could not resume it: %s", reason);
 	else
-		cause("the kernel could not start it: %s", strerror(err));
+		cause("the kernel could not resume it: %s", strerror(err));
 	return cause_code(err == EBUSY || err == EAGAIN ? EXIT_BUSY : EXIT_FAILED);
 }
 

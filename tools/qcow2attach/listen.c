@@ -135,7 +135,7 @@ static char *lock_name(const char *dir, int at)
 	return xasprintf("%s.qcow2attach-%u.lock", dir, (unsigned int)geteuid());
 }
 
-/* Does this filesystem have no locks? Then servers of one socket must not start at the same time. */
+/* Has this filesystem no locks? Then servers of one socket must not start at the same time. */
 static bool no_locks(int err)
 {
 	return err == EOPNOTSUPP || err == ENOLCK || err == ENOSYS || err == EINVAL;

@@ -27,7 +27,7 @@ enum { OPT_BOOTINDEX = SERVE_OPT_OTHERS, OPT_DEVICE_PROPERTIES };
 /* How long QEMU may take to end after it was asked to. */
 #define QEMU_GRACE_MS 30000
 
-/* How long the server may take to end after it was asked to: its own bound, and some seconds more. */
+/* How long the server may take to end once it was asked to: its own bound, and some seconds. */
 #define SERVER_END_MS (SERVER_GRACE_MS + SERVER_KILL_MS + 5000)
 
 /* How long the last requests may take to end after QEMU has. */

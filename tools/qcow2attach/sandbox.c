@@ -44,7 +44,8 @@ enum arg_rule {
  * @nr: its number; a call may be there several times.
  * @rule: what must be true of one argument.
  * @arg: the argument's place, from 0.
- * @value: what the rule is about; arguments are looked at as the 32-bit numbers that the kernel takes
+ * @value: what the rule is about; arguments are looked at as the 32-bit numbers that the kernel
+ * takes
  *	these for.
  */
 struct allowed_call {
@@ -136,7 +137,7 @@ int sandbox_find_user(const char *name, struct sandbox_user *user)
 	return 0;
 }
 
-static int become(const struct sandbox_user *user)
+static int take_identity(const struct sandbox_user *user)
 {
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return cause_errno("PR_SET_NO_NEW_PRIVS");
@@ -172,7 +173,7 @@ int sandbox_header_reader(const struct sandbox_user *user, int image_fd, int ans
 		return cause_errno("cannot close what it must not have");
 	if (limit(RLIMIT_CORE, 0) < 0 || limit(RLIMIT_CPU, 10) < 0)
 		return cause_errno("cannot limit itself");
-	if (become(user))
+	if (take_identity(user))
 		return -1;
 	return install_filter(calls, ARRAY_SIZE(calls), SECCOMP_RET_KILL_PROCESS);
 }
@@ -186,7 +187,7 @@ int sandbox_server(const struct sandbox_user *user)
 		/* the guest's memory: data, never code */
 		CALL_NOT_EXEC(mmap), CALL(munmap), CALL(fstatfs), CALL(fstat), CALL(newfstatat),
 		CALL(fcntl), CALL(close),
-		/* the vhost device: all that vhost-dev.c and vu-*.c ask of it, once it has no privileges */
+		/* the vhost device: all that vhost-dev.c and vu-*.c ask of it from here on */
 		IOCTL(VHOST_SET_OWNER), IOCTL(VHOST_SET_FEATURES), IOCTL(VHOST_SET_MEM_TABLE),
 		IOCTL(VHOST_SET_LOG_BASE), IOCTL(VHOST_SET_LOG_FD), IOCTL(VHOST_NEW_WORKER),
 		IOCTL(VHOST_ATTACH_VRING_WORKER), IOCTL(VHOST_SET_VRING_NUM),
@@ -209,7 +210,7 @@ int sandbox_server(const struct sandbox_user *user)
 	};
 
 	/* After the change of identity, which would undo it. */
-	if (become(user))
+	if (take_identity(user))
 		return -1;
 	if (prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0) < 0)
 		return cause_errno("PR_SET_PDEATHSIG");

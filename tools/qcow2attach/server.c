@@ -186,8 +186,8 @@ static int prepare(struct server *srv)
 	if (lower_oom_score(srv->options))
 		return -1;
 	if (srv->options->queue_size > srv->vhost.max_ring_size)
-		return cause("%u entries of a queue are more than the %u that the kernel serves (the "
-			     "parameter max_ring_size of the module vhost-blk)",
+		return cause("%u entries of a queue are more than the %u that the kernel serves "
+			     "(the parameter max_ring_size of the module vhost-blk)",
 			     srv->options->queue_size, srv->vhost.max_ring_size);
 	if (srv->options->queue_size)
 		srv->vhost.ring_size = srv->options->queue_size;
@@ -266,8 +266,8 @@ static int open_all(struct server *srv)
 	if (sandbox_find_user(o->user, &srv->user))
 		return -1;
 	if (srv->user.shared)
-		note("there is no user %s (make install makes it): the server runs as nobody, whose "
-		     "other processes can stop it", SANDBOX_USER);
+		note("there is no user %s (make install makes it): the server runs as nobody, "
+		     "whose other processes can stop it", SANDBOX_USER);
 	if (disk_open(&srv->disk, o->device, o->read_only, srv->signals) ||
 	    vhost_dev_open(&srv->vhost))
 		return -1;

@@ -14,8 +14,8 @@
 #include "listen.h"
 
 /*
- * How long a server may take to end after it was told to, which may take its storage's last answers,
- * and then after it was killed, which may, too: the kernel waits for those on its own.
+ * How long a server may take to end after it was told to, which may take its storage's last
+ * answers, and then after it was killed, which may, too: the kernel waits for those on its own.
  */
 #define SERVER_GRACE_MS 10000
 #define SERVER_KILL_MS 5000
@@ -33,7 +33,8 @@
  * @read_only: serve it read-only.
  * @serial: the serial number, or NULL for the device's name.
  * @has_oom_score_adj: the next was given.
- * @oom_score_adj: how soon the kernel kills the process that talks to front ends when memory is short,
+ * @oom_score_adj: how soon the kernel kills the process that talks to front ends when memory is
+ * short,
  *	as in /proc/PID/oom_score_adj.
  * @background: hold on to nothing of who started it.
  */

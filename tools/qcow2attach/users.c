@@ -316,7 +316,8 @@ const char *device_name(dev_t dev, char *buf, size_t len)
 		return buf;
 	}
 	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/uevent", major(dev), minor(dev));
-	if (!read_small_file(path, text, sizeof(text)) && (name = strstr(text, "DEVNAME=")))
+	name = read_small_file(path, text, sizeof(text)) ? NULL : strstr(text, "DEVNAME=");
+	if (name)
 		snprintf(buf, len, "/dev/%.*s", (int)strcspn(name + 8, "\n"), name + 8);
 	else
 		snprintf(buf, len, "%u:%u", major(dev), minor(dev));

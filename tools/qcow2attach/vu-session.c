@@ -239,7 +239,7 @@ static int set_log_base(struct vu_session *s, struct vu_message *m)
 		munmap(old, old_len);
 	if (features_push(s) || rings_update(s))
 		return -1;
-	/* Answered with or without REPLY_ACK, and as with it: some front ends wait for the number. */
+	/* Answered as with REPLY_ACK, also without: some front ends wait for the number. */
 	return reply_u64(s, m, 0);
 }
 

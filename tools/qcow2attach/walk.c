@@ -101,16 +101,16 @@ static int judge_link(const struct steps *s, int fd, const struct stat *st)
 	struct stat dir;
 
 	if (s->links >= MAX_LINKS)
-		return ELOOP;
+		return -ELOOP;
 	if (fstatfs(fd, &fs) || fstat(s->at, &dir))
-		return errno;
+		return -errno;
 	/* What a process has open is not found by what the link says. */
 	if (fs.f_type == PROC_SUPER_MAGIC || (fs.f_flags & MOUNT_NOSYMFOLLOW))
-		return ELOOP;
+		return -ELOOP;
 	/* As fs.protected_symlinks has it: in /tmp anybody can lay a link for us. */
 	if ((dir.st_mode & (S_ISVTX | S_IWOTH)) == (S_ISVTX | S_IWOTH) &&
 	    st->st_uid != geteuid() && st->st_uid != dir.st_uid)
-		return EACCES;
+		return -EACCES;
 	return 0;
 }
 
@@ -118,7 +118,7 @@ static int judge_link(const struct steps *s, int fd, const struct stat *st)
 static int follow(struct steps *s, int fd, const struct stat *st)
 {
 	char text[PATH_MAX], *rest;
-	int err = judge_link(s, fd, st);
+	int err = -judge_link(s, fd, st);
 	ssize_t n;
 
 	if (err)
@@ -189,14 +189,17 @@ static int step(struct walk *w, struct steps *s)
 		ret = follow(s, fd, &st);
 	} else if (last) {
 		w->fd = fd;
-		return 1;
+		fd = -1;
+		ret = 1;
 	} else if (S_ISDIR(st.st_mode)) {
 		arrive(s, fd);
-		return 0;
+		fd = -1;
+		ret = 0;
 	} else {
 		ret = fail(ENOTDIR);
 	}
-	close(fd);
+	if (fd >= 0)
+		close(fd);
 	return ret;
 }
 
