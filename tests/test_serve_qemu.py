@@ -114,8 +114,9 @@ class Monitor:
 
 
 def test_migration(server, bdev, dm, spawn, tmp_path):
-    """A guest that uses its disk all the time moves to another QEMU and another server: what the kernel
-    writes to its memory meanwhile, data and used entries, is in the log."""
+    """A guest that uses its disk all the time moves to another QEMU and another server: QEMU takes all
+    answers about the log. That the log holds what the kernel writes is for test_serve_protocol.py:
+    this guest's processor writes to the same pages."""
     base = bdev(64 * MIB)
     with open(base, "wb") as f:
         f.write(bootsector.assemble(bootsector.COUNT, tmp_path))
