@@ -23,6 +23,7 @@
 #include "commit.h"
 
 #define RUN_BYTES	(8U << 20)
+#define MAX_REFUSED	64		/* clusters that the host refused, before alloc_lock is let go */
 
 /*
  * Slices of refcounts that an image may have at open, whose counters take 64 MiB: with refcounts of
@@ -138,6 +139,19 @@ static int check_unused(struct qcow2_image *img, u64 first, u64 nr)
 }
 
 /*
+ * Have the host make room for clusters.  What it says for lack of room, for now or for good, is
+ * -ENOSPC, whatever its filesystem calls that: the writer then asks again, but not at once and not
+ * for ever.
+ */
+static int host_prepare(struct qcow2_image *img, u64 first, u32 nr, bool *zeroed)
+{
+	int r = img->st.ops->prepare(&img->st, first << img->cluster_bits,
+				     (u64)nr << img->cluster_bits, zeroed);
+
+	return r == -EAGAIN ? -ENOSPC : r;
+}
+
+/*
  * The refcount table is full: double it (at least), in a region that the new entries cover, right
  * behind the new block that describes that region.  All of it enters one generation, which links
  * the new table last.
@@ -166,7 +180,7 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 		r = grow_used(a, si);
 	if (r)
 		return r;
-	r = img->st.ops->prepare(&img->st, pos, (u64)(clusters + 1) << img->cluster_bits, &zeroed);
+	r = host_prepare(img, base, clusters + 1, &zeroed);
 	if (!r && !zeroed)
 		r = storage_zero_sync(&img->st, pos, img->cluster_size);
 	if (r)
@@ -255,7 +269,7 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 		r = grow_used(a, si);
 	if (r)
 		return r;
-	r = img->st.ops->prepare(&img->st, pos, img->cluster_size, &zeroed);
+	r = host_prepare(img, base, 1, &zeroed);
 	if (!r && !zeroed)
 		r = storage_zero_sync(&img->st, pos, img->cluster_size);
 	if (!r)
@@ -305,8 +319,7 @@ static int prepare_run(struct qcow2_image *img, u64 first, u32 *nr, bool *zeroed
 
 	/* Less of a run is still a run: use up the last space of a host that is nearly full. */
 	for (;;) {
-		r = img->st.ops->prepare(&img->st, first << img->cluster_bits,
-					 (u64)*nr << img->cluster_bits, zeroed);
+		r = host_prepare(img, first, *nr, zeroed);
 		if (r != -ENOSPC || *nr == 1)
 			return r;
 		*nr = max(*nr / 8, 1U);
@@ -343,13 +356,34 @@ static int take_run(struct qcow2_image *img, struct slice *s, u64 first, u32 nr)
 	return 0;
 }
 
+/*
+ * Where the search goes on after the host has refused the cluster @c.  Behind all that is in use
+ * and behind the end of the storage one place is as good as another: nothing there is worth a try.
+ */
+static u64 behind_refused(struct qcow2_image *img, u64 c, u64 limit)
+{
+	u64 size = img->st.ops->size(&img->st) >> img->cluster_bits;
+
+	return c >= max(img->alloc->end, size) ? limit : c + 1;
+}
+
+/*
+ * Find free clusters that the host lets us have, and make them the run.  A host that is full may
+ * refuse some and have others: those it never took back, say.  So the search ends when it has been
+ * all the way round.  alloc_lock is let go in between; nobody else takes clusters, and those that
+ * are freed behind our back wake the writer anyway.
+ */
 static int refill(struct qcow2_image *img)
 {
 	struct qcow2_alloc *a = img->alloc;
-	u32 want = max(RUN_BYTES >> img->cluster_bits, 1U);
-	u64 c = a->cursor, limit = limit_clusters(img);
+	u32 want = max(RUN_BYTES >> img->cluster_bits, 1U), refused = 0;
+	u64 start = a->cursor, c = start, limit = limit_clusters(img);
+	unsigned long began = jiffies;
 	bool wrapped = false;
 
+	if (a->full_until && time_before(jiffies, a->full_until))
+		return -ENOSPC;
+	a->full_until = 0;
 	for (;;) {
 		u64 si = c >> img->rb_slice_bits, rb = c >> img->refblock_bits;
 		struct slice *s;
@@ -358,20 +392,24 @@ static int refill(struct qcow2_image *img)
 
 		if (c >= limit) {
 			if (wrapped)
-				return -ENOSPC;
+				break;
 			wrapped = true;
 			c = 0;
 			continue;
 		}
-		if (wrapped && c > a->cursor)
-			return -ENOSPC;
+		if (wrapped && c > start)
+			break;
 		if (si < a->nr_slices && a->used[si] == per_slice(img)) {
 			c = (si + 1) << img->rb_slice_bits;
 			continue;
 		}
 		if (rb >= img->reftable.nr_entries || !flat_entry(&img->reftable, rb)) {
 			r = add_refblock(img, rb);
-			if (r)
+			/* Without a block nothing in its region can be used. */
+			if (r == -ENOSPC)
+				c = min(behind_refused(img, rb << img->refblock_bits, limit),
+					(rb + 1) << img->refblock_bits);
+			else if (r)
 				return r;
 			continue;
 		}
@@ -382,11 +420,27 @@ static int refill(struct qcow2_image *img)
 		if (IS_ERR(s))
 			return PTR_ERR(s);
 		n = find_free(img, s, &c, min_t(u64, want, limit - c));
-		r = n && c < limit ? take_run(img, s, c, min_t(u64, n, limit - c)) : -EAGAIN;
+		r = 0;
+		if (n && c < limit)
+			r = take_run(img, s, c, refused ? 1 : min_t(u64, n, limit - c));
 		slice_put(s);
-		if (r != -EAGAIN)
+		if (r && r != -ENOSPC)
 			return r;
+		if (r) {
+			c = behind_refused(img, c, limit);
+			if (!(++refused % MAX_REFUSED)) {
+				mutex_unlock(&img->alloc_lock);
+				cond_resched();
+				mutex_lock(&img->alloc_lock);
+			}
+		} else if (n && c < limit) {
+			return 0;
+		}
 	}
+	/* Each bio that needs a cluster asks again: spend no more than a part of the time on it. */
+	if (time_after(jiffies, began + 1))
+		a->full_until = (jiffies + 4 * (jiffies - began)) ?: 1;
+	return -ENOSPC;
 }
 
 /**
@@ -518,6 +572,7 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 			a->used[si]--;
 			WRITE_ONCE(a->nr_used, a->nr_used - 1);
 			a->cursor = min(a->cursor, first + i);
+			a->full_until = 0;
 		}
 	}
 	mutex_unlock(&img->meta_lock);

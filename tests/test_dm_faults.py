@@ -113,6 +113,40 @@ def test_error_if_no_space(dm, bdev, filesystem, storage):
     qemu_io(image, "read -P 0 0 4M", f"read -P 0x11 4M {written - 4 * MIB}", "read -P 0x33 80M 1M")
 
 
+def fill_up(directory):
+    """Leave no block free."""
+    path, size = os.path.join(directory, "filler"), 0
+    for step in (4 * MIB, 64 * KIB, 4 * KIB):
+        while run("fallocate", "-o", size, "-l", step, path, check=False).returncode == 0:
+            size += step
+        os.sync()
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_free_clusters_that_the_host_refuses(dm, filesystem, kind):
+    """Free clusters without a place on a full host are passed over for those that have kept theirs."""
+    directory = filesystem(kind, size=320 * MIB, mkfs=["-m", "0"] if kind == "ext4" else [])
+    image = image_create(os.path.join(directory, "image"), 96 * MIB)
+    with Attached(dm, f"qcow2:{image}") as disk:
+        disk.write(0x11, 0, 48 * MIB)
+        disk.discard(0, 24 * MIB)
+    with Attached(dm, f"qcow2:{image}", "no_discard_passdown", "error_if_no_space") as disk:
+        disk.discard(24 * MIB, 8 * MIB)
+        disk.commit()
+        wait_for(lambda: disk.status()["allocated"] < 300, what="the clusters to be free")
+        fill_up(directory)
+        disk.write(0x22, 64 * MIB, 6 * MIB)
+        assert disk.status()["mode"] == "rw"
+        assert answer(disk.write, 0x33, 72 * MIB, 24 * MIB) == errno.ENOSPC
+        assert disk.status()["mode"] == "out_of_space"
+        os.remove(os.path.join(directory, "filler"))
+        os.sync()
+        disk.message("grown")
+        wait_for(lambda: answer(disk.write, 0x33, 72 * MIB, 8 * MIB) == 0, what="room")
+        disk.expect(0x22, 64 * MIB, 6 * MIB)
+    image_check(image)
+
+
 def test_queue_until_there_is_space(dm, bdev):
     """Without that feature writes wait, and go on when the storage has grown."""
     dev = bdev(128 * MIB)
