@@ -13,6 +13,11 @@
 #error "dm-qcow2 needs Linux 6.12 or newer"
 #endif
 
+/* Cluster numbers are unsigned long, as keys of a maple tree, and lookups read 64-bit entries whole. */
+#ifndef CONFIG_64BIT
+#error "dm-qcow2 needs a 64-bit kernel"
+#endif
+
 /* Since 6.18 a workqueue says which kind it is; before, per-CPU was what one got. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 18, 0)
 #define WQ_PERCPU 0

@@ -14,6 +14,7 @@
 #include <linux/device-mapper.h>
 #include <linux/kstrtox.h>
 #include <linux/module.h>
+#include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/string_helpers.h>
@@ -390,12 +391,20 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {
 	struct qcow2_dev *dev = ti->private;
 	struct qcow2_image *top = dev->layers[0].img;
+	/*
+	 * What is longer is split there, and a cluster that is split cannot be unmapped: zeroes are
+	 * written to its parts.
+	 */
+	unsigned int most = round_down(UINT_MAX, top->cluster_size) >> SECTOR_SHIFT;
 	unsigned int i;
 
 	limits->logical_block_size = max(limits->logical_block_size, dev->block_size);
 	for (i = 0; i < dev->nr_layers; i++) {
 		const struct qcow2_storage *st = &dev->layers[i].img->st;
 
+		/* A block device's requirement is passed on by device-mapper. */
+		if (!st->bdev && mapping_stable_writes(st->file->f_mapping))
+			limits->features |= BLK_FEAT_STABLE_WRITES;
 		/* Filesystems ask that of every segment's length, too. */
 		limits->dma_alignment = max(limits->dma_alignment,
 					    max(st->mem_align, st->bdev ? 0 : st->block_size) - 1);
@@ -407,8 +416,8 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 	limits->features &= ~BLK_FEAT_POLL;
 	if (dev->writable) {
 		limits->discard_granularity = top->cluster_size;
-		limits->max_hw_discard_sectors = UINT_MAX >> SECTOR_SHIFT;
-		compat_set_write_zeroes(limits, UINT_MAX >> SECTOR_SHIFT);
+		limits->max_hw_discard_sectors = most;
+		compat_set_write_zeroes(limits, most);
 	} else {
 		limits->max_hw_discard_sectors = 0;
 		compat_set_write_zeroes(limits, 0);

@@ -9,7 +9,7 @@ import pytest
 
 from dmqcow2 import (KIB, PUNCH_HOLE, ZERO_RANGE, Attached, Chain, Disk, Place, checksum, exercise,
                      refused, verify_device)
-from helpers import (MIB, SECTOR, image_check, image_create, image_map, qemu_io, run, size_of,
+from helpers import (MIB, SECTOR, Mount, image_check, image_create, image_map, qemu_io, run, size_of,
                      sync_caches, wait_for)
 
 SECTORS = 8 * MIB // SECTOR
@@ -508,3 +508,38 @@ def test_chain_with_the_smallest_cache(dm, bdev, filesystem, tmp_path):
         assert status["cache_kib"] <= status["cache_max_kib"]
         verify_device(disk.path, chain.model)
     chain.verify()
+
+
+def test_zeroes_over_more_than_one_request(dm, bdev):
+    """A range is split where no cluster is: one that is split would stay allocated."""
+    image = image_create(bdev(64 * MIB), 10 << 30)
+    edge = 4 << 30
+    with Attached(dm, f"qcow2:{image}") as disk:
+        for what in (disk.fallocate, None):
+            disk.write(0x11, edge - MIB, 2 * MIB)
+            if what:
+                disk.fallocate(PUNCH_HOLE, 0, 9 << 30)
+            else:
+                disk.discard(0, 9 << 30)
+            disk.expect(0, edge - MIB, 2 * MIB)
+            for name in ("discard_max_hw_bytes", "write_zeroes_max_bytes"):
+                assert int(disk.limit(name)) % (64 * KIB) == 0, name
+            disk.commit()
+            wait_for(lambda: disk.status()["allocated"] < 140, what="the clusters to be freed")
+    assert not any(part["data"] for part in image_map(image))
+    image_check(image)
+
+
+def test_stable_pages_of_a_file_system(dm, cleanup, bdev, tmp_path):
+    """A file on storage that wants pages not to change while they are written: nor may ours."""
+    dev = bdev(64 * MIB)
+    with open(f"/sys/block/{os.path.basename(dev)}/queue/stable_writes", "w") as f:
+        f.write("1")
+    mounted = Mount(dev, "ext4", tmp_path / "stable")
+    cleanup(mounted.remove)
+    image = image_create(f"{mounted.path}/image", 16 * MIB)
+    plain = image_create(tmp_path / "plain", 16 * MIB)
+    with Attached(dm, f"qcow2:{image}") as disk:
+        assert disk.limit("stable_writes") == "1"
+    with Attached(dm, f"qcow2:{plain}") as disk:
+        assert disk.limit("stable_writes") == "0"
