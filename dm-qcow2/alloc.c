@@ -23,7 +23,7 @@
 #include "commit.h"
 
 #define RUN_BYTES	(8U << 20)
-#define MAX_REFUSED	64		/* clusters that the host refused, before alloc_lock is let go */
+#define MAX_REFUSED	64		/* clusters refused, before alloc_lock is let go */
 
 /*
  * Slices of refcounts that an image may have at open, whose counters take 64 MiB: with refcounts of

@@ -23,7 +23,7 @@ struct qcow2_alloc {
 	u64 *spare;		/* more clusters with refcount 1 that nothing uses */
 	unsigned int nr_spare;
 	u64 cursor;		/* where to look for free clusters next */
-	unsigned long full_until;	/* jiffies; 0 but after a round that found nothing and was long */
+	unsigned long full_until;	/* jiffies; 0 but after a long round in vain */
 	u64 end;		/* the first cluster after the last one in use */
 	u64 nr_used;		/* clusters whose refcount is not 0 */
 	u16 *used;		/* the same, for each 4 KiB slice of refcounts */

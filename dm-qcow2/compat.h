@@ -13,7 +13,7 @@
 #error "dm-qcow2 needs Linux 6.12 or newer"
 #endif
 
-/* Cluster numbers are unsigned long, as keys of a maple tree, and lookups read 64-bit entries whole. */
+/* Cluster numbers are unsigned long, as keys of a maple tree; lookups read 64-bit entries whole. */
 #ifndef CONFIG_64BIT
 #error "dm-qcow2 needs a 64-bit kernel"
 #endif
