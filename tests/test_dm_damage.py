@@ -367,7 +367,7 @@ def test_refcounts_without_end(dm, spawn, kernel_log, tmp_path):
     assert loading.poll() is None
     loading.kill()
     loading.wait(timeout=20)
-    wait_for(lambda: kernel_log.grep("Interrupted reading the refcount blocks"), what="the refusal")
+    wait_for(lambda: kernel_log.grep("Killed while the image was opened"), what="the refusal")
     run("dmsetup", "remove", "q")
 
 
