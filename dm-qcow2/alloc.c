@@ -163,7 +163,7 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	u32 old_entries = img->reftable.nr_entries;
 	u64 most = QCOW2_MAX_REFTABLE_BYTES / sizeof(__be64);
 	u64 entries = max(round_up(rb + 1, per_cluster), min(2ULL * old_entries, most));
-	u32 clusters = entries / per_cluster;
+	u32 clusters = entries / per_cluster, nr_slices = DIV_ROUND_UP(entries, SLICE_ENTRIES);
 	u64 base = rb << img->refblock_bits, pos = base << img->cluster_bits, old_pos;
 	u64 si = base >> img->rb_slice_bits;
 	struct freed_extent *freed;
@@ -198,7 +198,8 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	}
 	if (!slice_try_prepare(s))
 		r = -ENOMEM;
-	for (i = 0; !r && i < img->reftable.nr_slices; i++)
+	/* An attempt that failed may have left more of them than the new table has. */
+	for (i = 0; !r && i < nr_slices; i++)
 		if (!slice_try_prepare(img->reftable.slices[i]))
 			r = -ENOMEM;
 	/* Two ranges, for the next move removes the table and not the block. */
@@ -229,7 +230,7 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	for (i = 0; i <= clusters; i++)
 		rc_set(img, s, i, 1);
 	img->reftable.pos = pos + img->cluster_size;
-	for (i = 0; i < img->reftable.nr_slices; i++) {
+	for (i = 0; i < nr_slices; i++) {
 		img->reftable.slices[i]->pos = img->reftable.pos + (u64)i * SLICE_SIZE;
 		slice_dirty(img->reftable.slices[i]);
 	}
@@ -406,11 +407,15 @@ static int refill(struct qcow2_image *img)
 		if (rb >= img->reftable.nr_entries || !flat_entry(&img->reftable, rb)) {
 			r = add_refblock(img, rb);
 			/* Without a block nothing in its region can be used. */
-			if (r == -ENOSPC)
-				c = min(behind_refused(img, rb << img->refblock_bits, limit),
-					(rb + 1) << img->refblock_bits);
-			else if (r)
+			if (r && r != -ENOSPC)
 				return r;
+			if (r) {
+				c = max(behind_refused(img, rb << img->refblock_bits, limit),
+					(rb + 1) << img->refblock_bits);
+				mutex_unlock(&img->alloc_lock);
+				cond_resched();
+				mutex_lock(&img->alloc_lock);
+			}
 			continue;
 		}
 		r = grow_used(a, si);

@@ -708,11 +708,15 @@ void commit_stop(struct qcow2_image *img)
 
 	if (!c)
 		return;
+	/* A commit has clusters reclaimed, and what reclaiming changes has the timer started. */
+	cancel_delayed_work_sync(&c->timer);
+	if (c->wq)
+		drain_workqueue(c->wq);
+	if (c->reclaim_wq)
+		destroy_workqueue(c->reclaim_wq);
 	cancel_delayed_work_sync(&c->timer);
 	if (c->wq)
 		destroy_workqueue(c->wq);
-	if (c->reclaim_wq)
-		destroy_workqueue(c->reclaim_wq);
 }
 
 /**

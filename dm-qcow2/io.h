@@ -32,6 +32,7 @@ struct qcow2_image;
  * @epoch:	The epoch that the bio is in, or NULL (epoch.h).
  * @commit:	A FUA write that must see a commit before it is acknowledged.
  * @in_place:	A write is on its way to an own cluster, or has been refused there.
+ * @fua:	The write @in_place came with FUA.
  * @retried:	A write that the storage had refused for want of space.
  * @misses:	How often a slice that the bio needs to go on was not in memory.
  * @iter:	Of a write @in_place, to start it over.
@@ -48,6 +49,7 @@ struct qcow2_io {
 	struct percpu_ref *epoch;
 	bool commit;
 	bool in_place;
+	bool fua;
 	bool retried;
 	u8 misses;
 	union {
@@ -88,6 +90,7 @@ void miss_work(struct work_struct *work);
 void resume_io(struct qcow2_io *io);
 bool load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
 		 struct storage_gather *gather);
+void submit_in_place(struct qcow2_io *io, u64 host);
 void retry_refused(struct qcow2_io *io);
 void end_io(struct qcow2_io *io, blk_status_t status);
 void submit_io(struct qcow2_io *io, struct qcow2_image *img, u64 host);

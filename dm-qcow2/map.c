@@ -302,8 +302,22 @@ static void decide_fua(struct qcow2_io *io, struct bio *bio, struct qcow2_image 
 static void begin_in_place(struct qcow2_io *io, struct bio *bio, struct qcow2_image *img)
 {
 	io->iter = bio->bi_iter;
+	io->fua = bio->bi_opf & REQ_FUA;
 	io->in_place = true;
 	decide_fua(io, bio, img);
+}
+
+/**
+ * submit_in_place - send a write that map_bio() did not return to its own clusters
+ * @io: the bio, in an epoch
+ * @host: byte position in the top image's storage, where all of the bio is mapped one behind the other
+ */
+void submit_in_place(struct qcow2_io *io, u64 host)
+{
+	struct qcow2_image *img = io->dev->layers[0].img;
+
+	begin_in_place(io, io_bio(io), img);
+	submit_io(io, img, host);
 }
 
 /**
@@ -319,7 +333,9 @@ void retry_refused(struct qcow2_io *io)
 	leave(io);
 	bio->bi_iter = io->iter;
 	bio->bi_status = BLK_STS_OK;
-	if (io->commit)
+	/* Down to nothing when the storage had split it; and some storage takes FUA off. */
+	atomic_set(&bio->__bi_remaining, 1);
+	if (io->fua)
 		bio->bi_opf |= REQ_FUA;
 	io->commit = false;
 	writer_add(io->dev->layers[0].img, io);
@@ -362,8 +378,7 @@ static void resume_write(struct qcow2_io *io)
 	enter(io);
 	image_lookup(img, io_start(io), bio->bi_iter.bi_size, &ext);
 	if (written_in_place(&ext)) {
-		begin_in_place(io, bio, img);
-		submit_io(io, img, ext.host);
+		submit_in_place(io, ext.host);
 		return;
 	}
 	if (ext.type == EXTENT_MISS) {

@@ -579,7 +579,8 @@ int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_ki
 int flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
 		    u32 nr_entries)
 {
-	u32 nr = DIV_ROUND_UP(nr_entries, SLICE_ENTRIES);
+	/* Not fewer than there are: an earlier call may have made more than was used in the end. */
+	u32 nr = max(DIV_ROUND_UP(nr_entries, SLICE_ENTRIES), t->nr_slices);
 	struct slice **old = t->slices, **new;
 	u32 i;
 

@@ -344,6 +344,11 @@ static int qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 		if (unlikely(io->retried) && !*error)
 			image_has_room(io->dev->layers[0].img);
 	}
+	/* Before it waits for a commit, which may need clusters that are reclaimed after the epoch. */
+	if (io->epoch) {
+		epoch_leave(io->epoch);
+		io->epoch = NULL;
+	}
 	if (io->commit) {
 		io->commit = false;
 		if (!*error) {
@@ -352,10 +357,6 @@ static int qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 			commit_add_io(dev->layers[0].img, io);
 			return DM_ENDIO_INCOMPLETE;
 		}
-	}
-	if (io->epoch) {
-		epoch_leave(io->epoch);
-		io->epoch = NULL;
 	}
 	return DM_ENDIO_DONE;
 }

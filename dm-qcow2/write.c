@@ -30,6 +30,10 @@ static struct kmem_cache *op_slab;
 static void wait_for_space(struct qcow2_writer *w, struct qcow2_io *io, bool refused,
 			   const char *why)
 {
+	if (image_mode(w->img) >= MODE_READ_ONLY) {
+		end_io(io, BLK_STS_IOERR);
+		return;
+	}
 	image_out_of_space(w->img, refused, why);
 	if (image_gives_up(w->img))
 		end_io(io, image_no_space_status(w->img));
@@ -326,6 +330,49 @@ static void process_write(struct qcow2_writer *w, struct qcow2_io *io)
 	}
 }
 
+static bool spans_clusters(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	return in_cluster(w->img, io_start(io)) + io_bio(io)->bi_iter.bi_size > w->img->cluster_size;
+}
+
+/*
+ * A write to several own clusters that the storage had refused: DM cuts it no more, so it goes where
+ * it went.  Where some of it is mapped elsewhere by now, a discard of the guest's has overtaken it,
+ * and what a disk then holds is anybody's guess.
+ */
+static void process_long_write(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	struct qcow2_image *img = w->img;
+	u64 goff = io_start(io), end = goff + io_bio(io)->bi_iter.bi_size, host = 0;
+	struct extent ext;
+	struct slice *s;
+
+	/* In no epoch: only the writer changes mappings, and it submits before it goes on. */
+	for (; goff < end; goff += ext.len) {
+		image_lookup(img, goff, end - goff, &ext);
+		if (ext.type == EXTENT_MISS) {
+			storage_gather_submit(&w->gather);
+			s = slice_try_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+			if (s == ERR_PTR(-ENOMEM)) {
+				stall_io(w, io);
+				return;
+			}
+			if (!IS_ERR(s)) {
+				image_lookup(img, goff, end - goff, &ext);
+				slice_put(s);
+			}
+		}
+		if (!host)
+			host = ext.host;
+		if (!written_in_place(&ext) || ext.host - host != goff - io_start(io)) {
+			end_io(io, BLK_STS_IOERR);
+			return;
+		}
+	}
+	io->epoch = epoch_enter(&img->epoch);
+	submit_in_place(io, host);
+}
+
 static void process(struct qcow2_writer *w, struct qcow2_io *io)
 {
 	struct bio *bio = io_bio(io);
@@ -353,7 +400,10 @@ static void process(struct qcow2_writer *w, struct qcow2_io *io)
 	}
 	switch (bio_op(bio)) {
 	case REQ_OP_WRITE:
-		process_write(w, io);
+		if (unlikely(spans_clusters(w, io)))
+			process_long_write(w, io);
+		else
+			process_write(w, io);
 		break;
 	case REQ_OP_DISCARD:
 		process_discard(w, io);
@@ -431,7 +481,9 @@ static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 		freed_add(img, &op->freed, op->host >> img->cluster_bits);
 		mutex_unlock(&img->meta_lock);
 	}
-	if (!op->error && unlikely(io->retried)) {
+	/* Of those that had been refused none is left to tell when they were failed. */
+	if (!op->error && unlikely(READ_ONCE(w->refused)) &&
+	    (io->retried || (op->new_cluster && image_gives_up(img)))) {
 		io->retried = false;
 		image_has_room(img);
 	}
@@ -583,7 +635,15 @@ static void space_poll(struct work_struct *work)
 					      space_poll);
 	struct qcow2_image *img = w->img;
 
-	if (image_mode(img) != MODE_OUT_OF_SPACE || READ_ONCE(w->release))
+	if (READ_ONCE(w->release))
+		return;
+	/*
+	 * Before the mode is looked at: whoever saw no stuck commit yet may just be saying that there
+	 * is room.  A commit that fails again says otherwise, and has this called again.
+	 */
+	if (commit_is_stuck(img))
+		commit_kick(img);
+	if (image_mode(img) != MODE_OUT_OF_SPACE)
 		return;
 	/* Where no size tells, the storage is simply asked again. */
 	if (!img->st.bdev || READ_ONCE(w->refused) ||
@@ -596,8 +656,6 @@ static void space_poll(struct work_struct *work)
 		WRITE_ONCE(w->expired, true);
 		queue_work(w->wq, &w->work);
 	}
-	if (commit_is_stuck(img))
-		commit_kick(img);
 	queue_delayed_work(w->wq, &w->space_poll, SPACE_POLL);
 }
 
@@ -691,8 +749,10 @@ int writer_init(struct qcow2_image *img)
  */
 void writer_stop_polling(struct qcow2_image *img)
 {
-	if (img->writer)
-		cancel_delayed_work_sync(&img->writer->space_poll);
+	if (!img->writer)
+		return;
+	WRITE_ONCE(img->writer->release, true);
+	cancel_delayed_work_sync(&img->writer->space_poll);
 }
 
 /**

@@ -128,20 +128,43 @@ def test_writes_in_place_wait(dm, full):
     """A write to a cluster that is there waits as one to a new one does, and so does a flush."""
     with Attached(dm, f"qcow2:{full.image}") as disk:
         full.now(disk)
-        calls = [Caller(disk, "write", 0x22, n * 4 * MIB, 64 * KIB) for n in range(8)]
+        # Of one cluster and of many, which the storage splits.
+        sizes = [64 * KIB, MIB] * 4
+        calls = [Caller(disk, "write", 0x22, n * 4 * MIB, size) for n, size in enumerate(sizes)]
         mode(disk, "out_of_space")
         disk.expect(0x11, 40 * MIB, MIB)
         assert not any(call.result for call in calls)
         full.make_room()
         assert [call.end() for call in calls] == [0] * 8
         mode(disk, "rw")
-        for n in range(8):
-            disk.expect(0x22, n * 4 * MIB, 64 * KIB)
-            disk.expect(0x11, n * 4 * MIB + 64 * KIB, 64 * KIB)
+        for n, size in enumerate(sizes):
+            disk.expect(0x22, n * 4 * MIB, size)
+            disk.expect(0x11, n * 4 * MIB + size, 64 * KIB)
         disk.flush()
     image_check(full.image)
-    qemu_io(full.image, *(f"read -P 0x22 {n * 4}M 64k" for n in range(8)), "read -P 0x11 47M 1M")
+    qemu_io(full.image, *(f"read -P 0x22 {n * 4}M {size}" for n, size in enumerate(sizes)),
+            "read -P 0x11 47M 1M")
 
+
+@pytest.mark.parametrize("first", [0, 5], ids=["its first cluster", "another"])
+def test_discard_overtakes_a_waiting_write(dm, full, first):
+    """A guest discards what a write of its own is still waiting to change: the write reaches what is
+    mapped there now or fails, and touches nothing else."""
+    with Attached(dm, f"qcow2:{full.image}", "no_discard_passdown") as disk:
+        full.now(disk)
+        call = Caller(disk, "write", 0x22, 8 * MIB, MIB)
+        mode(disk, "out_of_space")
+        assert Caller(disk, "discard", 8 * MIB + first * 64 * KIB, 64 * KIB).end() == 0
+        full.make_room()
+        assert call.end() in (0, errno.EIO)
+        disk.flush()
+        disk.write(0x33, 64 * MIB, 16 * MIB)        # where what was freed is used again
+        disk.flush()
+        disk.expect(0x11, 0, 8 * MIB)
+        disk.expect(0x11, 9 * MIB, 39 * MIB)
+        disk.expect(0x33, 64 * MIB, 16 * MIB)
+    image_check(full.image)
+    qemu_io(full.image, "read -P 0x11 0 8M", "read -P 0x11 9M 39M", "read -P 0x33 64M 16M")
 
 def discard_until_stuck(disk, full):
     """Discard the first 8 MiB, so that tables change that the storage has no room to write. It may find
