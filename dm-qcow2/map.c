@@ -310,7 +310,8 @@ static void begin_in_place(struct qcow2_io *io, struct bio *bio, struct qcow2_im
 /**
  * submit_in_place - send a write that map_bio() did not return to its own clusters
  * @io: the bio, in an epoch
- * @host: byte position in the top image's storage, where all of the bio is mapped one behind the other
+ * @host: byte position in the top image's storage, where all of the bio is mapped one behind the
+ * other
  */
 void submit_in_place(struct qcow2_io *io, u64 host)
 {

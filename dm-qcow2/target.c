@@ -344,7 +344,7 @@ static int qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 		if (unlikely(io->retried) && !*error)
 			image_has_room(io->dev->layers[0].img);
 	}
-	/* Before it waits for a commit, which may need clusters that are reclaimed after the epoch. */
+	/* Before it waits for a commit, which may need clusters that are reclaimed afterwards. */
 	if (io->epoch) {
 		epoch_leave(io->epoch);
 		io->epoch = NULL;

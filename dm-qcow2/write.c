@@ -332,13 +332,14 @@ static void process_write(struct qcow2_writer *w, struct qcow2_io *io)
 
 static bool spans_clusters(struct qcow2_writer *w, struct qcow2_io *io)
 {
-	return in_cluster(w->img, io_start(io)) + io_bio(io)->bi_iter.bi_size > w->img->cluster_size;
+	return in_cluster(w->img, io_start(io)) + io_bio(io)->bi_iter.bi_size >
+	       w->img->cluster_size;
 }
 
 /*
- * A write to several own clusters that the storage had refused: DM cuts it no more, so it goes where
- * it went.  Where some of it is mapped elsewhere by now, a discard of the guest's has overtaken it,
- * and what a disk then holds is anybody's guess.
+ * A write to several own clusters that the storage had refused: DM cuts it no more, so it goes
+ * where it went.  Where some of it is mapped elsewhere by now, a discard of the guest's has
+ * overtaken it, and what a disk then holds is anybody's guess.
  */
 static void process_long_write(struct qcow2_writer *w, struct qcow2_io *io)
 {
@@ -638,8 +639,8 @@ static void space_poll(struct work_struct *work)
 	if (READ_ONCE(w->release))
 		return;
 	/*
-	 * Before the mode is looked at: whoever saw no stuck commit yet may just be saying that there
-	 * is room.  A commit that fails again says otherwise, and has this called again.
+	 * Before the mode is looked at: whoever saw no stuck commit yet may just be saying that
+	 * there is room.  A commit that fails again says otherwise, and has this called again.
 	 */
 	if (commit_is_stuck(img))
 		commit_kick(img);
