@@ -307,7 +307,15 @@ def test_no_front_end_waits_for_ever(server, bdev):
     assert proc.wait(timeout=20) == 0
 
 
-def test_size_of_rings(server, bdev, tmp_path):
+MAX_RING_SIZE = "/sys/module/vhost_blk/parameters/max_ring_size"
+
+
+def set_max_ring_size(entries):
+    with open(MAX_RING_SIZE, "w") as f:
+        f.write(str(entries))
+
+
+def test_size_of_rings(server, bdev, tmp_path, cleanup):
     """A ring takes no more of the kernel's memory than it was allowed."""
     proc, path = server(bdev(8 * MIB), "--queues", 1)
     front = FrontEnd(path)
@@ -320,7 +328,16 @@ def test_size_of_rings(server, bdev, tmp_path):
     proc.send_signal(signal.SIGTERM)
     assert proc.wait(timeout=20) == 0
     assert "no ring may have more than 1024 (--queue-size)" in (tmp_path / "server.log").read_text()
-    proc, path = server(bdev(8 * MIB), "--queues", 1, "--queue-size", 32768)
+    # More than the kernel serves is refused before a guest can ask for that ...
+    device = bdev(8 * MIB)
+    result = run("qcow2attach", "serve", device, "--socket", str(tmp_path / "refused.sock"),
+                 "--queue-size", 32768, check=False)
+    assert result.returncode and "32768 entries" in result.stderr, result.stderr
+    assert "max_ring_size" in result.stderr
+    # ... and served once the administrator has allowed that.
+    cleanup(set_max_ring_size, 1024)
+    set_max_ring_size(32768)
+    proc, path = server(device, "--queues", 1, "--queue-size", 32768)
     front = FrontEnd(path)
     front.negotiate()
     front.send(SET_VRING_NUM, struct.pack("=II", 0, 32768), flags=NEED_REPLY)
