@@ -127,7 +127,7 @@ def test_second_server_is_refused(serve, bdev, tmp_path):
     second = run("qcow2attach", "serve", device, "--socket", tmp_path / "other.sock", check=False)
     assert second.returncode == 3
     assert second.stderr == (f"qcow2attach: serve: {device}: the device is in use by qcow2attach "
-                             f"serve (process {server.worker()})\n")
+                             f"serve (process {server.worker()}) at {server.socket}\n")
     assert not os.path.exists(tmp_path / "other.sock")
     # Reading takes no claim: it may be served read-only besides.
     reader = serve(device, "--read-only", path=str(tmp_path / "reader.sock"))
