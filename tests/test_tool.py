@@ -218,22 +218,32 @@ def test_names_that_would_fake_a_line(images, attach):
     assert "'\\''" in text and "-F FORMAT" in text
 
 
-def test_moved(images, attach):
-    """The kernel tells the names at the time of opening; status tells when they hold no longer."""
-    base = image_create(f"{images}/base.qcow2", MIB)
-    image = image_create(f"{images}/vm.qcow2", backing=base)
+def test_moved(images, attach, cleanup):
+    """Status tells what a file is called now, and when a process here cannot find that."""
+    place = f"{images}/place"
+    os.mkdir(place)
+    base = image_create(f"{place}/base.qcow2", MIB)
+    image = image_create(f"{place}/vm.qcow2", backing=base)
     attach(image)
-    assert "has this name" not in tool("status", "vm")[0]
-    os.rename(image, f"{images}/moved.qcow2")
-    assert f"qcow2 {image} (no file has this name any more)\n" in tool("status", "vm")[0]
+    assert f"qcow2 {image}\n" in tool("status", "vm")[0]
+    os.rename(image, f"{place}/moved.qcow2")
+    assert f"qcow2 {place}/moved.qcow2\n" in tool("status", "vm")[0]
+    os.rename(f"{place}/moved.qcow2", image)
+    # Another filesystem lies on top: the kernel's name is right, and leads elsewhere.
+    run("mount", "-t", "tmpfs", "above", place)
+    cleanup(lambda: os.path.ismount(place) and run("umount", place))
+    out = tool("status", "vm")[0]
+    assert f"qcow2 {image} (no file has this name any more)\n" in out
     image_create(image, MIB)
     out = tool("status", "vm")[0]
     assert f"qcow2 {image} (another file has this name now)\n" in out
-    assert f"qcow2 {base}\n" in out
+    assert f"qcow2 {base} (no file has this name any more)\n" in out
     assert [layer.get("moved") for layer in json.loads(tool("status", "vm", "--json")[0])["layers"]] \
-        == [True, None]
-    os.rename(f"{images}/moved.qcow2", image)
+        == [True, True]
+    run("umount", place)
     assert "has this name" not in tool("status", "vm")[0]
+    os.unlink(image)
+    assert "qcow2 (deleted)\n" in tool("status", "vm")[0]
     tool("detach", "vm")
 
 

@@ -37,9 +37,8 @@ enum {
 	"      --socket-owner USER[:GROUP]\n" \
 	"                             who may connect (default: who runs this)\n" \
 	"      --user USER            whom the server becomes (default: qcow2attach)\n" \
-	"      --queues N             number of queues (default: one per processor; at most\n" \
-	"                             as many as the parameter max_queues of the module\n" \
-	"                             vhost-blk says)\n" \
+	"      --queues N             number of queues (default: one per processor, at\n" \
+	"                             most max_queues, a parameter of vhost-blk)\n" \
 	"      --queue-size N         most entries of a queue (default: 1024)\n" \
 	"      --workers 1|per-queue  kernel threads that serve them (default: 1)\n" \
 	"      --poll MICROSECONDS    how long to wait awake for requests (default: 0)\n" \
