@@ -444,6 +444,8 @@ static int renew_limits(struct dm_target *ti)
 		if (dev->layers[i].dev)
 			return 0;
 	blk_set_stacking_limits(&limits);
+	/* As blk_stack_limits() leaves a device without zones; 6.12 refuses any other. */
+	limits.max_zone_append_sectors = 0;
 	qcow2_io_hints(ti, &limits);
 	now = queue_limits_start_update(q);
 	limits.features |= now.features & ~(BLK_FEAT_POLL | BLK_FEAT_STABLE_WRITES |
