@@ -31,12 +31,14 @@ ON_UM = ("test_alloc_failure.py", "test_dm_cgroup.py", "test_dm_crash.py", "test
          "test_dm_locks.py", "test_dm_nfs.py", "test_dm_registry.py", "test_dm_reload.py",
          "test_dm_space.py", "test_dm_table.py", "test_lab.py", "test_lifecycle.py",
          "test_serve.py", "test_serve_protocol.py", "test_serve_qemu.py", "test_tool.py",
-         "test_tool_places.py", "test_tool_run.py", "test_vhost_ring.py")
+         "test_tool_places.py", "test_tool_run.py", "test_vhost_cache.py", "test_vhost_claim.py",
+         "test_vhost_host.py", "test_vhost_mode.py", "test_vhost_ring.py", "test_vhost_stop.py")
 # More for the lab, where a file needs it: leaks matter most where setting up fails half-way, and what
 # is about races, or polling, is nothing with one CPU.
 MACHINE = {("um", "test_alloc_failure.py"): ["--append", "kmemleak=on"],
            ("um", "test_dm_hammer.py"): ["--smp", "2"],
-           ("um", "test_serve_protocol.py"): ["--smp", "2"]}
+           ("um", "test_serve_protocol.py"): ["--smp", "2"],
+           ("um", "test_vhost_host.py"): ["--smp", "2"]}
 # What of the suite runs on a kernel that is chosen for it, or by --full.
 SUITES = {"stable": [], "backports": [], "um": ["-m", "not nested"],
           "debug": ["-m", "not nested"],
