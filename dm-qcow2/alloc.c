@@ -141,7 +141,7 @@ static int check_unused(struct qcow2_image *img, u64 first, u64 nr)
 /*
  * Have the host make room for clusters.  What it says for lack of room, for now or for good, is
  * -ENOSPC, whatever its filesystem calls that: the writer then asks again, but not at once and not
- * for ever.
+ * without end.
  */
 static int host_prepare(struct qcow2_image *img, u64 first, u32 nr, bool *zeroed)
 {

@@ -6,12 +6,12 @@
  * that use it share one object: a golden image under many overlays has one table cache, and a
  * table that is loaded to replace another one of the same device takes the image over as it is.
  *
- * The I/O of opening and closing can take for ever: the storage may hang, or be a device of this
+ * The I/O of opening and closing may never end: the storage may hang, or be a device of this
  * very kind that is suspended and waits for a table whose constructor wants the registry.  So none
  * of it is done under a lock.  An image is entered before it is opened and leaves after it was
- * closed; who wants it meanwhile waits for that one image, until it is killed.  A worker opens,
- * since its I/O cannot be taken back: when the process that asked is killed, the worker alone has
- * the image, and closes it when it is done.
+ * closed; a thread that wants it meanwhile waits for that one image, until it is killed.  A worker
+ * opens, since its I/O cannot be taken back: when the process that asked is killed, the worker
+ * alone has the image, and closes it when it is done.
  *
  * Owns the registry and takes registry_lock (outermost), under which images come, go and change
  * phase, and inside it, or alone, role_lock, under which they change hands.  No I/O under either.

@@ -112,7 +112,7 @@ static void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff, bool
  *
  * The bio is put aside until the slice is loaded.  But what was loaded may be evicted again before
  * the bio gets to it, by the slices that others wait for; and with more of them than the cache has
- * room for, each could push out the next one's for ever.  So a bio that comes back too often has
+ * room for, each could push out the next one's without end.  So a bio that comes back too often has
  * its slice read here and now.
  *
  * The writer does not wait for memory, which may be with operations that it has to end: without

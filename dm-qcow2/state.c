@@ -71,7 +71,7 @@ void image_out_of_space(struct qcow2_image *img, bool refused, const char *why)
 		WRITE_ONCE(w->expired, false);
 		image_set_mode(img, MODE_OUT_OF_SPACE, why);
 	}
-	/* A suspended image is left alone: who releases it stops the polling after setting this. */
+	/* A suspended image is left alone: its release stops the polling after setting this. */
 	if (!READ_ONCE(w->release))
 		queue_delayed_work(w->wq, &w->space_poll, SPACE_POLL);
 }

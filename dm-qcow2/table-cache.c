@@ -588,7 +588,7 @@ int flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_ki
 	if (!new)
 		return -ENOMEM;
 	memcpy(new, old, t->nr_slices * sizeof(*new));
-	/* More of them than the reserve has: waiting for it could be for ever. */
+	/* More of them than the reserve has: waiting for it might never end. */
 	if (flat_fill(new, img, kind, t->pos, t->nr_slices, nr, NO_WAIT)) {
 		for (i = t->nr_slices; i < nr && new[i]; i++)
 			slice_free(&img->cache, new[i]);

@@ -318,7 +318,7 @@ static void qcow2_dtr(struct dm_target *ti)
 {
 	struct qcow2_dev *dev = ti->private;
 
-	/* Who has put a bio on a list of ours may not have queued the work for it yet (io.h). */
+	/* A thread may have put a bio on a list and not have queued the work for it yet (io.h). */
 	synchronize_rcu();
 	flush_work(&dev->miss_work);
 	close_layers(dev);

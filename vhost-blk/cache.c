@@ -17,7 +17,7 @@ static void vhost_blk_write_back(struct vhost_blk *blk, u64 sector, u64 sectors)
 {
 	loff_t start = sector << SECTOR_SHIFT;
 
-	/* Its error is for the one whose data it was, who learns of it by fsync(). */
+	/* Its error is for the one whose data it was, and who learns of it by fsync(). */
 	filemap_write_and_wait_range(blk->mapping, start, start + (sectors << SECTOR_SHIFT) - 1);
 }
 

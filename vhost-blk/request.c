@@ -7,7 +7,7 @@
  *
  * Results inside this file: 0 the request has succeeded, -EIOCBQUEUED its bios are under way, -EIO
  * and -EOPNOTSUPP the guest asked for what cannot be done, -ENOMEM there is no memory for the
- * request and nothing has begun, anything else guest memory was not to be had.
+ * request and nothing has begun, anything else guest memory cannot be accessed.
  */
 #include <linux/highmem.h>
 #include <linux/nospec.h>

@@ -45,7 +45,7 @@ void print_help(const struct verb *verb);
  * @no_discard_passdown: what is freed is not discarded on the storage below.
  * @error_if_no_space: fail writes at once when the storage is full.
  * @has_space_timeout: there is a @space_timeout.
- * @space_timeout: for how many seconds they wait else, 0 for ever.
+ * @space_timeout: for how many seconds they wait else, 0 for no limit.
  * @allow_dirs: directories from which backing files may come.
  * @backing: files that may be backing files.
  * @no_backing: no image may have a backing file.
@@ -105,7 +105,7 @@ enum {
 	"      --no-discard-passdown  do not discard freed clusters on the storage below\n" \
 	"      --error-if-no-space    fail writes at once when the storage is full\n" \
 	"      --space-timeout SECONDS\n" \
-	"                             how long they wait, 0 for ever (default: 60)\n"
+	"                             how long they wait, 0: no limit (default: 60)\n"
 
 /**
  * attach_option() - take one option of attach.

@@ -214,7 +214,7 @@ static int lock_directory(const char *path, struct socket_lock *lock)
 
 static void unlock_directory(struct socket_lock *lock)
 {
-	/* Who waits for it looks whether it is still there. */
+	/* The command that waits for it looks whether it is still there. */
 	unlink(lock->name);
 	close(lock->fd);
 	free(lock->name);

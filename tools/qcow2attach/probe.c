@@ -122,7 +122,7 @@ static bool plausible(const struct answer *a)
 	return h->size <= INT64_MAX && h->has_backing == !!h->backing_name[0];
 }
 
-/* Ask a child. @wait_ms is how long it may take, -1 for ever. */
+/* Ask a child. @wait_ms is how long it may take, -1 without a limit. */
 static int ask(int fd, const struct question *q, int wait_ms, struct answer *answer)
 {
 	struct pollfd p = { .events = POLLIN };

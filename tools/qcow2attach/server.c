@@ -161,7 +161,7 @@ static int lower_oom_score(const struct server_options *o)
 	int adj = o->has_oom_score_adj ? o->oom_score_adj : DEFAULT_OOM_SCORE_ADJ, fd, ret;
 	char text[16];
 
-	/* Who starts it may have gone further. */
+	/* The command that starts it may have gone further. */
 	if (!o->has_oom_score_adj && !read_small_file(path, text, sizeof(text)) &&
 	    atoi(text) <= adj)
 		return 0;
@@ -315,7 +315,7 @@ static int read_hello(int fd, struct hello *hello)
 	return cause_code(hello->code);
 }
 
-/* One of the signals in @set, or 0 when none comes until @until, which is 0 for ever. */
+/* One of the signals in @set, or 0 when none comes until @until, which is 0 for no limit. */
 static int next_signal(const sigset_t *set, uint64_t until)
 {
 	uint64_t now = now_ms(), left = until > now ? until - now : 0;
