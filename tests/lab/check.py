@@ -38,7 +38,8 @@ ON_UM = ("test_alloc_failure.py", "test_dm_cgroup.py", "test_dm_crash.py", "test
 MACHINE = {("um", "test_alloc_failure.py"): ["--append", "kmemleak=on"],
            ("um", "test_dm_hammer.py"): ["--smp", "2"],
            ("um", "test_serve_protocol.py"): ["--smp", "2"],
-           ("um", "test_vhost_host.py"): ["--smp", "2"]}
+           **{("um", f"test_vhost_{name}.py"): ["--smp", "2"]
+              for name in ("cache", "claim", "host", "mode", "stop")}}
 # What of the suite runs on a kernel that is chosen for it, or by --full.
 SUITES = {"stable": [], "backports": [], "um": ["-m", "not nested"],
           "debug": ["-m", "not nested"],
