@@ -56,9 +56,9 @@ const char *state_layer_path(const char *layer);
  * @state: the device's state.
  * @i: which.
  *
- * The kernel tells the name that a file has now where it was opened; a mount may hide that from this
- * process. Asking another host what has the name might never end, so only files on block devices
- * of this one are looked for.
+ * The kernel tells the name that a file has now where it was opened; a mount may hide that from
+ * this process. Asking another host what has the name might never end, so only files on block
+ * devices of this one are looked for.
  *
  * Return: words for people, or NULL.
  */
