@@ -522,7 +522,8 @@ static unsigned int emit_layer(const struct qcow2_layer *layer, char *result, un
 {
 	struct qcow2_image *img = layer->img;
 	struct file *file = img->st.file;
-	char *buf = kmalloc(PATH_MAX, GFP_KERNEL);
+	/* DM holds the live table and a resume waits for that: wait for no suspended device. */
+	char *buf = kmalloc(PATH_MAX, GFP_NOIO);
 	unsigned int sz = 0;
 	char *path;
 
