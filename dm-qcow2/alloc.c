@@ -13,6 +13,7 @@
  *
  * Takes image.alloc_lock, and image.meta_lock inside it to change refcounts.
  */
+#include <linux/delay.h>
 #include <linux/device-mapper.h>
 #include <linux/maple_tree.h>
 #include <linux/mm.h>
@@ -24,6 +25,7 @@
 
 #define RUN_BYTES	(8U << 20)
 #define MAX_REFUSED	64		/* clusters refused, before alloc_lock is let go */
+#define MAX_PAUSE_US	10000LL		/* after a discard, for the guest's I/O */
 
 /*
  * Slices of refcounts that an image may have at open, whose counters take 64 MiB: with refcounts of
@@ -518,15 +520,56 @@ static struct slice *lock_refs(struct qcow2_image *img, u64 si)
 }
 
 /*
+ * Give a range back to the host.  A filesystem makes all direct I/O on a file wait while it punches
+ * a hole, and a device may serve nothing else while it discards: so the guest's I/O gets as much
+ * time as the discard took, before the next one.
+ */
+static void give_back(struct qcow2_image *img, u64 pos, u64 len)
+{
+	ktime_t start = ktime_get();
+	s64 pause;
+
+	/* Failing to give space back costs space, not data. */
+	if (img->st.ops->discard(&img->st, pos, len) == -EOPNOTSUPP) {
+		WRITE_ONCE(img->st.discard_unsupported, true);
+		return;
+	}
+	pause = min(ktime_us_delta(ktime_get(), start), MAX_PAUSE_US);
+	if (pause > 0 && !commit_in_haste(img))
+		usleep_range(pause, pause + pause / 8 + 1);
+}
+
+/*
+ * Give back to the host what of [first, first + nr), whose refcounts are in @s, will have no
+ * reference left when it loses one.  Its refcount is still 1, so that nobody else touches it
+ * although alloc_lock is not held.
+ */
+static void give_back_last(struct qcow2_image *img, struct slice *s, u64 first, u32 nr)
+{
+	u32 mask = per_slice(img) - 1, i = 0, start;
+
+	while (i < nr && !READ_ONCE(img->st.discard_unsupported)) {
+		mutex_lock(&img->alloc_lock);
+		while (i < nr && rc_get(img, s, (first + i) & mask) != 1)
+			i++;
+		for (start = i; i < nr && rc_get(img, s, (first + i) & mask) == 1; i++)
+			;
+		mutex_unlock(&img->alloc_lock);
+		if (i > start)
+			give_back(img, (first + start) << img->cluster_bits,
+				  (u64)(i - start) << img->cluster_bits);
+	}
+}
+
+/*
  * Drop one reference of each of [first, first + nr), which lie in one slice.  What drops to 0 is
- * given back to the host before it can be allocated again; until then its refcount is 1, so that
- * nobody else touches it although alloc_lock is not held.
+ * given back to the host before it can be allocated again.
  */
 static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 {
 	struct qcow2_alloc *a = img->alloc;
 	u64 si = first >> img->rb_slice_bits;
-	u32 mask = per_slice(img) - 1, i, last = 0;
+	u32 mask = per_slice(img) - 1, i;
 	unsigned long at = first;
 	struct slice *s;
 
@@ -548,16 +591,10 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 					   first << img->cluster_bits);
 		return PTR_ERR(s);
 	}
-	for (i = 0; i < nr; i++)
-		last += rc_get(img, s, (first + i) & mask) == 1;
 	mutex_unlock(&img->alloc_lock);
 
-	if (last == nr && a->passdown && !READ_ONCE(img->st.discard_unsupported)) {
-		/* Failing to give space back costs space, not data. */
-		if (img->st.ops->discard(&img->st, first << img->cluster_bits,
-					 (u64)nr << img->cluster_bits) == -EOPNOTSUPP)
-			WRITE_ONCE(img->st.discard_unsupported, true);
-	}
+	if (a->passdown)
+		give_back_last(img, s, first, nr);
 
 	slice_prepare(s);
 	mutex_lock(&img->alloc_lock);

@@ -30,12 +30,15 @@
  * nobody knows what is durable, is final.
  *
  * Freed clusters go: unlinked in memory (freed_add, open generation) -> that generation durable ->
- * epoch over -> discarded and refcount lowered (alloc_reclaim) -> allocatable.
+ * epoch over -> discarded and refcount lowered (alloc_reclaim) -> allocatable.  They were freed in
+ * the guest's order; what lies side by side in the storage is put together before it is discarded,
+ * and the discards leave the storage time for the guest's I/O unless somebody waits for them.
  *
  * Takes commit.lock for the length of a commit, meta_lock inside it, and commit.io_lock.  Never
  * alloc_lock: its holders wait for commits.
  */
 #include <linux/device-mapper.h>
+#include <linux/list_sort.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
@@ -46,7 +49,8 @@
 
 #define COMMIT_INTERVAL		(5 * HZ)
 #define COMMIT_BATCH		32		/* slice writes in flight */
-#define MAX_FREED		4096		/* extents, before writers wait for a commit */
+#define MAX_FREED		4096		/* extents, before discards wait */
+#define TOO_MANY_FREED		(2 * MAX_FREED)	/* extents, before writes wait, too */
 #define RESERVED_FREED		64
 
 struct commit_write {
@@ -80,7 +84,9 @@ struct qcow2_commit {
 
 	struct list_head freed;		/* freed in the open generation, meta_lock */
 	u32 reftable_clusters;		/* its new length if it moved, meta_lock */
-	atomic_t nr_freed;		/* extents on either list, or being reclaimed */
+	atomic_t nr_freed;		/* extents on any list, or being reclaimed */
+	bool haste;			/* see commit_hurry(); no lock */
+	bool reclaiming;		/* the reclaimer has extents; its own, read by the writer */
 	mempool_t freed_pool;
 };
 
@@ -296,6 +302,7 @@ static blk_status_t commit_failed(struct qcow2_commit *c, int error, struct list
 		return errno_to_blk_status(error);
 	}
 	WRITE_ONCE(c->stuck, true);
+	commit_hurry(img);
 	image_out_of_space(img, true, error == -ENOSPC ? "no room to write the tables" :
 							 "no memory to write the tables");
 	/* No more writing means no looking for space either; the next flush tries again. */
@@ -403,6 +410,45 @@ static void commit_timer(struct work_struct *work)
 		commit_start_timer(c->img);
 }
 
+static int compare_freed(void *priv, const struct list_head *a, const struct list_head *b)
+{
+	u64 left = list_entry(a, struct freed_extent, node)->start;
+	u64 right = list_entry(b, struct freed_extent, node)->start;
+
+	return left < right ? -1 : left > right;
+}
+
+/* One of the extents that the reclaimer took is dealt with. */
+static void freed_done(struct qcow2_commit *c, struct freed_extent *ext)
+{
+	list_del(&ext->node);
+	freed_drop(c->img, ext);
+	/* Whoever waits until there are fewer goes on while the rest is reclaimed. */
+	if (atomic_dec_return(&c->nr_freed) % (MAX_FREED / 2) == 0)
+		writer_retry(c->img);
+}
+
+/*
+ * Put together what lies side by side.  A cluster that lost two references is in two extents, which
+ * overlap: they stay apart.
+ */
+static void merge_freed(struct qcow2_commit *c, struct list_head *list)
+{
+	struct freed_extent *ext, *next;
+
+	list_sort(NULL, list, compare_freed);
+	ext = list_first_entry(list, struct freed_extent, node);
+	while (!list_is_last(&ext->node, list)) {
+		next = list_next_entry(ext, node);
+		if (ext->start + ext->nr == next->start) {
+			ext->nr += next->nr;
+			freed_done(c, next);
+		} else {
+			ext = next;
+		}
+	}
+}
+
 static void reclaim_work(struct work_struct *work)
 {
 	struct qcow2_commit *c = container_of(work, struct qcow2_commit, reclaim);
@@ -414,13 +460,16 @@ static void reclaim_work(struct work_struct *work)
 	list_splice_init(&c->durable, &durable);
 	spin_unlock_irq(&c->io_lock);
 	if (!list_empty(&durable)) {
+		WRITE_ONCE(c->reclaiming, true);
 		epoch_flip(&c->img->epoch);
+		merge_freed(c, &durable);
 		list_for_each_entry_safe(ext, next, &durable, node) {
-			list_del(&ext->node);
 			alloc_reclaim(c->img, ext);
-			atomic_dec(&c->nr_freed);
-			freed_drop(c->img, ext);
+			freed_done(c, ext);
 		}
+		/* What still waits after this will say so again. */
+		WRITE_ONCE(c->haste, false);
+		WRITE_ONCE(c->reclaiming, false);
 		writer_space_freed(c->img);
 	}
 	memalloc_noio_restore(noio);
@@ -531,14 +580,51 @@ void commit_reftable_moved(struct qcow2_image *img, u32 clusters)
 bool commit_pressure(struct qcow2_image *img)
 {
 	return atomic_read(&img->cache.nr_dirty) >= READ_ONCE(img->cache.max) / 2 ||
-	       atomic_read(&img->commit->nr_freed) >= MAX_FREED;
+	       atomic_read(&img->commit->nr_freed) >= TOO_MANY_FREED;
+}
+
+/**
+ * commit_discard_pressure - should discards wait before they free more?
+ * @img: a writable image
+ *
+ * Earlier than writes do, so that a guest's fstrim does not hold up its writes.
+ */
+bool commit_discard_pressure(struct qcow2_image *img)
+{
+	return commit_pressure(img) || atomic_read(&img->commit->nr_freed) >= MAX_FREED;
+}
+
+/**
+ * commit_hurry - somebody waits for what is being reclaimed
+ * @img: a writable image
+ *
+ * For the rest of what the reclaimer has taken, its discards come one straight after the other.
+ * Any context.  The end of a reclaim has everything that waits tried again, so that what still
+ * waits then says so again.
+ */
+void commit_hurry(struct qcow2_image *img)
+{
+	WRITE_ONCE(img->commit->haste, true);
+}
+
+/**
+ * commit_in_haste - does somebody wait for what is being reclaimed?
+ * @img: a writable image
+ *
+ * So does a suspend from its beginning to its end, also for what comes on the way.
+ */
+bool commit_in_haste(struct qcow2_image *img)
+{
+	return READ_ONCE(img->commit->haste) || READ_ONCE(img->writer->release);
 }
 
 /**
  * commit_relieve - start a commit if that is what takes the pressure off
- * @img: a writable image
+ * @img: a writable image; called by its writer
  *
- * It is not when the clusters that writers wait for are being reclaimed already.
+ * It is not while clusters are being reclaimed: one commit more would not speed that up, and its
+ * flushes cost what the reclaimer's pauses save.  The end of the reclaim wakes the writer, which
+ * comes here again if it still has to wait.
  */
 void commit_relieve(struct qcow2_image *img)
 {
@@ -549,7 +635,10 @@ void commit_relieve(struct qcow2_image *img)
 	 */
 	bool freed = data_race(!list_empty(&img->commit->freed));
 
-	if (atomic_read(&img->cache.nr_dirty) >= READ_ONCE(img->cache.max) / 2 || freed)
+	if (atomic_read(&img->commit->nr_freed) >= TOO_MANY_FREED)
+		commit_hurry(img);
+	if (atomic_read(&img->cache.nr_dirty) >= READ_ONCE(img->cache.max) / 2 ||
+	    (freed && !READ_ONCE(img->commit->reclaiming)))
 		commit_kick(img);
 }
 
@@ -576,8 +665,10 @@ struct freed_extent *freed_alloc(struct qcow2_image *img)
 	struct freed_extent *ext;
 
 	ext = mempool_alloc(&img->commit->freed_pool, GFP_NOWAIT | __GFP_NOWARN);
-	if (!ext)
+	if (!ext) {
+		commit_hurry(img);
 		commit_kick(img);
+	}
 	return ext;
 }
 

@@ -35,6 +35,9 @@ int commit_now(struct qcow2_image *img);
 int commit_for_caller(struct qcow2_image *img);
 int commit_everything(struct qcow2_image *img);
 bool commit_pressure(struct qcow2_image *img);
+bool commit_discard_pressure(struct qcow2_image *img);
+void commit_hurry(struct qcow2_image *img);
+bool commit_in_haste(struct qcow2_image *img);
 void commit_relieve(struct qcow2_image *img);
 
 struct freed_extent *freed_alloc(struct qcow2_image *img);

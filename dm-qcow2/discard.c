@@ -163,7 +163,8 @@ static enum step look(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, stru
 		list_add_tail(&io->node, &op->waiters);
 		return STEP_WAIT;
 	}
-	if (commit_pressure(w->img)) {
+	if (bio_op(io_bio(io)) == REQ_OP_DISCARD ? commit_discard_pressure(w->img) :
+						   commit_pressure(w->img)) {
 		stall_io(w, io);
 		return STEP_WAIT;
 	}

@@ -35,6 +35,7 @@ static void wait_for_space(struct qcow2_writer *w, struct qcow2_io *io, bool ref
 		return;
 	}
 	image_out_of_space(w->img, refused, why);
+	commit_hurry(w->img);
 	if (image_gives_up(w->img))
 		end_io(io, image_no_space_status(w->img));
 	else
@@ -96,6 +97,7 @@ void failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 	} else if (commit_frees_pending(img) && !commit_is_stuck(img)) {
 		/* Space is on its way. */
 		list_add_tail(&io->node, &w->no_space);
+		commit_hurry(img);
 		commit_kick(img);
 	} else {
 		wait_for_space(w, io, false, "no free cluster and no room to grow");
@@ -522,10 +524,12 @@ static void take_list(struct list_head *from, bool *flag, struct list_head *to)
 static void stop_waiting(struct qcow2_writer *w, struct list_head *ios)
 {
 	if (image_mode(w->img) < MODE_READ_ONLY && commit_frees_pending(w->img) &&
-	    !commit_is_stuck(w->img))
+	    !commit_is_stuck(w->img)) {
+		commit_hurry(w->img);
 		commit_relieve(w->img);
-	else
+	} else {
 		list_splice_tail_init(&w->no_space, ios);
+	}
 }
 
 static void writer_work(struct work_struct *work)

@@ -2,6 +2,7 @@
 """The interface of the target: table, status, messages, life cycle, limits, and what discard gives
 back to the storage."""
 import os
+import random
 import re
 import time
 
@@ -10,7 +11,7 @@ import pytest
 from dmqcow2 import (KIB, PUNCH_HOLE, ZERO_RANGE, Attached, Chain, Disk, Place, checksum, exercise,
                      refused, verify_device)
 from helpers import (MIB, SECTOR, Mount, image_check, image_create, image_map, qemu_io, run, size_of,
-                     sync_caches, wait_for)
+                     sync_caches, sysfs, wait_for)
 
 SECTORS = 8 * MIB // SECTOR
 
@@ -439,6 +440,59 @@ def test_discard_reaches_the_device(dm, bdev, tmp_path, passdown):
         disk.expect(0, 0, 24 * MIB)
         disk.expect(0x11, 24 * MIB, 8 * MIB)
     image_check(loop)
+
+
+def discards(device):
+    """How many discards a device has completed."""
+    return int(sysfs(device, "stat").split()[11])
+
+
+@pytest.mark.core
+def test_freed_clusters_are_put_together(dm, bdev):
+    """What the guest has written here and there and discards lies side by side in the storage: the
+    storage gets few discards, not one for each cluster."""
+    loop = bdev(256 * MIB, "loop")
+    image_create(loop, 128 * MIB)
+    clusters = list(range(2048))
+    random.Random(5).shuffle(clusters)
+    with Attached(dm, f"qcow2:{loop}") as disk:
+        for at in clusters:
+            disk.write(0x11, at * 64 * KIB, 64 * KIB)
+        disk.commit()
+        full, before = disk.status()["allocated"], discards(loop)
+        disk.discard(0, 128 * MIB)
+        disk.commit()
+        wait_for(lambda: disk.status()["allocated"] < full - 2000,
+                 what="discarded clusters to be free")
+        assert 1 <= discards(loop) - before <= 16
+        disk.expect(0, 0, 128 * MIB)
+    image_check(loop)
+
+
+def test_shared_cluster_does_not_keep_its_neighbours(dm, filesystem, tmp_path):
+    """Compressed clusters share host clusters.  Where one of a range stays in use, the others of the
+    range are given back all the same."""
+    raw = tmp_path / "raw"
+    random.seed(6)
+    with open(raw, "wb") as f:
+        for _ in range(256):
+            f.write(random.randbytes(40 * KIB).ljust(64 * KIB, b"\0"))
+    image = os.path.join(filesystem("xfs"), "image")
+    run("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", raw, image)
+    with Attached(dm, f"qcow2:{image}") as disk:
+        full, before = host_blocks(image), disk.status()["allocated"]
+        assert full >= 10 * MIB
+        for at in range(0, 16 * MIB, 64 * KIB):
+            if at % MIB:        # one in sixteen stays
+                disk.discard(at, 64 * KIB)
+        disk.commit()
+        wait_for(lambda: disk.status()["allocated"] <= before - 256 * 40 // 64 // 2,
+                 what="discarded clusters to be free")
+        freed = (before - disk.status()["allocated"]) * 64 * KIB
+        print(freed, "bytes freed,", full - host_blocks(image), "given back")
+        assert freed - 128 * KIB <= full - host_blocks(image)
+    image_check(image)
+    qemu_io(image, "read -P 0 64k 960k")
 
 
 def test_discard_no_unref(dm, filesystem):
