@@ -17,9 +17,10 @@ import storage as bench_storage        # first: it finds helpers
 import memory
 import paths
 import plan
+import trim
 from helpers import CommandError, run
 
-GROUPS = ("prealloc", "empty", "backed", "1t", "queues", "memory")
+GROUPS = ("prealloc", "empty", "backed", "1t", "queues", "trim", "memory")
 LOAD_TIMEOUT = 120
 REPEATS = 3             # of a measurement by instructions
 
@@ -125,6 +126,19 @@ class Bench:
                 for op in ("randread", "randwrite"):
                     self.measure(path.name, client, plan.Load(op, 32, "prealloc", queues=queues))
 
+    def trim(self):
+        """A reader beside a guest's fstrim."""
+        for place in ("ext4", "xfs"):
+            for kind in trim.KINDS:
+                name = f"qcow2-{place}"
+                if not self.selected(name):
+                    continue
+                with self.contestant(name, f"trim, {kind}"):
+                    found = trim.measure(self.storage, place, kind, self.o.seconds)
+                    self.write(type="trim", what=f"{name}, {kind}", figures=found)
+                    self.say(f"{name}, {kind}: " +
+                             ", ".join(f"{k} {v:,}" for k, v in found.items()))
+
     def memory(self):
         with self.contestant("memory", "1 TiB"):
             for name, number in memory.measure(self.storage):
@@ -143,6 +157,8 @@ class Bench:
             self.kinds()
             if "queues" in self.o.groups and os.cpu_count() > 1:
                 self.queues()
+        if "trim" in self.o.groups:
+            self.trim()
         # What needs two CPUs has been above; this is about one, where nothing else moves.
         if self.o.mode == "icount":
             if "1t" in self.o.groups:

@@ -71,6 +71,15 @@ def figures(results, found, labels, kind, mode):
     return table(head, rows)
 
 
+def trim_table(found):
+    """One line for each image: the reader alone, and while the trim is going on."""
+    head = ["image, ranges, measured by", "requests/s alone", "p99 us alone", "requests/s beside",
+            "p99 us beside", "worst p99 us", "seconds"]
+    keys = ("alone_iops", "alone_p99_us", "iops", "p99_us", "worst_p99_us", "trim_s")
+    return table(head, [[what, *(f"{figures[k]:,.6g}" for k in keys)]
+                        for what, figures in found.items()])
+
+
 def environment(info):
     lines = []
     for mode, e in info["environment"].items():
@@ -93,6 +102,8 @@ def whole(results, found, info, labels):
     if info["memory"]:
         text += ["### Memory\n", table(["what", "bytes"], [[what, f"{b:,}"] for what, b in
                                                            info["memory"].items()])]
+    if info.get("trim"):
+        text += ["### A reader beside a guest's fstrim\n", trim_table(info["trim"])]
     text += ["### Where\n", environment(info)]
     if info["failures"]:
         text += ["### What failed\n", failures(info)]

@@ -3,7 +3,7 @@
 
 build/bench/results.json is a list of objects with `path`, `workload`, `mode` (icount or wall),
 `iops`, `p50_us` and `p99_us`, each the median of the rounds. build/bench/run.json has what belongs
-to the run: the environment of each mode, memory in bytes, and failures.
+to the run: the environment of each mode, memory in bytes, readers beside a trim, and failures.
 """
 import json
 import os
@@ -63,7 +63,8 @@ def run_info(old, found, environment):
     ENVIRONMENT is what the host adds, by mode.
     """
     info = {"environment": dict(old.get("environment", {})), "memory": dict(old.get("memory", {})),
-            "failures": []}
+            "trim": dict(old.get("trim", {})), "failures": []}
+    trims = {}
     for r in found:
         if r["type"] == "environment":
             info["environment"][r["mode"]] = {
@@ -71,8 +72,12 @@ def run_info(old, found, environment):
                 **environment.get(r["mode"], {})}
         elif r["type"] == "memory":
             info["memory"][r["what"]] = r["bytes"]
+        elif r["type"] == "trim":
+            trims.setdefault(f"{r['what']}, {r['mode']}", []).append(r["figures"])
         elif r["type"] == "failed":
             info["failures"].append({k: r[k] for k in ("mode", "path", "what", "reason")})
+    for what, rounds in trims.items():
+        info["trim"][what] = {f: statistics.median(r[f] for r in rounds) for f in rounds[0]}
     return info
 
 

@@ -64,10 +64,13 @@ def test_run_info_keeps_memory_but_not_failures():
     old = {"environment": {"wall": {"cpus": 2}}, "memory": {"a": 1},
            "failures": [{"mode": "wall", "path": "x", "what": "y", "reason": "z"}]}
     new = [{"type": "memory", "mode": "icount", "what": "b", "bytes": 2},
-           {"type": "environment", "mode": "icount", "cpus": 1}]
+           {"type": "environment", "mode": "icount", "cpus": 1},
+           *({"type": "trim", "mode": "wall", "what": "a, apart", "figures": {"p99_us": p99}}
+             for p99 in (5, 90, 7))]
     info = results.run_info(old, new, {"icount": {"commit": "c"}})
     assert info == {"environment": {"wall": {"cpus": 2}, "icount": {"cpus": 1, "commit": "c"}},
-                    "memory": {"a": 1, "b": 2}, "failures": []}
+                    "memory": {"a": 1, "b": 2}, "trim": {"a, apart, wall": {"p99_us": 7}},
+                    "failures": []}
 
 
 def test_the_better_of_the_others_counts():
@@ -104,10 +107,13 @@ def test_the_device_of_pieces_is_taken_off():
 def test_report():
     info = {"environment": {"wall": {"kernel": "6.12", "date": "2026-01-01"}},
             "memory": {"idle": 12345},
+            "trim": {"a, apart, wall": {"alone_iops": 9000, "alone_p99_us": 1, "iops": 8000.5,
+                                        "p99_us": 20, "worst_p99_us": 300, "trim_s": 1.5}},
             "failures": [{"mode": "wall", "path": "thin", "what": READ, "reason": "no pool"}]}
     text = report.whole(results.Results(FOUND), FOUND, info, LABELS)
     assert "| dm-qcow2 on a block device (`qcow2-bdev`) | 100.0 (0.80) | `linear` |" in text
     assert "| vhost-blk and dm-qcow2 on a block device (`vhost-bdev`) | 120.0 (3.00) |" in text
+    assert "| a, apart, wall | 9,000 | 1 | 8,000.5 | 20 | 300 | 1.5 |" in text
     assert "wall: kernel 6.12, date 2026-01-01" in text and "| idle | 12,345 |" in text
     assert f"wall: thin, {READ}: no pool" in text
     for line in text.splitlines():
