@@ -97,8 +97,11 @@ static void file_complete(struct kiocb *iocb, long ret)
 		/* What stops a write half-way without an error is that there is no more room. */
 		sio->error = -ENOSPC;
 	} else if (ret < sio->len) {
-		/* Short: at the end of the file; an error everywhere else. */
-		if (sio->pos + ret < i_size_read(file_inode(iocb->ki_filp)))
+		/*
+		 * Short: at the end of the file, which may have grown since; what was behind the
+		 * end reads as zeroes.  An error everywhere else.
+		 */
+		if (sio->pos + ret < sio->end)
 			sio->error = -EIO;
 		else
 			zero_rest(sio, ret);
@@ -136,6 +139,7 @@ static void start_kiocb(struct storage_io *sio, int flags)
 	iocb->ki_complete = file_complete;
 	iocb->ki_ioprio = io_priority(sio);
 	sio->again = false;
+	sio->end = i_size_read(file_inode(file));
 	atomic_set(&sio->ref, 2);
 	ret = flags & IOCB_WRITE ? file->f_op->write_iter(iocb, &iter) :
 				   file->f_op->read_iter(iocb, &iter);

@@ -44,6 +44,7 @@ struct storage_io {
 	/* Private to the backend while the I/O runs. */
 	atomic_t ref;
 	bool again;			/* it could not be done without waiting: a worker's turn */
+	u64 end;			/* file: where it ended when the I/O was started */
 	struct kiocb iocb;
 	struct llist_node node;		/* also in a gathered write, instead of running by itself */
 };
