@@ -267,17 +267,24 @@ def test_users_cannot_lock_servers_out(serve, bdev, spawn):
     os.close(lock)
 
 
-def test_a_server_that_waits(serve, bdev, dm, spawn, tmp_path):
-    """While the kernel finishes what a killed server left, the next one waits: it hears signals, and
-    does not take another device for the one that it was called for."""
-    base, other = bdev(64 * MIB), bdev(64 * MIB)
-    device = dm.create("slow", f"0 {64 * MIB // 512} linear {base} 0")
+@pytest.fixture
+def unanswered(serve, bdev, dm, spawn):
+    """(device, server, client): requests have reached the device, which is suspended."""
+    device = dm.create("slow", f"0 {64 * MIB // 512} linear {bdev(64 * MIB)} 0")
     server = serve(device)
     client = spawn("blkio_bench", DRIVER, server.socket, "randwrite", 32, 1, 60,
                    stderr=subprocess.DEVNULL)
     time.sleep(0.5)
     dm.suspend("slow", "--noflush", "--nolockfs")
     time.sleep(0.5)             # for requests to be caught by that
+    return device, server, client
+
+
+def test_a_server_that_waits(unanswered, serve, bdev, dm, spawn, tmp_path):
+    """While the kernel finishes what a killed server left, the next one waits: it hears signals, and
+    does not take another device for the one that it was called for."""
+    device, server, client = unanswered
+    other = bdev(64 * MIB)
     for pid in (server.worker(), server.proc.pid):
         os.kill(pid, signal.SIGKILL)
     client.kill()
@@ -370,16 +377,9 @@ def test_a_file_of_a_silent_filesystem(serve, bdev, hanging_file, operation):
     assert serve(device).stop() == 0
 
 
-def test_storage_that_does_not_answer(serve, bdev, dm, spawn):
+def test_storage_that_does_not_answer(unanswered, serve, dm):
     """A server that was told to end does, though its last requests are never answered."""
-    base = bdev(64 * MIB)
-    device = dm.create("slow", f"0 {64 * MIB // 512} linear {base} 0")
-    server = serve(device)
-    client = spawn("blkio_bench", DRIVER, server.socket, "randwrite", 32, 1, 60,
-                   stderr=subprocess.DEVNULL)
-    time.sleep(0.5)
-    dm.suspend("slow", "--noflush", "--nolockfs")
-    time.sleep(0.5)             # for requests to be caught by that
+    device, server, client = unanswered
     worker = stopped_at_last(server, "although it was killed: it waits for the storage")
     client.kill()
     dm.resume("slow")

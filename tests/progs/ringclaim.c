@@ -144,25 +144,38 @@ static void start(struct guest *g)
 	queue_init(g, 0, 64);
 }
 
-/* Killed with reads in flight; the next owner is there before they have ended. */
+/* An owner is killed with reads in flight; the next one is there before they have ended. */
+static void kill_and_follow(struct guest *g, struct owner *first, struct owner *second)
+{
+	struct queue *q = &g->q[0];
+
+	start(g);
+	*first = owner_start(g);
+	offer_reads(q);
+	must(kill(first->pid, SIGKILL));
+	*second = owner_start(g);
+	/* Otherwise nothing is tested. */
+	check_eq(used_idx(q), q->used_seen);
+}
+
+/* The end of a test: the last owner serves, and goes. */
+static void serve_and_go(struct guest *g, struct owner *last)
+{
+	check_eq(request(&g->q[0], T_IN, 0, data_gpa(0), BYTES, NULL), S_OK);
+	must(kill(last->pid, SIGKILL));
+	owner_gone(last);
+}
+
+/* Killed with reads in flight. */
 static void case_killed(void)
 {
 	struct guest g;
-	struct queue *q = &g.q[0];
 	struct owner first, second;
 
-	start(&g);
-	first = owner_start(&g);
-	offer_reads(q);
-	must(kill(first.pid, SIGKILL));
-	second = owner_start(&g);
-	/* Otherwise nothing is tested. */
-	check_eq(used_idx(q), q->used_seen);
-	expect_once(&g, q);
+	kill_and_follow(&g, &first, &second);
+	expect_once(&g, &g.q[0]);
 	owner_gone(&first);
-	check_eq(request(q, T_IN, 0, data_gpa(0), BYTES, NULL), S_OK);
-	must(kill(second.pid, SIGKILL));
-	owner_gone(&second);
+	serve_and_go(&g, &second);
 }
 
 /* The next owner is told to stop, or is killed, while it waits: a third one has the ring then. */
@@ -174,12 +187,7 @@ static void case_waiting(void)
 	unsigned int killed;
 
 	for (killed = 0; killed < 2; killed++) {
-		start(&g);
-		first = owner_start(&g);
-		offer_reads(q);
-		must(kill(first.pid, SIGKILL));
-		second = owner_start(&g);
-		check_eq(used_idx(q), q->used_seen);
+		kill_and_follow(&g, &first, &second);
 		if (killed) {
 			must(kill(second.pid, SIGKILL));
 			third = owner_start(&g);
@@ -195,9 +203,7 @@ static void case_waiting(void)
 		}
 		owner_gone(&first);
 		owner_gone(&second);
-		check_eq(request(q, T_IN, 0, data_gpa(0), BYTES, NULL), S_OK);
-		must(kill(third.pid, SIGKILL));
-		owner_gone(&third);
+		serve_and_go(&g, &third);
 	}
 }
 
