@@ -38,6 +38,12 @@ def tree(cleanup, images):
     return make
 
 
+def test_a_file_system_without_direct_io(images, filesystem):
+    """ext4 that journals data takes the flag and goes through the page cache all the same."""
+    image = golden(filesystem("ext4", options="data=journal") + "/image", 1)
+    assert "Filesystem does not support direct I/O" in refused("attach", image, code=4)
+
+
 def starts_with(device, pattern):
     with open(device, "rb") as f:
         return f.read(4096) == bytes([pattern]) * 4096
