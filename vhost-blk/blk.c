@@ -166,38 +166,23 @@ static long vhost_blk_set_queues(struct vhost_blk *blk, void __user *argp)
 	return ret;
 }
 
-/* Stop and drain every ring. Fails only when the caller is being killed. */
-static int vhost_blk_stop(struct vhost_blk *blk)
-{
-	unsigned int i;
-	int ret;
-
-	for (i = 0; i < blk->nr_queues; i++) {
-		ret = vhost_blk_ring_stop(blk->queues[i]);
-		if (ret)
-			return ret;
-	}
-	return 0;
-}
-
 /*
- * Called when rings have been stopped. If none runs any more, what has been answered as written is
- * made durable: whoever hears of the stop may look at the image, copy it, or go on with it
- * elsewhere. Rings that still run may be answering more: the last of them to be stopped does it for
- * all.
- *
- * Waits as long as the storage takes, as a drain does. Returns -EIO when the flush has failed, with
- * the rings stopped all the same.
+ * Make durable what has been answered as written. Rings that still run, or have requests in flight
+ * because a drain was cut short, may be answering more: the last of them to be stopped does it for
+ * all. Returns -EIO when the flush has failed.
  */
-static int vhost_blk_settle(struct vhost_blk *blk)
+static int vhost_blk_flush_answers(struct vhost_blk *blk)
 {
 	bool unflushed = false;
 	unsigned int i;
 
 	if (vhost_blk_any_running(blk))
 		return 0;
-	for (i = 0; i < blk->nr_queues; i++)
+	for (i = 0; i < blk->nr_queues; i++) {
+		if (!vhost_blk_drained(blk->queues[i]))
+			return 0;
 		unflushed |= blk->queues[i]->unflushed;
+	}
 	if (!unflushed || !blk->bdev || !blk->writable)
 		return 0;
 	if (blkdev_issue_flush(blk->bdev)) {
@@ -207,6 +192,81 @@ static int vhost_blk_settle(struct vhost_blk *blk)
 	}
 	for (i = 0; i < blk->nr_queues; i++)
 		blk->queues[i]->unflushed = false;
+	return 0;
+}
+
+/* Has the ring been paused, and neither started again nor settled? */
+static bool vhost_blk_is_paused(struct vhost_blk_queue *q)
+{
+	return !q->vq.private_data && q->claim.memory;
+}
+
+/*
+ * Called when rings have been paused that do not go on. If none runs any more, what has been
+ * answered is made durable: whoever hears of the stop may look at the image, copy it, or go on with
+ * it elsewhere. Only then others get the used rings.
+ *
+ * Waits as long as the storage takes, as a drain does. Returns -EIO when the flush has failed, with
+ * the rings stopped all the same.
+ */
+static int vhost_blk_settle(struct vhost_blk *blk)
+{
+	int ret = vhost_blk_flush_answers(blk);
+	unsigned int i;
+
+	lockdep_assert_held(&blk->dev.mutex);
+	for (i = 0; i < blk->nr_queues; i++) {
+		struct vhost_blk_queue *q = blk->queues[i];
+
+		if (vhost_blk_is_paused(q) && q->claim.held && vhost_blk_drained(q))
+			vhost_blk_unclaim(q);
+	}
+	return ret;
+}
+
+/*
+ * The end of a stop, with all rings paused that it is about: settle, and then, with no claim left,
+ * wait for those owners that are about to end and whose rings ours have been waiting for.
+ *
+ * Returns -EIO as above, or an error when the caller is being killed.
+ */
+static int vhost_blk_end_stop(struct vhost_blk *blk)
+{
+	int ret = vhost_blk_settle(blk);
+	unsigned int i;
+
+	for (i = 0; i < blk->nr_queues; i++) {
+		struct vhost_blk_queue *q = blk->queues[i];
+		int err = vhost_blk_is_paused(q) ? vhost_blk_ring_leave(q) : 0;
+
+		if (err)
+			return err;
+	}
+	return ret;
+}
+
+/* Stop every ring. Returns as vhost_blk_end_stop(). */
+static int vhost_blk_stop(struct vhost_blk *blk)
+{
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < blk->nr_queues; i++) {
+		ret = vhost_blk_ring_pause(blk->queues[i]);
+		if (ret)
+			return ret;
+	}
+	return vhost_blk_end_stop(blk);
+}
+
+/* After rings have been paused and started again: nothing is to be done if all of them were. */
+static int vhost_blk_settle_rest(struct vhost_blk *blk)
+{
+	unsigned int i;
+
+	for (i = 0; i < blk->nr_queues; i++)
+		if (vhost_blk_is_paused(blk->queues[i]))
+			return vhost_blk_settle(blk);
 	return 0;
 }
 
@@ -241,9 +301,10 @@ static int vhost_blk_shut_down(struct vhost_blk *blk)
 		vhost_blk_ring_halt(blk->queues[i]);
 	for (i = 0; i < blk->nr_queues; i++)
 		wait_event(blk->queues[i]->drained, vhost_blk_drained(blk->queues[i]));
-	/* Also from those that wait for theirs: nobody wakes their workers any more. */
+	/* Nobody is to wake their workers any more. Those that have a used ring keep it for now. */
 	for (i = 0; i < blk->nr_queues; i++)
-		vhost_blk_unclaim(blk->queues[i]);
+		if (!blk->queues[i]->claim.held)
+			vhost_blk_unclaim(blk->queues[i]);
 	/* The last end of bio may still be about to wake an executor that finds nothing. */
 	synchronize_rcu();
 	vhost_dev_stop(&blk->dev);
@@ -253,6 +314,9 @@ static int vhost_blk_shut_down(struct vhost_blk *blk)
 	vhost_blk_drop_backend(blk);
 	vhost_blk_put_css(blk->css);
 	blk->css = NULL;
+	if (blk->task)
+		put_task_struct(blk->task);
+	blk->task = NULL;
 	if (blk->wq)
 		destroy_workqueue(blk->wq);
 	blk->wq = NULL;
@@ -310,7 +374,7 @@ static long vhost_blk_set_backend(struct vhost_blk *blk, void __user *argp)
 {
 	struct vhost_vring_file arg;
 	struct file *file = NULL;
-	int ret;
+	int ret, err;
 
 	if (copy_from_user(&arg, argp, sizeof(arg)))
 		return -EFAULT;
@@ -325,10 +389,9 @@ static long vhost_blk_set_backend(struct vhost_blk *blk, void __user *argp)
 			goto put;
 	}
 	ret = vhost_blk_stop(blk);
-	if (ret)
-		goto put;
 	/* A device that cannot be flushed is let go all the same, and no other takes its place. */
-	ret = vhost_blk_settle(blk);
+	if (ret && ret != -EIO)
+		goto put;
 	vhost_blk_drop_backend(blk);
 	if (ret || !file)
 		goto put;
@@ -342,10 +405,9 @@ static long vhost_blk_set_backend(struct vhost_blk *blk, void __user *argp)
 	if (!ret)
 		return 0;
 	/* Rings that did start may have requests in flight; a caller being killed leaves them. */
-	if (!vhost_blk_stop(blk)) {
-		vhost_blk_settle(blk);
+	err = vhost_blk_stop(blk);
+	if (!err || err == -EIO)
 		vhost_blk_drop_backend(blk);
-	}
 	return ret;
 put:
 	if (file)
@@ -366,10 +428,13 @@ static long vhost_blk_set_ring(struct vhost_blk *blk, void __user *argp)
 	q = blk->queues[array_index_nospec(arg.index, blk->nr_queues)];
 	switch (arg.num) {
 	case 0:
-		ret = vhost_blk_ring_stop(q);
-		return ret ?: vhost_blk_settle(blk);
+		ret = vhost_blk_ring_pause(q);
+		return ret ?: vhost_blk_end_stop(blk);
 	case 1:
-		return blk->bdev ? vhost_blk_ring_start(q) : -ENODEV;
+		ret = blk->bdev ? vhost_blk_ring_start(q) : -ENODEV;
+		if (ret)
+			vhost_blk_settle_rest(blk);
+		return ret;
 	default:
 		return -EINVAL;
 	}
@@ -445,13 +510,12 @@ static long vhost_blk_set_memory(struct vhost_blk *blk, void __user *argp)
 		struct vhost_blk_queue *q = blk->queues[i];
 		bool restart = vhost_blk_ring_running(q);
 
-		err = vhost_blk_ring_stop(q);
+		err = vhost_blk_ring_pause(q);
 		if (!err && restart)
 			err = vhost_blk_ring_start(q);
 		ret = ret ?: err;
 	}
-	/* Nothing is flushed, unless they could not be started again. */
-	err = vhost_blk_settle(blk);
+	err = vhost_blk_settle_rest(blk);
 	return ret ?: err;
 }
 
@@ -479,7 +543,7 @@ static long vhost_blk_set_features(struct vhost_blk *blk, void __user *argp)
 	bool log_all;
 	unsigned int i;
 	u64 features;
-	int ret;
+	int ret = 0, err;
 
 	if (copy_from_user(&features, argp, sizeof(features)))
 		return -EFAULT;
@@ -489,27 +553,23 @@ static long vhost_blk_set_features(struct vhost_blk *blk, void __user *argp)
 	if (log_all && !vhost_log_access_ok(&blk->dev))
 		return -EFAULT;
 
-	for (i = 0; i < blk->nr_queues; i++) {
+	for (i = 0; i < blk->nr_queues && !ret; i++) {
 		struct vhost_blk_queue *q = blk->queues[i];
 		bool begins = log_all && !vhost_blk_has_feature(&q->vq, VHOST_F_LOG_ALL);
 		bool restart = begins && vhost_blk_ring_running(q);
 
 		/* A broken ring may have requests in flight, too. */
-		ret = begins ? vhost_blk_ring_stop(q) : 0;
+		ret = begins ? vhost_blk_ring_pause(q) : 0;
 		if (ret)
-			return ret;
+			break;
 		mutex_lock(&q->vq.mutex);
 		q->vq.acked_features = features;
 		mutex_unlock(&q->vq.mutex);
-		if (restart) {
+		if (restart)
 			ret = vhost_blk_ring_start(q);
-			if (ret) {
-				vhost_blk_settle(blk);
-				return ret;
-			}
-		}
 	}
-	return 0;
+	err = vhost_blk_settle_rest(blk);
+	return ret ?: err;
 }
 
 static long vhost_blk_set_owner(struct vhost_blk *blk)
@@ -529,6 +589,7 @@ static long vhost_blk_set_owner(struct vhost_blk *blk)
 	blk->wq = wq;
 	blk->css = vhost_blk_get_css();
 	blk->owner = task_tgid_nr(current);
+	blk->task = get_task_struct(current->group_leader);
 	return 0;
 }
 
@@ -536,16 +597,17 @@ static long vhost_blk_reset_owner(struct vhost_blk *blk)
 {
 	struct vhost_iotlb *umem = vhost_dev_reset_owner_prepare();
 	unsigned int i;
-	int ret;
+	int ret, err;
 
 	if (!umem)
 		return -ENOMEM;
 	ret = vhost_blk_stop(blk);
-	if (ret) {
+	if (ret && ret != -EIO) {
 		vhost_iotlb_free(umem);
 		return ret;
 	}
-	ret = vhost_blk_shut_down(blk);
+	err = vhost_blk_shut_down(blk);
+	ret = ret ?: err;
 	vhost_dev_reset_owner(&blk->dev, umem);
 	/* The next owner finds what an open gives. */
 	vhost_blk_forget_mode(blk);
@@ -579,20 +641,25 @@ static long vhost_blk_busyloop(struct vhost_blk *blk, void __user *argp)
 /*
  * A stop that a signal cut short has left a ring without backend but with requests in flight.  The
  * core checks no address of such a ring, and the requests still use it: nothing else may be done
- * before they have drained.
+ * before they have drained, and the used ring is let go.
  */
 static long vhost_blk_finish_stops(struct vhost_blk *blk)
 {
+	bool any = false;
 	unsigned int i;
-	long ret = 0;
+	int ret;
 
-	for (i = 0; i < blk->nr_queues && !ret; i++) {
-		struct vhost_blk_queue *q = blk->queues[i];
-
-		if (!q->vq.private_data && READ_ONCE(q->inflight))
-			ret = vhost_blk_ring_stop(q);
+	for (i = 0; i < blk->nr_queues; i++) {
+		if (!vhost_blk_is_paused(blk->queues[i]))
+			continue;
+		any = true;
+		ret = vhost_blk_ring_pause(blk->queues[i]);
+		if (ret)
+			return ret;
 	}
-	return ret;
+	ret = any ? vhost_blk_end_stop(blk) : 0;
+	/* What cannot be flushed stays marked, and fails the next stop. */
+	return ret == -EIO ? 0 : ret;
 }
 
 /* Everything that only the owner may do. */

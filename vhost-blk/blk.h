@@ -26,7 +26,8 @@
  *    is given back, unread for whoever owns the ring next.
  *  - So a drained ring resumes at used->idx, whatever the owner says.
  *  - A used ring belongs to one queue of one open at a time, from its start until it is halted and
- *    drained: used->idx means nothing while another queue has requests of that ring in flight.
+ *    drained, and, when it was the last, until what was answered is flushed: used->idx means
+ *    nothing while another queue has requests of that ring in flight.
  *  - When no ring runs any more, what was answered as written is on stable storage before anybody
  *    is told of that: the stop of the last ring flushes, and so does release.
  *  - A request is found by the head of its chain. A head that is offered again while it is in
@@ -135,8 +136,11 @@ struct vhost_blk_claim {
 	struct file *file;		/* that the used ring is mapped from, or NULL */
 	const void *memory;		/* what tells this memory from all other; NULL: no claim */
 	u64 at;				/* and the used ring's place in it */
+	const void __user *addr;	/* the same in the owner's memory; the ring's mutex */
 	bool held;
 	pid_t awaited;			/* owner of the one that has it */
+	bool awaited_ends;		/* whether that one is about to stop */
+	bool awaited_idle;		/* and whether it has no request, though not halted yet */
 };
 
 /*
@@ -194,6 +198,7 @@ struct vhost_blk {
 	struct vhost_blk_queue **queues;
 
 	pid_t owner;			/* for messages; under dev.mutex */
+	struct task_struct *task;	/* leader of the owner's threads, from the first claim on */
 
 	bool unsettled;			/* a worker may hold work of a stopped ring; dev.mutex */
 
@@ -247,6 +252,15 @@ static inline bool vhost_blk_has_pages(struct vhost_blk *blk)
 	return READ_ONCE(blk->mapping->nrpages);
 }
 
+/*
+ * The core lets the owner change a ring's addresses while it runs; but the used ring has been
+ * claimed where it was. Under the ring's mutex.
+ */
+static inline bool vhost_blk_used_moved(struct vhost_blk_queue *q)
+{
+	return q->vq.used != q->claim.addr;
+}
+
 /* Say something that a guest or an owner has brought about; it costs no other one its say. */
 #define vhost_blk_notice(blk, fmt, ...)						\
 do {										\
@@ -261,7 +275,8 @@ extern unsigned int vhost_blk_max_ring_size;
 void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsigned int index);
 int vhost_blk_ring_start(struct vhost_blk_queue *q);
 void vhost_blk_ring_halt(struct vhost_blk_queue *q);
-int vhost_blk_ring_stop(struct vhost_blk_queue *q);
+int vhost_blk_ring_pause(struct vhost_blk_queue *q);
+int vhost_blk_ring_leave(struct vhost_blk_queue *q);
 int vhost_blk_ring_lock(struct vhost_blk_queue *q);
 void vhost_blk_ring_free(struct vhost_blk_queue *q);
 bool vhost_blk_ring_has_addresses(struct vhost_blk_queue *q);

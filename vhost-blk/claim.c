@@ -8,8 +8,14 @@
  * answer the same chains a second time, while the first time's data still goes to memory that the
  * guest has put to other use. An exclusive claim on the block device does not keep the next owner
  * away where several have it open, as read-only ones do. So the ring itself is claimed, from its
- * start until it is halted and drained; a ring that somebody else has is started, but begins when
- * that one is done.
+ * start until it is stopped: halted, drained, and, when it was the last of its open, what was
+ * answered made durable. A pause, in which the owner changes its memory, keeps the claim. A ring
+ * that somebody else has is started, but begins when that one is done.
+ *
+ * The stop of a ring that waits is not over before the requests of one that is about to end. For
+ * one that lives and runs on it does not wait: that may be as long as that one likes, and where the
+ * guest has named one used ring for queues of two disks, for as long as the guest likes. Whoever
+ * waits so holds no claim, or two that wait for each other's would wait without an end.
  *
  * A used ring is known by the file that it is mapped from and its place there, which are the same
  * for all processes that share the memory; memory that is private to a process by that and its
@@ -20,13 +26,14 @@
 #include <linux/file.h>
 #include <linux/hashtable.h>
 #include <linux/mm.h>
+#include <linux/sched/signal.h>
 
 #include "blk.h"
 
 static DEFINE_SPINLOCK(vhost_blk_claims_lock);
 static DEFINE_HASHTABLE(vhost_blk_claims, 8);	/* held and waited for; vhost_blk_claims_lock */
 
-/* Woken whenever a claim ends. */
+/* Woken whenever a claim begins or ends, and when a ring goes on that has one. */
 static DECLARE_WAIT_QUEUE_HEAD(vhost_blk_claims_wait);
 
 static unsigned long vhost_blk_claim_hash(const struct vhost_blk_claim *claim)
@@ -44,13 +51,46 @@ static struct vhost_blk_queue *vhost_blk_claimant(struct vhost_blk_claim *claim)
 	return container_of(claim, struct vhost_blk_queue, claim);
 }
 
+/* How long the ring of an owner that was killed is to be without a request, to count as ended. */
+#define VHOST_BLK_IDLE		(HZ / 2)
+
+/* Was the owner killed? A SIGKILL is seen as soon as it is sent. */
+static bool vhost_blk_is_dying(struct vhost_blk_queue *q)
+{
+	return READ_ONCE(q->blk->task->signal->flags) & SIGNAL_GROUP_EXIT;
+}
+
+/* Enter a claim into the table; no two queues of one open may have the same. */
+static int vhost_blk_claim_enter(struct vhost_blk_queue *q)
+{
+	struct vhost_blk_claim *claim = &q->claim, *other;
+	int ret = 0;
+
+	spin_lock(&vhost_blk_claims_lock);
+	hash_for_each_possible(vhost_blk_claims, other, node, vhost_blk_claim_hash(claim)) {
+		if (vhost_blk_claim_same(other, claim) &&
+		    vhost_blk_claimant(other)->blk == q->blk) {
+			ret = -EINVAL;
+			break;
+		}
+	}
+	if (!ret)
+		hash_add(vhost_blk_claims, &claim->node, vhost_blk_claim_hash(claim));
+	spin_unlock(&vhost_blk_claims_lock);
+	return ret;
+}
+
 /**
  * vhost_blk_claim_prepare - find out which memory a ring's used ring is
- * @q: the ring, stopped and drained, with addresses
+ * @q: the ring, halted and drained, with addresses
  *
- * Context: dev.mutex held, by the owner.
+ * A claim that the ring has is kept if it is of the same memory. Else the ring is entered as
+ * waiting until vhost_blk_claim().
  *
- * Return: 0, -EFAULT when nothing is mapped there, -EINTR when the caller is being killed
+ * Context: dev.mutex and the ring's mutex held, by the owner.
+ *
+ * Return: 0, -EFAULT when nothing is mapped there, -EINVAL when another queue of the same open has
+ * the same used ring, -EINTR when the caller is being killed
  */
 int vhost_blk_claim_prepare(struct vhost_blk_queue *q)
 {
@@ -58,32 +98,61 @@ int vhost_blk_claim_prepare(struct vhost_blk_queue *q)
 	struct vhost_blk_claim *claim = &q->claim;
 	struct mm_struct *mm = q->blk->dev.mm;
 	struct vm_area_struct *vma;
-	int ret = 0;
+	struct file *file = NULL;
+	const void *memory = NULL;
+	u64 at = 0;
+	int ret;
+
+	lockdep_assert_held(&q->blk->dev.mutex);
+	lockdep_assert_held(&q->vq.mutex);
 
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
 	vma = vma_lookup(mm, addr);
-	if (!vma) {
-		ret = -EFAULT;
-	} else if (vma->vm_file && vma->vm_flags & VM_MAYSHARE) {
+	if (vma && vma->vm_file && vma->vm_flags & VM_MAYSHARE) {
 		/* As long as the file is open no other can have its mapping's address. */
-		claim->file = get_file(vma->vm_file);
-		claim->memory = vma->vm_file->f_mapping;
-		claim->at = ((u64)vma->vm_pgoff << PAGE_SHIFT) + addr - vma->vm_start;
-	} else {
-		claim->memory = mm;
-		claim->at = addr;
+		file = get_file(vma->vm_file);
+		memory = file->f_mapping;
+		at = ((u64)vma->vm_pgoff << PAGE_SHIFT) + addr - vma->vm_start;
+	} else if (vma) {
+		memory = mm;
+		at = addr;
 	}
 	mmap_read_unlock(mm);
+	if (!memory)
+		return -EFAULT;
+	claim->addr = q->vq.used;
+	if (claim->memory == memory && claim->at == at) {
+		if (file)
+			fput(file);
+		return 0;
+	}
+	vhost_blk_unclaim(q);
+	claim->file = file;
+	claim->memory = memory;
+	claim->at = at;
+	ret = vhost_blk_claim_enter(q);
+	if (ret)
+		vhost_blk_unclaim(q);
 	return ret;
+}
+
+/* What a ring that waits has to know of the one that has its used ring. */
+static void vhost_blk_look(struct vhost_blk_claim *claim, struct vhost_blk_queue *holder)
+{
+	bool halted = !READ_ONCE(holder->vq.private_data);
+
+	claim->awaited = holder->blk->owner;
+	claim->awaited_ends = halted || vhost_blk_is_dying(holder);
+	claim->awaited_idle = !halted && vhost_blk_drained(holder);
 }
 
 /**
  * vhost_blk_claim - claim the used ring
  * @q: the ring, after vhost_blk_claim_prepare()
  *
- * When another queue has it, the ring is entered as waiting: its worker is called when it may try
- * again.
+ * When another queue has it, the ring stays entered as waiting: its worker is called when it may
+ * try again.
  *
  * Context: the ring's mutex held, or the ring halted and dev.mutex held.
  *
@@ -94,29 +163,46 @@ bool vhost_blk_claim(struct vhost_blk_queue *q)
 	struct vhost_blk_claim *claim = &q->claim, *other;
 
 	spin_lock(&vhost_blk_claims_lock);
-	if (hlist_unhashed(&claim->node))
-		hash_add(vhost_blk_claims, &claim->node, vhost_blk_claim_hash(claim));
 	claim->held = true;
 	hash_for_each_possible(vhost_blk_claims, other, node, vhost_blk_claim_hash(claim)) {
 		if (other != claim && other->held && vhost_blk_claim_same(other, claim)) {
 			claim->held = false;
-			claim->awaited = vhost_blk_claimant(other)->blk->owner;
+			vhost_blk_look(claim, vhost_blk_claimant(other));
 			break;
 		}
 	}
 	spin_unlock(&vhost_blk_claims_lock);
+	/* Whoever waits for the end of this queue's claim may have seen it paused. */
+	if (claim->held)
+		wake_up_all(&vhost_blk_claims_wait);
 	return claim->held;
 }
 
 /**
- * vhost_blk_claim_wait - wait until the used ring is ours
+ * vhost_blk_claim_wait - wait until no queue that is about to end has the used ring
  * @q: the ring, halted, after vhost_blk_claim() in vain
+ *
+ * An owner that was killed ends when the last process has closed the device, which may be another
+ * one that lives on: so that the killed one's requests have ended is enough.
+ *
+ * Context: dev.mutex held, and no claim by any queue that is halted.
  *
  * Return: 0, or -ERESTARTSYS when the caller is being killed
  */
 int vhost_blk_claim_wait(struct vhost_blk_queue *q)
 {
-	return wait_event_killable(vhost_blk_claims_wait, vhost_blk_claim(q));
+	unsigned int idle = 0;
+
+	do {
+		long left = wait_event_killable_timeout(vhost_blk_claims_wait,
+							vhost_blk_claim(q) ||
+							!q->claim.awaited_ends, VHOST_BLK_IDLE);
+
+		if (left)
+			return min(left, 0);
+		idle = q->claim.awaited_idle ? idle + 1 : 0;
+	} while (idle < 2);
+	return 0;
 }
 
 /**

@@ -195,7 +195,10 @@ static bool vhost_blk_publish(struct vhost_blk_queue *q)
 
 	if (!nr)
 		return true;
-	if (unlikely(vhost_blk_add_used(vq, q->used, q->nr_used))) {
+	if (unlikely(vhost_blk_used_moved(q))) {
+		/* The new place may be another's. */
+		vhost_blk_ring_break(q, "its used ring was moved");
+	} else if (unlikely(vhost_blk_add_used(vq, q->used, q->nr_used))) {
 		if (fatal_signal_pending(current)) {
 			/* The core counts entries that it wrote but does not show yet. */
 			nr = (u16)(vq->last_used_idx - old);

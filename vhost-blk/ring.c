@@ -169,6 +169,10 @@ static void vhost_blk_handle_kick(struct vhost_work *work)
 	mutex_lock(&vq->mutex);
 	if (!vq->private_data || q->broken || fatal_signal_pending(current))
 		goto unlock;
+	if (unlikely(vhost_blk_used_moved(q))) {
+		vhost_blk_ring_break(q, "its used ring was moved");
+		goto unlock;
+	}
 	if (unlikely(!q->claim.held) && !vhost_blk_ring_take_over(q))
 		goto unlock;
 
@@ -318,7 +322,8 @@ bool vhost_blk_any_running(struct vhost_blk *blk)
 void vhost_blk_ring_halt(struct vhost_blk_queue *q)
 {
 	mutex_lock(&q->vq.mutex);
-	q->vq.private_data = NULL;
+	/* Claims look at it without the mutex. */
+	WRITE_ONCE(q->vq.private_data, NULL);
 	mutex_unlock(&q->vq.mutex);
 	timer_delete_sync(&q->retry);
 }
@@ -332,48 +337,62 @@ static int vhost_blk_ring_drain(struct vhost_blk_queue *q)
 static void vhost_blk_ring_find_place(struct vhost_blk_queue *q)
 {
 	struct vhost_virtqueue *vq = &q->vq;
+	bool little = vhost_blk_has_feature(vq, VIRTIO_F_VERSION_1) ||
+		      virtio_legacy_is_little_endian();
 	__virtio16 idx;
 
 	if (get_user(idx, &vq->used->idx))
 		return;
-	vq->last_used_idx = vhost_blk_to_cpu16(vq, idx);
+	/* The core learns a ring's byte order only when it begins. */
+	vq->last_used_idx = __virtio16_to_cpu(little, idx);
 	vq->last_avail_idx = vq->last_used_idx;
 	vq->avail_idx = vq->last_used_idx;
 }
 
 /**
- * vhost_blk_ring_stop - halt a ring and wait for its requests in flight
+ * vhost_blk_ring_pause - halt a ring and wait for its requests in flight
  * @q: the ring
  *
- * That includes those of an earlier owner, for which a ring that was started may still be waiting:
- * when this returns, nothing of the ring's is under way.
+ * The used ring stays claimed, for vhost_blk_ring_start() to go on with.
+ *
+ * Context: dev.mutex held.
  *
  * Return: 0, or -EINTR/-ERESTARTSYS when the caller is being killed; release waits then.
  */
-int vhost_blk_ring_stop(struct vhost_blk_queue *q)
+int vhost_blk_ring_pause(struct vhost_blk_queue *q)
 {
 	int ret = vhost_blk_ring_lock(q);
-	bool waiting;
 
 	if (ret)
 		return ret;
-	waiting = q->vq.private_data && !q->claim.held;
 	if (q->vq.private_data)
 		q->blk->unsettled = true;
-	q->vq.private_data = NULL;
+	WRITE_ONCE(q->vq.private_data, NULL);
 	mutex_unlock(&q->vq.mutex);
 	timer_delete_sync(&q->retry);
-	if (unlikely(waiting)) {
-		ret = vhost_blk_claim_wait(q);
-		if (!ret)
-			vhost_blk_ring_find_place(q);
-	} else {
-		ret = vhost_blk_ring_drain(q);
-		if (ret)
-			return ret;
-	}
+	return vhost_blk_ring_drain(q);
+}
+
+/**
+ * vhost_blk_ring_leave - the end of a stop for a ring that has been waiting for another owner
+ * @q: the ring, paused; no other paused ring of the device has a claim
+ *
+ * Waits for the requests of an owner that is about to end: when this returns, nothing of the ring's
+ * is under way, unless another owner runs it.
+ *
+ * Context: dev.mutex held.
+ *
+ * Return: 0, or -ERESTARTSYS when the caller is being killed.
+ */
+int vhost_blk_ring_leave(struct vhost_blk_queue *q)
+{
+	int ret = vhost_blk_claim_wait(q);
+
+	if (ret)
+		return ret;
+	vhost_blk_ring_find_place(q);
 	vhost_blk_unclaim(q);
-	return ret;
+	return 0;
 }
 
 /*
@@ -400,6 +419,9 @@ static void vhost_blk_judge_mode(struct vhost_blk_queue *q, bool first)
 		return;
 	/* One that waits for an earlier owner has been served. */
 	if (!q->claim.held || vhost_blk_ring_is_used(&q->vq)) {
+		/* Between its last ring's stop and this the guest may have become another. */
+		if (first)
+			WRITE_ONCE(blk->sure, false);
 		if (!READ_ONCE(blk->sure))
 			WRITE_ONCE(blk->unsure, true);
 	} else if (first) {
@@ -416,18 +438,22 @@ static void vhost_blk_judge_mode(struct vhost_blk_queue *q, bool first)
  * has nothing to add. The worker looks at the ring at once, since the kick for what lies in it may
  * have gone to a former owner. While that one has requests in flight it only waits: see claim.c.
  *
- * Return: 0, -EINVAL without addresses, -EFAULT when they are not in the owner's memory, -E2BIG
- * when it is longer than max_ring_size, -ENOMEM, or a fatal signal's error.
+ * Context: dev.mutex held.
+ *
+ * Return: 0, -EINVAL without addresses or when another ring of the device has the same used ring,
+ * -EFAULT when they are not in the owner's memory, -E2BIG when it is longer than max_ring_size,
+ * -ENOMEM, or a fatal signal's error. After an error the ring is as paused: vhost_blk_settle() is to
+ * come.
  */
 int vhost_blk_ring_start(struct vhost_blk_queue *q)
 {
 	struct vhost_virtqueue *vq = &q->vq;
-	bool first;
+	bool first, kept;
 	int ret;
 
 	if (vhost_blk_ring_running(q))
 		return 0;
-	ret = vhost_blk_ring_stop(q);
+	ret = vhost_blk_ring_pause(q);
 	if (ret)
 		return ret;
 	ret = vhost_blk_ring_lock(q);
@@ -454,11 +480,17 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 		goto unlock;
 
 	ret = vhost_blk_claim_prepare(q);
-	if (ret)
+	if (ret) {
+		if (ret == -EINVAL)
+			vhost_blk_notice(q->blk,
+					 "ring %u of process %d has another ring's used ring\n",
+					 q->index, q->blk->owner);
 		goto unlock;
+	}
 
+	kept = q->claim.held;
 	first = !vhost_blk_any_running(q->blk);
-	vq->private_data = q;
+	WRITE_ONCE(vq->private_data, q);
 	if (vhost_blk_claim(q))
 		ret = vhost_blk_ring_begin(q);
 	else
@@ -466,11 +498,13 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 				 "ring %u of process %d waits for process %d to be done with it\n",
 				 q->index, q->blk->owner, q->claim.awaited);
 	if (ret) {
-		vq->private_data = NULL;
-		vhost_blk_unclaim(q);
+		WRITE_ONCE(vq->private_data, NULL);
+		/* The end of another's claim may have called the worker meanwhile. */
+		q->blk->unsettled = true;
 		goto unlock;
 	}
-	vhost_blk_judge_mode(q, first);
+	if (!kept)
+		vhost_blk_judge_mode(q, first);
 	WRITE_ONCE(q->broken, false);
 	q->throttled = false;
 	q->unlogged_used = false;

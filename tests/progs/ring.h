@@ -228,21 +228,29 @@ static inline void guest_connect(struct guest *g, uint64_t features)
 	guest_set_memory(g);
 }
 
-/* Give the kernel queue i, with num descriptors; the ring's contents stay as they are. */
-static inline void queue_attach(struct guest *g, unsigned int i)
+/* Tell the kernel where queue i lies. */
+static inline void queue_set_addresses(struct guest *g, unsigned int i)
 {
 	struct queue *q = &g->q[i];
-	struct vhost_vring_state num = { i, q->num };
 	struct vhost_vring_addr addr = {
 		.index = i,
 		.desc_user_addr = (uintptr_t)q->ring.desc,
 		.avail_user_addr = (uintptr_t)q->ring.avail,
 		.used_user_addr = (uintptr_t)q->ring.used,
 	};
+
+	must(ioctl(g->fd, VHOST_SET_VRING_ADDR, &addr));
+}
+
+/* Give the kernel queue i, with num descriptors; the ring's contents stay as they are. */
+static inline void queue_attach(struct guest *g, unsigned int i)
+{
+	struct queue *q = &g->q[i];
+	struct vhost_vring_state num = { i, q->num };
 	struct vhost_vring_file kick = { i, q->kick }, call = { i, q->call }, err = { i, q->err };
 
 	must(ioctl(g->fd, VHOST_SET_VRING_NUM, &num));
-	must(ioctl(g->fd, VHOST_SET_VRING_ADDR, &addr));
+	queue_set_addresses(g, i);
 	must(ioctl(g->fd, VHOST_SET_VRING_CALL, &call));
 	must(ioctl(g->fd, VHOST_SET_VRING_ERR, &err));
 	must(ioctl(g->fd, VHOST_SET_VRING_KICK, &kick));

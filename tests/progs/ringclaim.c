@@ -13,7 +13,10 @@
 
 enum { DEPTH = 16, BYTES = 4096 };
 
-/* An owner in a process of its own; returns when it has set up. Commands: s stop, q quit. */
+/*
+ * An owner in a process of its own; returns when it has set up. Commands: s stop, S stop a ring that
+ * another owner runs, m set the memory again, q quit.
+ */
 struct owner {
 	pid_t pid;
 	int command, answer;
@@ -36,6 +39,10 @@ static void owner_main(struct guest *g, int command, int answer)
 			/* Where it is stopped nothing of it is in flight, whoever began it. */
 			check_eq(vring_base(g, 0), used_idx(&g->q[0]));
 		}
+		if (c == 'S')
+			must(set_ring(g, 0, 0));
+		if (c == 'm')
+			guest_set_memory(g);
 	} while (c != 'q');
 	_exit(0);
 }
@@ -231,8 +238,116 @@ static void case_living(void)
 	owner_gone(&first);
 }
 
+/* One that waits for an owner that runs on is stopped without waiting for that one's stop. */
+static void case_stop_beside(void)
+{
+	struct guest g;
+	struct queue *q = &g.q[0];
+	struct owner first, second;
+
+	start(&g);
+	first = owner_start(&g);
+	second = owner_start(&g);
+	owner_tell(&second, 'S');
+	owner_done(&second);
+	check_eq(request(q, T_IN, 0, data_gpa(0), BYTES, NULL), S_OK);
+	owner_tell(&second, 'q');
+	owner_gone(&second);
+	serve_and_go(&g, &first);
+}
+
+/* An owner that changes its memory keeps the ring from another that waits for it. */
+static void case_memory(void)
+{
+	struct guest g;
+	struct queue *q = &g.q[0];
+	struct owner first, second;
+	unsigned int i;
+
+	start(&g);
+	first = owner_start(&g);
+	second = owner_start(&g);
+	for (i = 0; i < 3; i++) {
+		offer_reads(q);
+		owner_tell(&first, 'm');
+		expect_once(&g, q);
+		owner_done(&first);
+	}
+	/* It is the first that serves. */
+	owner_tell(&second, 'q');
+	owner_gone(&second);
+	serve_and_go(&g, &first);
+}
+
+/* The guest names one used ring for two queues of a disk: the second one is not started. */
+static void case_same(void)
+{
+	struct guest g;
+	struct queue *q = &g.q[0];
+	struct vring_used *used;
+	int file;
+
+	start(&g);
+	guest_connect(&g, DEFAULT_FEATURES);
+	queue_attach(&g, 0);
+	set_backend(&g, device, O_RDONLY);
+	queue_init(&g, 1, 64);
+	used = g.q[1].ring.used;
+	g.q[1].ring.used = q->ring.used;
+	queue_attach(&g, 1);
+	must_fail(set_ring(&g, 1, 1), EINVAL);
+	check_eq(request(q, T_IN, 0, data_gpa(0), BYTES, NULL), S_OK);
+	/* All of them at once: nothing is started, and nothing waits. */
+	must(set_backend_fd(&g, -1));
+	check_eq(set_backend_fd(&g, file = must(open(device, O_RDONLY))), -1);
+	check_eq(errno, EINVAL);
+	g.q[1].ring.used = used;
+	queue_set_addresses(&g, 1);
+	must(set_backend_fd(&g, file));
+	g.q[1].ring.used = q->ring.used;
+	must(set_ring(&g, 1, 0));
+	queue_set_addresses(&g, 1);
+	/* Both in either order, and none waits for the other. */
+	must(set_ring(&g, 0, 0));
+	must(set_ring(&g, 1, 1));
+	must_fail(set_ring(&g, 0, 1), EINVAL);
+	must(set_ring(&g, 0, 0));
+	must(set_ring(&g, 1, 0));
+	must(set_ring(&g, 0, 1));
+	check_eq(request(q, T_IN, 0, data_gpa(0), BYTES, NULL), S_OK);
+	must(close(g.fd));
+}
+
+/* Addresses are changed while the ring runs: nothing is written where it has no claim. */
+static void case_moved(void)
+{
+	struct guest g;
+	struct queue *q = &g.q[0];
+	struct vring_used *old;
+
+	start(&g);
+	guest_connect(&g, DEFAULT_FEATURES);
+	queue_attach(&g, 0);
+	set_backend(&g, device, O_RDONLY);
+	offer_reads(q);
+	queue_init(&g, 1, 64);
+	old = q->ring.used;
+	q->ring.used = g.q[1].ring.used;
+	queue_set_addresses(&g, 0);
+	check(event_wait(q->err, 5000));
+	usleep(1500000);
+	check_eq(old->idx, 0);
+	check_eq(q->ring.used->idx, 0);
+	/* It starts where it is now. */
+	must(set_ring(&g, 0, 0));
+	must(set_ring(&g, 0, 1));
+	must(close(g.fd));
+}
+
 static const struct ring_case cases[] = {
-	{ "killed", case_killed }, { "waiting", case_waiting }, { "living", case_living }, LAST_CASE
+	{ "killed", case_killed }, { "waiting", case_waiting }, { "living", case_living },
+	{ "stop_beside", case_stop_beside }, { "memory", case_memory }, { "same", case_same },
+	{ "moved", case_moved }, LAST_CASE
 };
 
 int main(int argc, char **argv)
