@@ -166,33 +166,48 @@ static long vhost_blk_set_queues(struct vhost_blk *blk, void __user *argp)
 	return ret;
 }
 
+static bool vhost_blk_flush(struct vhost_blk *blk)
+{
+	if (!blkdev_issue_flush(blk->bdev))
+		return true;
+	vhost_blk_notice(blk, "what process %d has written to %pg cannot be flushed\n", blk->owner,
+			 blk->bdev);
+	blk->flush_failed = true;
+	return false;
+}
+
+/* Has a flush failed that nobody has been told of? -EIO once. */
+static int vhost_blk_tell_of_flush(struct vhost_blk *blk)
+{
+	bool failed = blk->flush_failed;
+
+	blk->flush_failed = false;
+	return failed ? -EIO : 0;
+}
+
 /*
  * Make durable what has been answered as written. Rings that still run, or have requests in flight
  * because a drain was cut short, may be answering more: the last of them to be stopped does it for
- * all. Returns -EIO when the flush has failed.
+ * all.
  */
-static int vhost_blk_flush_answers(struct vhost_blk *blk)
+static void vhost_blk_flush_answers(struct vhost_blk *blk)
 {
 	bool unflushed = false;
 	unsigned int i;
 
 	if (vhost_blk_any_running(blk))
-		return 0;
+		return;
 	for (i = 0; i < blk->nr_queues; i++) {
 		if (!vhost_blk_drained(blk->queues[i]))
-			return 0;
+			return;
 		unflushed |= blk->queues[i]->unflushed;
 	}
 	if (!unflushed || !blk->bdev || !blk->writable)
-		return 0;
-	if (blkdev_issue_flush(blk->bdev)) {
-		vhost_blk_notice(blk, "what process %d has written to %pg cannot be flushed\n",
-				 blk->owner, blk->bdev);
-		return -EIO;
-	}
+		return;
+	if (!vhost_blk_flush(blk))
+		return;
 	for (i = 0; i < blk->nr_queues; i++)
 		blk->queues[i]->unflushed = false;
-	return 0;
 }
 
 /* Has the ring been paused, and neither started again nor settled? */
@@ -206,43 +221,47 @@ static bool vhost_blk_is_paused(struct vhost_blk_queue *q)
  * answered is made durable: whoever hears of the stop may look at the image, copy it, or go on with
  * it elsewhere. Only then others get the used rings.
  *
- * Waits as long as the storage takes, as a drain does. Returns -EIO when the flush has failed, with
- * the rings stopped all the same.
+ * Waits as long as the storage takes, as a drain does.
  */
-static int vhost_blk_settle(struct vhost_blk *blk)
+static void vhost_blk_settle(struct vhost_blk *blk)
 {
-	int ret = vhost_blk_flush_answers(blk);
 	unsigned int i;
 
 	lockdep_assert_held(&blk->dev.mutex);
+	vhost_blk_flush_answers(blk);
 	for (i = 0; i < blk->nr_queues; i++) {
 		struct vhost_blk_queue *q = blk->queues[i];
 
 		if (vhost_blk_is_paused(q) && q->claim.held && vhost_blk_drained(q))
 			vhost_blk_unclaim(q);
 	}
-	return ret;
 }
 
 /*
  * The end of a stop, with all rings paused that it is about: settle, and then, with no claim left,
- * wait for those owners that are about to end and whose rings ours have been waiting for.
+ * wait for those owners that are about to end and whose rings ours have been waiting for. One that
+ * does not come to its end has not flushed what it has answered, so that is done for it.
  *
- * Returns -EIO as above, or an error when the caller is being killed.
+ * Returns an error when the caller is being killed.
  */
 static int vhost_blk_end_stop(struct vhost_blk *blk)
 {
-	int ret = vhost_blk_settle(blk);
-	unsigned int i;
+	unsigned int i, looks = 2;
 
+	vhost_blk_settle(blk);
 	for (i = 0; i < blk->nr_queues; i++) {
 		struct vhost_blk_queue *q = blk->queues[i];
-		int err = vhost_blk_is_paused(q) ? vhost_blk_ring_leave(q) : 0;
+		int ret = vhost_blk_is_paused(q) ? vhost_blk_ring_leave(q, looks) : 0;
 
-		if (err)
-			return err;
+		if (ret < 0)
+			return ret;
+		/* The others' owner is most likely the same. */
+		if (ret)
+			looks = 0;
 	}
-	return ret;
+	if (!looks && blk->bdev)
+		vhost_blk_flush(blk);
+	return 0;
 }
 
 /* Stop every ring. Returns as vhost_blk_end_stop(). */
@@ -260,14 +279,15 @@ static int vhost_blk_stop(struct vhost_blk *blk)
 }
 
 /* After rings have been paused and started again: nothing is to be done if all of them were. */
-static int vhost_blk_settle_rest(struct vhost_blk *blk)
+static void vhost_blk_settle_rest(struct vhost_blk *blk)
 {
+	bool any = false;
 	unsigned int i;
 
 	for (i = 0; i < blk->nr_queues; i++)
-		if (vhost_blk_is_paused(blk->queues[i]))
-			return vhost_blk_settle(blk);
-	return 0;
+		any |= vhost_blk_is_paused(blk->queues[i]);
+	if (any)
+		vhost_blk_settle(blk);
 }
 
 /* Let go of the block device, with all rings stopped and drained. */
@@ -279,6 +299,7 @@ static void vhost_blk_drop_backend(struct vhost_blk *blk)
 		vhost_blk_ring_free(blk->queues[i]);
 		blk->queues[i]->unflushed = false;
 	}
+	blk->flush_failed = false;
 	if (!blk->file)
 		return;
 	vhost_blk_clean_cache(blk);
@@ -290,7 +311,7 @@ static void vhost_blk_drop_backend(struct vhost_blk *blk)
 
 /*
  * Stop all that runs for the owner, however long its requests in flight and the flush behind them
- * take. Returns the flush's error, after everything has been done.
+ * take. Returns the error of a flush, after everything has been done.
  */
 static int vhost_blk_shut_down(struct vhost_blk *blk)
 {
@@ -310,7 +331,8 @@ static int vhost_blk_shut_down(struct vhost_blk *blk)
 	vhost_dev_stop(&blk->dev);
 	for (i = 0; i < blk->nr_queues; i++)
 		flush_work(&blk->queues[i]->fallback_work);
-	ret = vhost_blk_settle(blk);
+	vhost_blk_settle(blk);
+	ret = vhost_blk_tell_of_flush(blk);
 	vhost_blk_drop_backend(blk);
 	vhost_blk_put_css(blk->css);
 	blk->css = NULL;
@@ -374,7 +396,7 @@ static long vhost_blk_set_backend(struct vhost_blk *blk, void __user *argp)
 {
 	struct vhost_vring_file arg;
 	struct file *file = NULL;
-	int ret, err;
+	int ret;
 
 	if (copy_from_user(&arg, argp, sizeof(arg)))
 		return -EFAULT;
@@ -389,9 +411,10 @@ static long vhost_blk_set_backend(struct vhost_blk *blk, void __user *argp)
 			goto put;
 	}
 	ret = vhost_blk_stop(blk);
-	/* A device that cannot be flushed is let go all the same, and no other takes its place. */
-	if (ret && ret != -EIO)
+	if (ret)
 		goto put;
+	/* A device that cannot be flushed is let go all the same, and no other takes its place. */
+	ret = vhost_blk_tell_of_flush(blk);
 	vhost_blk_drop_backend(blk);
 	if (ret || !file)
 		goto put;
@@ -405,8 +428,7 @@ static long vhost_blk_set_backend(struct vhost_blk *blk, void __user *argp)
 	if (!ret)
 		return 0;
 	/* Rings that did start may have requests in flight; a caller being killed leaves them. */
-	err = vhost_blk_stop(blk);
-	if (!err || err == -EIO)
+	if (!vhost_blk_stop(blk))
 		vhost_blk_drop_backend(blk);
 	return ret;
 put:
@@ -429,7 +451,8 @@ static long vhost_blk_set_ring(struct vhost_blk *blk, void __user *argp)
 	switch (arg.num) {
 	case 0:
 		ret = vhost_blk_ring_pause(q);
-		return ret ?: vhost_blk_end_stop(blk);
+		ret = ret ?: vhost_blk_end_stop(blk);
+		return ret ?: vhost_blk_tell_of_flush(blk);
 	case 1:
 		ret = blk->bdev ? vhost_blk_ring_start(q) : -ENODEV;
 		if (ret)
@@ -515,8 +538,8 @@ static long vhost_blk_set_memory(struct vhost_blk *blk, void __user *argp)
 			err = vhost_blk_ring_start(q);
 		ret = ret ?: err;
 	}
-	err = vhost_blk_settle_rest(blk);
-	return ret ?: err;
+	vhost_blk_settle_rest(blk);
+	return ret;
 }
 
 /*
@@ -543,7 +566,7 @@ static long vhost_blk_set_features(struct vhost_blk *blk, void __user *argp)
 	bool log_all;
 	unsigned int i;
 	u64 features;
-	int ret = 0, err;
+	int ret = 0;
 
 	if (copy_from_user(&features, argp, sizeof(features)))
 		return -EFAULT;
@@ -568,8 +591,8 @@ static long vhost_blk_set_features(struct vhost_blk *blk, void __user *argp)
 		if (restart)
 			ret = vhost_blk_ring_start(q);
 	}
-	err = vhost_blk_settle_rest(blk);
-	return ret ?: err;
+	vhost_blk_settle_rest(blk);
+	return ret;
 }
 
 static long vhost_blk_set_owner(struct vhost_blk *blk)
@@ -597,17 +620,16 @@ static long vhost_blk_reset_owner(struct vhost_blk *blk)
 {
 	struct vhost_iotlb *umem = vhost_dev_reset_owner_prepare();
 	unsigned int i;
-	int ret, err;
+	int ret;
 
 	if (!umem)
 		return -ENOMEM;
 	ret = vhost_blk_stop(blk);
-	if (ret && ret != -EIO) {
+	if (ret) {
 		vhost_iotlb_free(umem);
 		return ret;
 	}
-	err = vhost_blk_shut_down(blk);
-	ret = ret ?: err;
+	ret = vhost_blk_shut_down(blk);
 	vhost_dev_reset_owner(&blk->dev, umem);
 	/* The next owner finds what an open gives. */
 	vhost_blk_forget_mode(blk);
@@ -657,9 +679,8 @@ static long vhost_blk_finish_stops(struct vhost_blk *blk)
 		if (ret)
 			return ret;
 	}
-	ret = any ? vhost_blk_end_stop(blk) : 0;
-	/* What cannot be flushed stays marked, and fails the next stop. */
-	return ret == -EIO ? 0 : ret;
+	/* Of a flush that has failed the next stop tells. */
+	return any ? vhost_blk_end_stop(blk) : 0;
 }
 
 /* Everything that only the owner may do. */

@@ -140,7 +140,7 @@ struct vhost_blk_claim {
 	bool held;
 	pid_t awaited;			/* owner of the one that has it */
 	bool awaited_ends;		/* whether that one is about to stop */
-	bool awaited_idle;		/* and whether it has no request, though not halted yet */
+	bool awaited_stays;		/* and whether that may be only when somebody lets it */
 };
 
 /*
@@ -201,10 +201,11 @@ struct vhost_blk {
 	struct task_struct *task;	/* leader of the owner's threads, from the first claim on */
 
 	bool unsettled;			/* a worker may hold work of a stopped ring; dev.mutex */
+	bool flush_failed;		/* and the owner has not been told yet; dev.mutex */
 
 	/*
-	 * An ioctl is under way, for which the core or we may have to wait for a ring's mutex or
-	 * for a worker: do not poll meanwhile. Written under dev.mutex.
+	 * An ioctl or release is under way, for which the core or we may have to wait for a ring's
+	 * mutex or for a worker: do not poll meanwhile. Written under dev.mutex.
 	 */
 	bool wanted;
 	struct ratelimit_state limit;	/* of what this open may have said in the kernel's log */
@@ -276,7 +277,7 @@ void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsi
 int vhost_blk_ring_start(struct vhost_blk_queue *q);
 void vhost_blk_ring_halt(struct vhost_blk_queue *q);
 int vhost_blk_ring_pause(struct vhost_blk_queue *q);
-int vhost_blk_ring_leave(struct vhost_blk_queue *q);
+int vhost_blk_ring_leave(struct vhost_blk_queue *q, unsigned int looks);
 int vhost_blk_ring_lock(struct vhost_blk_queue *q);
 void vhost_blk_ring_free(struct vhost_blk_queue *q);
 bool vhost_blk_ring_has_addresses(struct vhost_blk_queue *q);
@@ -287,7 +288,7 @@ void vhost_blk_ring_break(struct vhost_blk_queue *q, const char *why);
 /* claim.c */
 int vhost_blk_claim_prepare(struct vhost_blk_queue *q);
 bool vhost_blk_claim(struct vhost_blk_queue *q);
-int vhost_blk_claim_wait(struct vhost_blk_queue *q);
+int vhost_blk_claim_wait(struct vhost_blk_queue *q, unsigned int looks);
 void vhost_blk_unclaim(struct vhost_blk_queue *q);
 
 /* chain.c */

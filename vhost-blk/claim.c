@@ -51,8 +51,8 @@ static struct vhost_blk_queue *vhost_blk_claimant(struct vhost_blk_claim *claim)
 	return container_of(claim, struct vhost_blk_queue, claim);
 }
 
-/* How long the ring of an owner that was killed is to be without a request, to count as ended. */
-#define VHOST_BLK_IDLE		(HZ / 2)
+/* How long a waiter waits before it looks again at the one that is about to end. */
+#define VHOST_BLK_LOOK		(HZ / 2)
 
 /* Was the owner killed? A SIGKILL is seen as soon as it is sent. */
 static bool vhost_blk_is_dying(struct vhost_blk_queue *q)
@@ -137,14 +137,21 @@ int vhost_blk_claim_prepare(struct vhost_blk_queue *q)
 	return ret;
 }
 
-/* What a ring that waits has to know of the one that has its used ring. */
+/*
+ * What a ring that waits has to know of the one that has its used ring. That one is about to end
+ * when it is halted, its owner was killed, or its worker was, as by execve(). It ends when its open
+ * is released. Another process may keep that open, though: then it has ended as far as it ever does
+ * when it has no request in flight and nobody is at work on it, and goes on if it has a worker.
+ */
 static void vhost_blk_look(struct vhost_blk_claim *claim, struct vhost_blk_queue *holder)
 {
 	bool halted = !READ_ONCE(holder->vq.private_data);
+	bool worker = rcu_access_pointer(holder->vq.worker);
 
 	claim->awaited = holder->blk->owner;
-	claim->awaited_ends = halted || vhost_blk_is_dying(holder);
-	claim->awaited_idle = !halted && vhost_blk_drained(holder);
+	claim->awaited_ends = halted || !worker || vhost_blk_is_dying(holder);
+	claim->awaited_stays = (!halted && worker) ||
+			       (vhost_blk_drained(holder) && !READ_ONCE(holder->blk->wanted));
 }
 
 /**
@@ -181,27 +188,28 @@ bool vhost_blk_claim(struct vhost_blk_queue *q)
 /**
  * vhost_blk_claim_wait - wait until no queue that is about to end has the used ring
  * @q: the ring, halted, after vhost_blk_claim() in vain
- *
- * An owner that was killed ends when the last process has closed the device, which may be another
- * one that lives on: so that the killed one's requests have ended is enough.
+ * @looks: how often one that ends only when another process lets it is looked at again
  *
  * Context: dev.mutex held, and no claim by any queue that is halted.
  *
- * Return: 0, or -ERESTARTSYS when the caller is being killed
+ * Return: 0, 1 when it was given up on such a one, or -ERESTARTSYS when the caller is being killed
  */
-int vhost_blk_claim_wait(struct vhost_blk_queue *q)
+int vhost_blk_claim_wait(struct vhost_blk_queue *q, unsigned int looks)
 {
-	unsigned int idle = 0;
+	unsigned int stays = 0;
 
-	do {
-		long left = wait_event_killable_timeout(vhost_blk_claims_wait,
-							vhost_blk_claim(q) ||
-							!q->claim.awaited_ends, VHOST_BLK_IDLE);
+	while (!vhost_blk_claim(q) && q->claim.awaited_ends) {
+		long left;
 
-		if (left)
-			return min(left, 0);
-		idle = q->claim.awaited_idle ? idle + 1 : 0;
-	} while (idle < 2);
+		stays = q->claim.awaited_stays ? stays + 1 : 0;
+		if (stays > looks)
+			return 1;
+		left = wait_event_killable_timeout(vhost_blk_claims_wait,
+						   vhost_blk_claim(q) || !q->claim.awaited_ends,
+						   VHOST_BLK_LOOK);
+		if (left < 0)
+			return left;
+	}
 	return 0;
 }
 

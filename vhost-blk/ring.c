@@ -376,23 +376,24 @@ int vhost_blk_ring_pause(struct vhost_blk_queue *q)
 /**
  * vhost_blk_ring_leave - the end of a stop for a ring that has been waiting for another owner
  * @q: the ring, paused; no other paused ring of the device has a claim
+ * @looks: see vhost_blk_claim_wait()
  *
  * Waits for the requests of an owner that is about to end: when this returns, nothing of the ring's
  * is under way, unless another owner runs it.
  *
  * Context: dev.mutex held.
  *
- * Return: 0, or -ERESTARTSYS when the caller is being killed.
+ * Return: as vhost_blk_claim_wait().
  */
-int vhost_blk_ring_leave(struct vhost_blk_queue *q)
+int vhost_blk_ring_leave(struct vhost_blk_queue *q, unsigned int looks)
 {
-	int ret = vhost_blk_claim_wait(q);
+	int ret = vhost_blk_claim_wait(q, looks);
 
-	if (ret)
+	if (ret < 0)
 		return ret;
 	vhost_blk_ring_find_place(q);
 	vhost_blk_unclaim(q);
-	return 0;
+	return ret;
 }
 
 /*
@@ -442,8 +443,8 @@ static void vhost_blk_judge_mode(struct vhost_blk_queue *q, bool first)
  *
  * Return: 0, -EINVAL without addresses or when another ring of the device has the same used ring,
  * -EFAULT when they are not in the owner's memory, -E2BIG when it is longer than max_ring_size,
- * -ENOMEM, or a fatal signal's error. After an error the ring is as paused: vhost_blk_settle() is to
- * come.
+ * -ENOMEM, or a fatal signal's error. After an error the ring is as paused: vhost_blk_settle() is
+ * to come.
  */
 int vhost_blk_ring_start(struct vhost_blk_queue *q)
 {
