@@ -186,7 +186,7 @@ int sandbox_server(const struct sandbox_user *user)
 		CALL(shutdown), CALL(getsockopt), CALL(ppoll),
 		/* the guest's memory: data, never code */
 		CALL_NOT_EXEC(mmap), CALL(munmap), CALL(fstatfs), CALL(fstat), CALL(newfstatat),
-		CALL(fcntl), CALL(close),
+		CALL(close),
 		/* the vhost device: all that vhost-dev.c and vu-*.c ask of it from here on */
 		IOCTL(VHOST_SET_OWNER), IOCTL(VHOST_SET_FEATURES), IOCTL(VHOST_SET_MEM_TABLE),
 		IOCTL(VHOST_SET_LOG_BASE), IOCTL(VHOST_SET_LOG_FD), IOCTL(VHOST_NEW_WORKER),
