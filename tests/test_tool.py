@@ -644,6 +644,19 @@ def test_check_refuses(images, spawn, tmp_path):
         assert f.read() == before
 
 
+def test_check_opens_no_device_to_see_what_it_is(images):
+    """To open some, such as a watchdog, is to start them."""
+    os.symlink("/dev/zero", f"{images}/link.qcow2")
+    os.mkfifo(f"{images}/fifo.qcow2")
+    for name in ("link", "fifo"):
+        done = run("strace", "-f", "-e", "trace=open,openat", "qcow2attach", "check",
+                   f"{images}/{name}.qcow2", check=False)
+        assert done.returncode == 4 and "neither a file nor a block device" in done.stderr
+        opened = [line for line in done.stderr.splitlines() if f'{name}.qcow2", ' in line]
+        assert len(opened) == 1 and "O_PATH" in opened[0], opened
+        assert "/proc/self/fd" not in done.stderr, done.stderr
+
+
 def test_check_dirty(images):
     """An image that QEMU has left dirty is not written to until its clusters are counted anew."""
     image = image_create(f"{images}/lazy.qcow2", 8 * MIB, lazy_refcounts="on")

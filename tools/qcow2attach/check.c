@@ -308,24 +308,41 @@ static int repair_image(const char *image, int fd, const struct stat *st, struct
 	return v->leaks && !v->corruptions ? run_qemu_img(image, fd, st, "leaks", v) : 0;
 }
 
+/*
+ * Open the image for reading. Its name is followed once, so that all look at the same image, and
+ * the file is opened for nothing at first: to open a device can be to start it.
+ */
+static int open_image(const char *image, struct stat *st)
+{
+	int path_fd = open(image, O_PATH | O_CLOEXEC);
+	char link[64];
+	int fd = -1;
+
+	if (path_fd < 0)
+		return cause_errno("it cannot be opened");
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", path_fd);
+	if (fstat(path_fd, st)) {
+		cause_errno("its attributes cannot be read");
+	} else if (!S_ISREG(st->st_mode) && !S_ISBLK(st->st_mode)) {
+		cause("it is neither a file nor a block device");
+		cause_code(EXIT_REFUSED);
+	} else {
+		fd = open(link, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+		if (fd < 0)
+			cause_errno("it cannot be opened");
+	}
+	close(path_fd);
+	return fd;
+}
+
 static int look(const char *image, bool repair, struct verdict *v, struct image_header *header)
 {
 	struct stat st;
 	int fd, ret;
 
-	/* The name is followed once, so that all look at the same image. */
-	fd = open(image, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
-	if (fd < 0 || fstat(fd, &st)) {
-		cause_errno("it cannot be opened");
-		if (fd >= 0)
-			close(fd);
+	fd = open_image(image, &st);
+	if (fd < 0)
 		return -1;
-	}
-	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-		close(fd);
-		cause("it is neither a file nor a block device");
-		return cause_code(EXIT_REFUSED);
-	}
 	ret = probe_header(fd, header);
 	if (!ret)
 		ret = check_features(fd, v);
