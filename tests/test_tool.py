@@ -2,14 +2,17 @@
 """`qcow2attach attach`, `detach`, `list` and `status`: what they do, what they say, and what they
 refuse.
 """
+import errno
 import json
 import os
+import pty
 import pwd
 import random
 import re
 import signal
 import subprocess
 import time
+import types
 
 import pytest
 
@@ -765,6 +768,54 @@ with open({str(report)!r}, "w") as f:
     done = run("qcow2attach", "check", image, check=False, env={**os.environ, "PATH": "/nowhere"},
                executable="/build/qcow2attach")
     assert done.returncode == 1 and "install qemu-utils" in done.stderr
+
+
+@pytest.fixture
+def probe(images, tmp_path):
+    """probe(attempt) -> environment in which qemu-img is cageprobe; report() -> what it has written
+    down; image: a sound one."""
+    os.chmod(tmp_path, 0o755)
+    for parent in tmp_path.parents:
+        os.chmod(parent, os.stat(parent).st_mode | 0o555)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "qemu-img").symlink_to("/build/cageprobe")
+    path = tmp_path / "report"
+
+    def env(attempt):
+        path.write_text("")
+        path.chmod(0o666)
+        return {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "CAGEPROBE": attempt,
+                "CAGEPROBE_REPORT": str(path)}
+
+    def report():
+        return [(name, int(value)) for name, value in
+                (line.rsplit(" ", 1) for line in path.read_text().splitlines())]
+    return types.SimpleNamespace(env=env, report=report,
+                                 image=image_create(f"{images}/probe.qcow2", MIB))
+
+
+def test_caged_without_terminal(probe):
+    """Who has root's terminal can type into root's shell."""
+    ours, theirs = pty.openpty()
+    try:
+        run("setsid", "--ctty", "--wait", "qcow2attach", "check", probe.image, stdin=theirs,
+            env=probe.env("terminal"))
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert probe.report()[1:] == [("tty", errno.ENXIO)]
+
+
+def test_caged_ends_with_the_tool(probe, spawn):
+    """However the tool is ended, qemu-img does not go on without it."""
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
+        proc = spawn("qcow2attach", "check", probe.image, env=probe.env("sleep"),
+                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        (_, pid), = wait_for(probe.report, what="the program in the cage")
+        proc.send_signal(sig)
+        assert proc.wait(timeout=20) == -sig
+        assert proc.stderr.read() == b""
+        wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="its end")
 
 
 def test_a_partition_table_for_other_sectors(bdev, tmp_path):

@@ -166,8 +166,26 @@ static int arrange_fds(int image, int out, int err, int birth)
 	       fcntl(BIRTH_FD, F_SETFD, FD_CLOEXEC) ? -1 : 0;
 }
 
+/*
+ * Have no terminal: it is root's, and what is put into its input is root's next command. The
+ * terminal's ^C then ends the tool alone, so the program shall not outlive that.
+ */
+static int leave_terminal(pid_t parent)
+{
+	if (setsid() < 0)
+		return cause_errno("it cannot leave the terminal");
+	/* After the change of identity, which would undo it. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
+		return cause_errno("PR_SET_PDEATHSIG");
+	/* It may have been too late for that. */
+	if (getppid() != parent)
+		return cause("its parent has ended");
+	return 0;
+}
+
 static void __attribute__((noreturn)) program(const struct cage *cage, char *const argv[],
-					      const struct stat *st, int out, int err, int birth)
+					      const struct stat *st, pid_t parent, int out, int err,
+					      int birth)
 {
 	bool root = !geteuid();
 	char text[600];
@@ -180,6 +198,8 @@ static void __attribute__((noreturn)) program(const struct cage *cage, char *con
 	ret = chdir("/") ? cause_errno("cannot enter /") : set_limits(st);
 	if (!ret && root)
 		ret = lose_rights();
+	if (!ret)
+		ret = leave_terminal(parent);
 	if (!ret && root) {
 		asks = install_filter();
 		ret = asks < 0 ? -1 : 0;
@@ -247,6 +267,7 @@ static int wait_begun(struct cage *cage, int sock)
 
 int cage_start(struct cage *cage, char *const argv[], const struct stat *st, int out, int err)
 {
+	pid_t parent = getpid();
 	int birth[2], ret;
 
 	cage->listener = -1;
@@ -255,7 +276,7 @@ int cage_start(struct cage *cage, char *const argv[], const struct stat *st, int
 	fflush(NULL);
 	cage->pid = fork();
 	if (!cage->pid)
-		program(cage, argv, st, out, err, birth[1]);
+		program(cage, argv, st, parent, out, err, birth[1]);
 	close(birth[1]);
 	if (cage->pid < 0)
 		ret = cause_errno("no process");

@@ -37,6 +37,8 @@ struct cage {
  * @out: its standard output.
  * @err: its standard error.
  *
+ * It has no terminal, and is killed when this process ends.
+ *
  * Return: 0, or -1 with a cause; errno is ENOENT when there is no such program.
  */
 int cage_start(struct cage *cage, char *const argv[], const struct stat *st, int out, int err);
