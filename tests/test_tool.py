@@ -818,6 +818,28 @@ def test_caged_ends_with_the_tool(probe, spawn):
         wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="its end")
 
 
+def test_caged_calls(probe, images):
+    """What a taken-over qemu-img asks of the kernel to reach others, and what it may do itself."""
+    run("qcow2attach", "check", probe.image, env=probe.env("calls"))
+    seen = probe.report()[1:]
+    own = {name: error for name, error in seen if name.startswith("own ")}
+    others = [(name, error) for name, error in seen if name not in own and name != "pipe"]
+    assert len(own) == 6 and set(own.values()) == {0}, own
+    names = [name for name, _ in others]
+    # No line is there twice: no child has come into being.
+    assert len(names) > 25 and len(set(names)) == len(names), names
+    assert names[-1] == "mount_setattr"
+    wrong = [(name, errno.errorcode.get(error, error)) for name, error in others
+             if error != (errno.ENOSYS if name == "clone3" else errno.EPERM)]
+    assert not wrong, wrong
+    # The same calls under the numbers of another calling convention.
+    done = run("qcow2attach", "check", probe.image, env=probe.env("x32"), check=False)
+    assert done.returncode == 1 and "stopped by signal 31" in done.stderr, done.stderr
+    assert len(probe.report()) == 1
+    # QEMU's own is as it was, with threads, and whatever it says of the image.
+    assert "no errors" in tool("check", probe.image)[0]
+
+
 def test_a_partition_table_for_other_sectors(bdev, tmp_path):
     """An image that was moved to storage with larger sectors: its partitions are not where it says."""
     # Linux, from 1 MiB to the end of 64 MiB, in sectors of 512 bytes.

@@ -14,11 +14,9 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/close_range.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pwd.h>
+#include <sched.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,12 +48,51 @@
 /* A repair writes new refcounts behind the rest, some thousandth of the image. */
 #define GROWTH_BASE (64ull << 20)
 
-/* What a program that looks at an image has no business with. */
-static const int forbidden[] = {
-	SYS_socket, SYS_socketpair, SYS_connect, SYS_kill, SYS_ptrace, SYS_process_vm_readv,
-	SYS_process_vm_writev, SYS_io_uring_setup, SYS_bpf, SYS_perf_event_open, SYS_keyctl,
-	SYS_add_key, SYS_request_key, SYS_mount, SYS_unshare, SYS_setns, SYS_userfaultfd,
+/* What the kernel takes for the flags of clone(). */
+#ifdef __s390x__
+#define CLONE_FLAGS_ARG 1
+#else
+#define CLONE_FLAGS_ARG 0
+#endif
+
+#define CLONE_NEW_ANY (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | \
+		       CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
+
+/* x86: system calls of x32 are marked by it, and the same as the others otherwise. */
+#define X32_BIT 0x40000000
+
+/* When a rule holds. */
+enum when {
+	ALWAYS,
+	ARG_IS,		/* the argument is the value */
+	ARG_HAS,	/* it has some bit of the value */
+	ARG_LACKS,	/* it has no bit of the value */
 };
+
+/**
+ * struct rule - what becomes of a system call.
+ * @nr: its number; of several rules with the same the first that holds decides.
+ * @answer: seccomp's word for it.
+ * @when: what must be true of one argument.
+ * @arg: the argument's place, from 0.
+ * @value: what @when is about; of arguments the low 32 bits are looked at, as the kernel does with
+ *         all of these.
+ */
+struct rule {
+	int nr;
+	uint32_t answer;
+	enum when when;
+	unsigned int arg;
+	uint32_t value;
+};
+
+#define REFUSE (SECCOMP_RET_ERRNO | EPERM)
+#define REFUSED(name) { SYS_##name, REFUSE, ALWAYS, 0, 0 }
+#define REFUSED_IF(name, when, arg, value) { SYS_##name, REFUSE, when, arg, value }
+#define ALLOWED_IF(name, when, arg, value) { SYS_##name, SECCOMP_RET_ALLOW, when, arg, value }
+
+/* A rule takes at most five instructions; six more open the filter, one ends it. */
+#define MAX_FILTER(rules) (5 * ARRAY_SIZE(rules) + 7)
 
 static int limit(int what, uint64_t value)
 {
@@ -96,28 +133,92 @@ static int lose_rights(void)
 	return 0;
 }
 
-/* Returns where the questions come, or -1 with a cause. */
-static int install_filter(void)
+static size_t compile(struct sock_filter *code, const struct rule *rules, size_t n)
 {
-	struct sock_filter code[2 * ARRAY_SIZE(forbidden) + 8];
-	struct sock_fprog prog = { .filter = code };
 	size_t at = 0;
-	int fd;
 
 #define EMIT(...) (code[at++] = (struct sock_filter)__VA_ARGS__)
-	EMIT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)));
+	EMIT(LOAD(arch));
 	EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, FILTER_ARCH, 1, 0));
-	EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS));
-	EMIT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)));
-	EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat, 0, 1));
-	EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF));
-	for (size_t i = 0; i < ARRAY_SIZE(forbidden); i++) {
-		EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)forbidden[i], 0, 1));
-		EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM));
+	EMIT(RETURN(SECCOMP_RET_KILL_PROCESS));
+	EMIT(LOAD(nr));
+#ifdef __x86_64__
+	EMIT(BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, X32_BIT, 0, 1));
+	EMIT(RETURN(SECCOMP_RET_KILL_PROCESS));
+#endif
+	for (const struct rule *r = rules; r < rules + n; r++) {
+		EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, r->nr, 0, r->when == ALWAYS ? 1 : 4));
+		if (r->when == ALWAYS) {
+			EMIT(RETURN(r->answer));
+			continue;
+		}
+		EMIT(LOAD(args[r->arg]));
+		code[at - 1].k += ARG_LOW;
+		if (r->when == ARG_IS)
+			EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, r->value, 0, 1));
+		else if (r->when == ARG_HAS)
+			EMIT(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, r->value, 0, 1));
+		else
+			EMIT(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, r->value, 1, 0));
+		EMIT(RETURN(r->answer));
+		/* The argument has taken the place of the number, which the next rule looks at. */
+		EMIT(LOAD(nr));
 	}
-	EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+	EMIT(RETURN(SECCOMP_RET_ALLOW));
 #undef EMIT
-	prog.len = at;
+	return at;
+}
+
+/*
+ * Refuse what a program that looks at an image has no business with, for itself and whatever it
+ * starts instead of itself. Returns where the questions come, or -1 with a cause.
+ */
+static int install_filter(void)
+{
+	const uint32_t self = getpid();
+	const struct rule rules[] = {
+		{ SYS_openat, SECCOMP_RET_USER_NOTIF, ALWAYS, 0, 0 },
+		REFUSED(socket), REFUSED(socketpair), REFUSED(connect),
+		/* Other processes, those of the same user above all: servers are. */
+		ALLOWED_IF(kill, ARG_IS, 0, self), REFUSED(kill),
+		ALLOWED_IF(tgkill, ARG_IS, 0, self), REFUSED(tgkill),
+		ALLOWED_IF(prlimit64, ARG_IS, 0, 0), ALLOWED_IF(prlimit64, ARG_IS, 0, self),
+		REFUSED(prlimit64),
+		REFUSED(tkill), REFUSED(rt_sigqueueinfo), REFUSED(rt_tgsigqueueinfo),
+		REFUSED(pidfd_open), REFUSED(pidfd_getfd), REFUSED(pidfd_send_signal),
+		REFUSED(ptrace), REFUSED(process_vm_readv), REFUSED(process_vm_writev),
+		REFUSED(setpriority), REFUSED(ioprio_set), REFUSED(sched_setaffinity),
+		REFUSED(sched_setattr), REFUSED(sched_setparam), REFUSED(sched_setscheduler),
+		REFUSED(migrate_pages), REFUSED(move_pages),
+		/* A file that becomes ready sends any signal to anybody with these. */
+		REFUSED_IF(fcntl, ARG_IS, 1, F_SETOWN), REFUSED_IF(fcntl, ARG_IS, 1, F_SETOWN_EX),
+		REFUSED_IF(fcntl, ARG_IS, 1, F_SETSIG),
+		/* What is put into a terminal's input is somebody's next command. */
+		REFUSED_IF(ioctl, ARG_IS, 1, TIOCSTI), REFUSED_IF(ioctl, ARG_IS, 1, TIOCLINUX),
+		/* It ends when we do. */
+		REFUSED_IF(prctl, ARG_IS, 0, PR_SET_PDEATHSIG),
+		/* Each process has limits of its own, so more take more. Threads may be. */
+#ifdef SYS_fork
+		REFUSED(fork), REFUSED(vfork),
+#endif
+		REFUSED_IF(clone, ARG_HAS, CLONE_FLAGS_ARG, CLONE_NEW_ANY),
+		REFUSED_IF(clone, ARG_LACKS, CLONE_FLAGS_ARG, CLONE_THREAD),
+		/* Its flags are in memory. The C library takes clone() where it is not known. */
+		{ SYS_clone3, SECCOMP_RET_ERRNO | ENOSYS, ALWAYS, 0, 0 },
+		REFUSED(unshare), REFUSED(setns), REFUSED(mount), REFUSED(umount2),
+		REFUSED(pivot_root), REFUSED(fsopen), REFUSED(fsconfig), REFUSED(fsmount),
+		REFUSED(fspick), REFUSED(move_mount), REFUSED(open_tree), REFUSED(mount_setattr),
+#ifdef SYS_open_tree_attr
+		REFUSED(open_tree_attr),
+#endif
+		REFUSED(io_uring_setup), REFUSED(bpf), REFUSED(perf_event_open), REFUSED(keyctl),
+		REFUSED(add_key), REFUSED(request_key), REFUSED(userfaultfd),
+	};
+	struct sock_filter code[MAX_FILTER(rules)];
+	struct sock_fprog prog = { .filter = code };
+	int fd;
+
+	prog.len = compile(code, rules, ARRAY_SIZE(rules));
 	fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &prog);
 	return fd < 0 ? cause_errno("no system-call filter that asks") : fd;
 }

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * filter-arch.h - seccomp's name of the architecture that this is built for. System
- * calls of another one, which a kernel may have, too, have other numbers.
+ * filter-arch.h - what the system-call filters share: the instructions that they are made of, and
+ * seccomp's name of the architecture that this is built for. System calls of another one, which a
+ * kernel may have, too, have other numbers.
  */
 #ifndef QCOW2ATTACH_FILTER_ARCH_H
 #define QCOW2ATTACH_FILTER_ARCH_H
 
 #include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
 
 #if defined(__x86_64__)
 #define FILTER_ARCH AUDIT_ARCH_X86_64
@@ -21,5 +25,15 @@
 #else
 #error "tell filter-arch.h the seccomp name of this architecture"
 #endif
+
+/* The low half of an argument, wherever this byte order keeps it. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define ARG_LOW 0
+#else
+#define ARG_LOW 4
+#endif
+
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define RETURN(what) BPF_STMT(BPF_RET | BPF_K, what)
 
 #endif

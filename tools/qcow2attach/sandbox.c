@@ -11,12 +11,9 @@
 #include <errno.h>
 #include <grp.h>
 #include <linux/close_range.h>
-#include <linux/filter.h>
 #include <linux/fs.h>
-#include <linux/seccomp.h>
 #include <pwd.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -63,16 +60,6 @@ struct allowed_call {
 /* A call takes at most five instructions; four more open the filter, one ends it. */
 #define MAX_CALLS 96
 #define MAX_FILTER (5 * MAX_CALLS + 5)
-
-/* The low half of an argument, wherever this byte order keeps it. */
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define ARG_LOW 0
-#else
-#define ARG_LOW 4
-#endif
-
-#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
-#define RETURN(what) BPF_STMT(BPF_RET | BPF_K, what)
 
 static int install_filter(const struct allowed_call *calls, size_t n, uint32_t otherwise)
 {
