@@ -840,6 +840,16 @@ def test_caged_calls(probe, images):
     assert "no errors" in tool("check", probe.image)[0]
 
 
+def test_caged_that_does_not_end(probe):
+    """It has said all that there is to be heard, and stays."""
+    begin = time.monotonic()
+    done = run("qcow2attach", "check", probe.image, env=probe.env("silent"), check=False)
+    assert done.returncode == 1 and time.monotonic() - begin < 60
+    assert "qemu-img did not end when it had closed its output and was killed" in done.stderr
+    (_, pid), = probe.report()
+    assert not os.path.exists(f"/proc/{pid}")
+
+
 def test_a_partition_table_for_other_sectors(bdev, tmp_path):
     """An image that was moved to storage with larger sectors: its partitions are not where it says."""
     # Linux, from 1 MiB to the end of 64 MiB, in sectors of 512 bytes.

@@ -10,10 +10,14 @@
  */
 #include "cage.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
 #include <linux/close_range.h>
+#include <linux/fs.h>
+#include <poll.h>
 #include <pwd.h>
 #include <sched.h>
 #include <signal.h>
@@ -47,6 +51,17 @@
 
 /* A repair writes new refcounts behind the rest, some thousandth of the image. */
 #define GROWTH_BASE (64ull << 20)
+
+/* How often it is looked at, and how long it may still be there when it has closed its output. */
+#define LOOK_MS 1000
+#define END_MS 5000
+
+/*
+ * A day and a second for each of these: a hundred times what slow storage takes for the tables of
+ * as much image, so it ends only what pretends to work.
+ */
+#define DAY 86400
+#define BYTES_PER_SECOND (16ull << 20)
 
 /* What the kernel takes for the flags of clone(). */
 #ifdef __s390x__
@@ -296,11 +311,14 @@ static void __attribute__((noreturn)) program(const struct cage *cage, char *con
 		_exit(EXIT_FAILED);
 	/* Its threads shall not take memory in advance, which is limited. */
 	setenv("MALLOC_ARENA_MAX", "1", 1);
-	ret = chdir("/") ? cause_errno("cannot enter /") : set_limits(st);
+	ret = chdir("/") ? cause_errno("cannot enter /") : 0;
 	if (!ret && root)
 		ret = lose_rights();
 	if (!ret)
 		ret = leave_terminal(parent);
+	/* Last: to look up a user may take more memory than there is then. */
+	if (!ret)
+		ret = set_limits(st);
 	if (!ret && root) {
 		asks = install_filter();
 		ret = asks < 0 ? -1 : 0;
@@ -346,6 +364,13 @@ static ssize_t hear(int sock, char *text, size_t len, int *fd)
 	return n;
 }
 
+static void cage_close(struct cage *cage)
+{
+	if (cage->listener >= 0)
+		close(cage->listener);
+	cage->listener = -1;
+}
+
 /* Wait until the program runs. Returns 0, or -1 with a cause. */
 static int wait_begun(struct cage *cage, int sock)
 {
@@ -366,12 +391,26 @@ static int wait_begun(struct cage *cage, int sock)
 	return -1;
 }
 
+static uint64_t image_bytes(int fd, const struct stat *st)
+{
+	uint64_t bytes = st->st_size;
+
+	if (S_ISBLK(st->st_mode) && ioctl(fd, BLKGETSIZE64, &bytes))
+		bytes = 0;
+	return bytes;
+}
+
 int cage_start(struct cage *cage, char *const argv[], const struct stat *st, int out, int err)
 {
 	pid_t parent = getpid();
 	int birth[2], ret;
 
 	cage->listener = -1;
+	cage->killed = NULL;
+	cage->looked = now_ms();
+	cage->work = 0;
+	cage->idle = 0;
+	cage->left = DAY + image_bytes(cage->image, st) / BYTES_PER_SECOND;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, birth))
 		return cause_errno("no socket");
 	fflush(NULL);
@@ -453,9 +492,104 @@ void cage_answer(const struct cage *cage)
 	ioctl(cage->listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
 }
 
-void cage_close(struct cage *cage)
+/* Processor time and what it has read and written, in sum. Returns 0 when that is not known. */
+static uint64_t work_of(pid_t pid)
 {
-	if (cage->listener >= 0)
-		close(cage->listener);
-	cage->listener = -1;
+	unsigned long user, sys;
+	char path[64], text[1024];
+	uint64_t work;
+	char *at;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	if (read_small_file(path, text, sizeof(text)))
+		return 0;
+	/* Its name, which is its own choice, ends with the last parenthesis. */
+	at = strrchr(text, ')');
+	if (!at || sscanf(at, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
+			  &user, &sys) != 2)
+		return 0;
+	work = 1 + user + sys;
+	/* Not every kernel counts these. */
+	snprintf(path, sizeof(path), "/proc/%d/io", (int)pid);
+	if (read_small_file(path, text, sizeof(text)))
+		return work;
+	for (at = strchr(text, ':'); at; at = strchr(at + 1, ':'))
+		work += strtoull(at + 1, NULL, 10);
+	return work;
+}
+
+/* Does the kernel keep a thread of it waiting? That is for storage, however long it takes. */
+static bool waits_for_storage(pid_t pid)
+{
+	char path[64 + NAME_MAX], text[1024];
+	const struct dirent *d;
+	bool waits = false;
+	DIR *tasks;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	tasks = opendir(path);
+	while (tasks && !waits && (d = readdir(tasks))) {
+		const char *at;
+
+		snprintf(path, sizeof(path), "/proc/%d/task/%s/stat", (int)pid, d->d_name);
+		if (*d->d_name == '.' || read_small_file(path, text, sizeof(text)))
+			continue;
+		at = strrchr(text, ')');
+		waits = at && !strncmp(at, ") D", 3);
+	}
+	if (tasks)
+		closedir(tasks);
+	return waits;
+}
+
+static void kill_program(struct cage *cage, const char *why)
+{
+	cage->killed = why;
+	kill(cage->pid, SIGKILL);
+}
+
+bool cage_watch(struct cage *cage)
+{
+	uint64_t now = now_ms(), work;
+
+	if (cage->killed || now - cage->looked < LOOK_MS)
+		return cage->killed;
+	/* Looks are counted, not seconds: while we were stopped nobody has answered it. */
+	cage->looked = now;
+	work = work_of(cage->pid);
+	if (!work || work != cage->work || waits_for_storage(cage->pid))
+		cage->idle = 0;
+	else
+		cage->idle++;
+	cage->work = work;
+	if (cage->idle >= cage->idle_limit)
+		kill_program(cage, "did nothing for long");
+	else if (!cage->left--)
+		kill_program(cage, "took too long for an image of this size");
+	return cage->killed;
+}
+
+int cage_end(struct cage *cage)
+{
+	/* Without this descriptor we look often. */
+	int process = syscall(SYS_pidfd_open, cage->pid, 0);
+	struct pollfd p[2] = { { .fd = process, .events = POLLIN },
+			       { .fd = cage->listener, .events = POLLIN } };
+	uint64_t until = now_ms() + END_MS;
+	int status = 0;
+
+	while (!waitpid(cage->pid, &status, WNOHANG)) {
+		if (!cage->killed && now_ms() >= until)
+			kill_program(cage, "did not end when it had closed its output");
+		if (poll(p, ARRAY_SIZE(p), process < 0 ? LOOK_MS / 20 : LOOK_MS) <= 0)
+			continue;
+		if (p[1].revents & POLLIN)
+			cage_answer(cage);
+		else if (p[1].revents)
+			p[1].fd = -1;
+	}
+	if (process >= 0)
+		close(process);
+	cage_close(cage);
+	return status;
 }

@@ -8,6 +8,7 @@
 #define QCOW2ATTACH_CAGE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 
@@ -21,17 +22,31 @@
  * @writable: it may open the image for writing.
  * @listener: where it asks for files when it has another user than we, else -1. Readable when it
  *            asks; hung up when it has ended.
+ * @idle_limit: seconds after which it is killed when it has done nothing: no processor time, no
+ *              reading or writing, and no storage that it waits for.
+ * @killed: what it has done that we have killed it for, else NULL.
+ * @looked: when it was looked at last, in milliseconds.
+ * @work: what it had done by then.
+ * @idle: for how many seconds that has been the same.
+ * @left: seconds after which it is killed whatever it does.
  */
 struct cage {
 	pid_t pid;
 	int image;
 	bool writable;
 	int listener;
+	unsigned int idle_limit;
+	const char *killed;
+	uint64_t looked;
+	uint64_t work;
+	unsigned int idle;
+	uint64_t left;
 };
 
 /**
  * cage_start() - start a program.
- * @cage: with @image and @writable filled in; the rest is filled. cage_close() it after a success.
+ * @cage: with @image, @writable and @idle_limit filled in; the rest is filled. cage_end() it after
+ *        a success.
  * @argv: the program, found as the shell would, and its arguments.
  * @st: attributes of the image.
  * @out: its standard output.
@@ -49,7 +64,20 @@ int cage_start(struct cage *cage, char *const argv[], const struct stat *st, int
  */
 void cage_answer(const struct cage *cage);
 
-/** cage_close() - close the listener. */
-void cage_close(struct cage *cage);
+/**
+ * cage_watch() - kill the program when it shows no sign of work, or takes longer than it can.
+ * @cage: the cage. To be called every second or more often.
+ *
+ * Return: whether it has been killed.
+ */
+bool cage_watch(struct cage *cage);
+
+/**
+ * cage_end() - wait until the program has ended, and kill it when that takes more than seconds.
+ * @cage: the cage, whose program has closed its output or was killed. It is gone then.
+ *
+ * Return: its status, as of waitpid().
+ */
+int cage_end(struct cage *cage);
 
 #endif

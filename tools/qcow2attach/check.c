@@ -32,6 +32,9 @@ enum {
 /* Shown on a terminal from when it has taken so long. */
 #define PROGRESS_AFTER_MS 2000
 
+/* qemu-img may do nothing at all for so long, in seconds; to wait for a disk is not that. */
+#define IDLE_LIMIT 600
+
 /* What one of the pipes from qemu-img brought. */
 struct capture {
 	int fd;
@@ -133,7 +136,7 @@ static void end_progress(bool shown)
 		fputs("\r\033[K", stderr);
 }
 
-static void collect(const char *image, const struct cage *cage, struct capture *out,
+static void collect(const char *image, struct cage *cage, struct capture *out,
 		    struct capture *err)
 {
 	struct pollfd p[3] = { { .fd = out->fd, .events = POLLIN },
@@ -142,10 +145,12 @@ static void collect(const char *image, const struct cage *cage, struct capture *
 	uint64_t since = now_ms();
 	bool shown = false;
 
-	while (p[0].fd >= 0 || p[1].fd >= 0) {
-		if (poll(p, ARRAY_SIZE(p), shown ? 1000 : PROGRESS_AFTER_MS) <= 0) {
-			show_progress(image, since);
-			shown = true;
+	while ((p[0].fd >= 0 || p[1].fd >= 0) && !cage_watch(cage)) {
+		if (poll(p, ARRAY_SIZE(p), 1000) <= 0) {
+			if (now_ms() - since >= PROGRESS_AFTER_MS) {
+				show_progress(image, since);
+				shown = true;
+			}
 			continue;
 		}
 		if (p[0].revents && !take(out))
@@ -172,7 +177,7 @@ static int64_t number(struct json_object *o, const char *name)
 }
 
 /* The first line of what qemu-img complains about, without the name it uses for the image. */
-static int say_error(char *text, int status)
+static int say_error(char *text, int status, const char *killed)
 {
 	char *colon;
 
@@ -184,6 +189,8 @@ static int say_error(char *text, int status)
 		cause("another process (QEMU or one of its tools) has the image open");
 		return cause_code(EXIT_BUSY);
 	}
+	if (WIFSIGNALED(status) && killed)
+		return cause("qemu-img %s and was killed; the image may be an attack", killed);
 	if (WIFSIGNALED(status))
 		return cause("qemu-img was stopped by signal %d (%s); it may take no more than "
 			     "some memory and time, in case the image is an attack",
@@ -191,14 +198,15 @@ static int say_error(char *text, int status)
 	return cause("%s", *text ? text : "qemu-img failed without saying why");
 }
 
-static int judge(struct capture *out, struct capture *err, int status, struct verdict *v)
+static int judge(struct capture *out, struct capture *err, int status, const char *killed,
+		 struct verdict *v)
 {
 	struct json_object *o = json_tokener_parse(out->text);
 	int64_t unread;
 
 	if (!o || !WIFEXITED(status)) {
 		json_object_put(o);
-		return say_error(err->text, status);
+		return say_error(err->text, status, killed);
 	}
 	unread = number(o, "check-errors");
 	if (unread) {
@@ -220,7 +228,7 @@ static int run_qemu_img(const char *image, int fd, const struct stat *st, const 
 			struct verdict *v)
 {
 	static struct capture out, err;
-	struct cage cage = { .image = fd, .writable = repair };
+	struct cage cage = { .image = fd, .writable = repair, .idle_limit = IDLE_LIMIT };
 	struct strv args = { 0 };
 	int status, ret;
 
@@ -235,10 +243,8 @@ static int run_qemu_img(const char *image, int fd, const struct stat *st, const 
 	ret = start(&cage, args.v, st, &out, &err);
 	if (!ret) {
 		collect(image, &cage, &out, &err);
-		cage_close(&cage);
-		while (waitpid(cage.pid, &status, 0) < 0 && errno == EINTR)
-			;
-		ret = judge(&out, &err, status, v);
+		status = cage_end(&cage);
+		ret = judge(&out, &err, status, cage.killed, v);
 	}
 	strv_free(&args);
 	return ret;
