@@ -10,14 +10,16 @@ import pwd
 import random
 import re
 import signal
+import socket
+import struct
 import subprocess
 import time
 import types
 
 import pytest
 
-from helpers import (MIB, QemuDaemon, image_check, image_compare, image_create, image_info, qemu_io,
-                     run, wait_for)
+from helpers import (MIB, QemuDaemon, child_of, image_check, image_compare, image_create,
+                     image_info, qemu_io, run, wait_for)
 from toolcli import attach, images, refused, tool  # noqa: F401  (fixtures among them)
 
 VERBS = ["run", "attach", "serve", "list", "status", "detach", "check"]
@@ -916,3 +918,45 @@ def test_space_timeout(images, attach):
     attach(image, "--space-timeout", "0")
     assert run("dmsetup", "table", "vm").stdout.split()[-2:] == ["space_timeout", "0"]
     tool("detach", "vm")
+
+
+def sockets_can_be_asked_for():
+    """Does the kernel tell about one socket that is asked for (CONFIG_UNIX_DIAG)?"""
+    request = struct.pack("=IHHIIBBHIIIII", 40, 20, 1 | 0x300, 0, 0, socket.AF_UNIX, 0, 0,
+                          0xffffffff, 0, 1, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 4) as s:
+        s.send(request)
+        return struct.unpack_from("=IH", s.recv(1 << 16))[1] != 2
+
+
+def test_a_socket_that_is_made_up(bdev, spawn, tmp_path, monkeypatch):
+    """The kernel prints the names of sockets as they are, so the name of anybody's socket can hold
+    a line about a server's: it is not believed."""
+    device, path = bdev(8 * MIB), str(tmp_path / "disk.sock")
+    server = spawn("qcow2attach", "serve", device, "--socket", path, stdout=subprocess.PIPE,
+                   text=True)
+    assert ": ready at " in server.stdout.readline()
+    with open("/proc/net/unix") as f:
+        inode, = (line.split()[6] for line in f if line.endswith(path + "\n"))
+    made_up = f"{tmp_path}/a\n0: 2 0 10000 1 1 {inode} "
+    os.mkdir(made_up)
+    sockets = []
+    monkeypatch.chdir(tmp_path)
+    for n in range(300):        # more than the kernel's table of them has rows
+        sockets.append(socket.socket(socket.AF_UNIX))
+        sockets[-1].bind(f"{os.path.basename(made_up)}/{n}")
+    with open("/proc/net/unix") as f:
+        listed = f.read()
+    assert re.search(rf" {inode} /\d+\n(.*\n)*.* {inode} {path}\n", listed)
+    listed = json.loads(tool("list", "--served", "--json")[0])
+    said = tool("status", device)[0]
+    if sockets_can_be_asked_for():
+        assert [s["socket"] for s in listed] == [path] and f" at {path}\n" in said
+    else:
+        assert listed == [] and " at " not in said
+    for s in sockets:
+        s.close()
+    # Nobody else's name for it: it is shown again.
+    assert [s["socket"] for s in json.loads(tool("list", "--served", "--json")[0])] == [path]
+    server.terminate()
+    assert server.wait(timeout=20) == 0

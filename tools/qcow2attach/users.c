@@ -14,8 +14,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* Of a listening socket in /proc/net/unix (__SO_ACCEPTCON). */
-#define LISTENS (1u << 16)
+#include "socket-name.h"
 
 static struct device_user *add(struct users *users, dev_t dev, enum user_kind kind,
 			       const char *name)
@@ -82,56 +81,6 @@ static bool is_known(const struct users *users, int first, dev_t dev)
 	return false;
 }
 
-/* Does a process's descriptor lead to the socket with this number? */
-static bool has_socket(const char *pid, unsigned long long inode)
-{
-	char path[64], target[64], wanted[64];
-	bool found = false;
-	struct dirent *e;
-	DIR *dir;
-
-	snprintf(wanted, sizeof(wanted), "socket:[%llu]", inode);
-	snprintf(path, sizeof(path), "/proc/%.20s/fd", pid);
-	dir = opendir(path);
-	while (dir && !found && (e = readdir(dir))) {
-		ssize_t n = readlinkat(dirfd(dir), e->d_name, target, sizeof(target) - 1);
-
-		if (n < 0)
-			continue;
-		target[n] = '\0';
-		found = !strcmp(target, wanted);
-	}
-	if (dir)
-		closedir(dir);
-	return found;
-}
-
-/* Where a server listens: the one listening socket with a name that it has. */
-static void find_socket(const char *pid, char *buf, size_t len)
-{
-	char path[64], *line = NULL;
-	size_t size = 0;
-	FILE *f;
-
-	buf[0] = '\0';
-	snprintf(path, sizeof(path), "/proc/%.20s/net/unix", pid);
-	f = fopen(path, "re");
-	while (f && !buf[0] && getline(&line, &size, f) > 0) {
-		unsigned long long inode;
-		unsigned int flags;
-		int name = 0;
-
-		if (sscanf(line, "%*s %*x %*x %x %*x %*x %llu %n", &flags, &inode, &name) != 2 ||
-		    !(flags & LISTENS) || line[name] != '/' || !has_socket(pid, inode))
-			continue;
-		line[strcspn(line, "\n")] = '\0';
-		snprintf(buf, len, "%s", line + name);
-	}
-	free(line);
-	if (f)
-		fclose(f);
-}
-
 static void scan_process(struct users *users, const char *pid)
 {
 	char path[64], name[64] = "?", socket[128] = "";
@@ -158,7 +107,7 @@ static void scan_process(struct users *users, const char *pid)
 	read_small_file(path, name, sizeof(name));
 	serves = is_server(pid);
 	if (serves)
-		find_socket(pid, socket, sizeof(socket));
+		socket_name(pid, socket, sizeof(socket));
 	for (int i = first; i < users->n; i++) {
 		snprintf(users->list[i].name, sizeof(users->list[i].name), "%s", name);
 		users->list[i].pid = atoi(pid);
