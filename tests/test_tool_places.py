@@ -170,3 +170,14 @@ def test_nova(tree, attach):
     for allowed in (["--allow-dir", f"{instances}/_base"], ["--backing", base]):
         assert starts_with(attach(image, *allowed), 6)
         tool("detach", "disk")
+
+
+def test_below_an_automount():
+    """A directory that is mounted when it is used is on the way, and nobody has used it yet."""
+    if not os.path.exists("/sys/kernel/debug/tracing"):
+        run("mount", "-t", "debugfs", "none", "/sys/kernel/debug", check=False)
+    if not os.path.lexists("/sys/kernel/debug/tracing"):
+        pytest.skip("this kernel's debugfs mounts nothing")
+    run("umount", "/sys/kernel/debug/tracing", check=False)
+    name = "/sys/kernel/debug/tracing/available_tracers"
+    assert "not a qcow2 image" in refused("attach", "--read-only", name, code=4)

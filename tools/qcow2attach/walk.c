@@ -136,15 +136,16 @@ static int follow(struct steps *s, int fd, const struct stat *st)
 }
 
 /*
- * Open a part for nothing. A directory on the way may be one that is mounted when it is used:
- * asking for its attributes does that, and what they say is not looked at.
+ * Open a part for nothing. A directory on the way may be one that is mounted when it is used, which
+ * opening it so is not: asking for its attributes mounts it, but not by fstatat(), which never does
+ * so. What they say is not looked at.
  */
 static int open_part(const struct steps *s, const char *part, bool last)
 {
-	struct stat unused;
+	struct statx unused;
 
 	if (!last)
-		(void)fstatat(s->at, part, &unused, AT_SYMLINK_NOFOLLOW);
+		(void)statx(s->at, part, AT_SYMLINK_NOFOLLOW, STATX_TYPE, &unused);
 	return openat(s->at, part, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 }
 
