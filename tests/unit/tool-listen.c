@@ -34,6 +34,7 @@ static void test_access(const struct socket_owner *me)
 	CHECK(mode_of("sock") == (S_IFSOCK | 0600), "%o", mode_of("sock"));
 	CHECK(listener_open(&second, "sock", me) == -1 && cause_exit() == EXIT_BUSY);
 	close(l.fd);
+	l.fd = -1;
 	/* Nobody listens there any more: it is replaced. */
 	CHECK(!listener_open(&second, "sock", me), "%s", cause_text());
 	CHECK(mode_of("sock") == (S_IFSOCK | 0660), "%o", mode_of("sock"));
@@ -42,10 +43,26 @@ static void test_access(const struct socket_owner *me)
 	CHECK(!symlink("moved", "sock"));
 	listener_unlink(&second);
 	CHECK(S_ISLNK(mode_of("sock")) && S_ISSOCK(mode_of("moved")));
-	close(second.fd);
 	CHECK(!unlink("sock") && !unlink("moved"));
-	free(l.path);
-	free(second.path);
+	listener_close(&l);
+	listener_close(&second);
+}
+
+/* The path may lead elsewhere by the end: what is removed is in the directory that it led to. */
+static void test_moved_directory(void)
+{
+	struct socket_owner nobody_else = { 0 };
+	struct listener l;
+
+	CHECK(!mkdir("dir", 0700) && !mkdir("victim-dir", 0700));
+	CHECK(!listener_open(&l, "dir/sock", &nobody_else), "%s", cause_text());
+	CHECK(!link("dir/sock", "victim-dir/sock"));
+	CHECK(!rename("dir", "moved-dir") && !symlink("victim-dir", "dir"));
+	listener_unlink(&l);
+	CHECK(S_ISSOCK(mode_of("victim-dir/sock")) && access("moved-dir/sock", F_OK));
+	listener_close(&l);
+	CHECK(!unlink("victim-dir/sock") && !unlink("dir"));
+	CHECK(!rmdir("moved-dir") && !rmdir("victim-dir"));
 }
 
 static void __attribute__((noreturn)) replace_it_for_ever(void)
@@ -72,14 +89,12 @@ static void test_links(const struct socket_owner *me)
 	if (!child)
 		replace_it_for_ever();
 	while (clock_seconds() < until) {
-		struct listener l = { .fd = -1 };
+		struct listener l;
 		struct stat st;
 
-		if (!listener_open(&l, "sock", me)) {
-			close(l.fd);
-			replaced += !lstat("sock", &st) && S_ISLNK(st.st_mode);
-		}
-		free(l.path);
+		if (!listener_open(&l, "sock", me))
+			listener_close(&l);
+		replaced += !lstat("sock", &st) && S_ISLNK(st.st_mode);
 		CHECK(mode_of("victim") == (S_IFREG | 0400), "its mode is %o after %u sockets",
 		      mode_of("victim"), n);
 		unlink("sock");
@@ -100,8 +115,7 @@ static int try_to_listen(void)
 	if (ret)
 		return ret;
 	listener_unlink(&l);
-	close(l.fd);
-	free(l.path);
+	listener_close(&l);
 	return 0;
 }
 
@@ -163,6 +177,7 @@ int main(void)
 
 	CHECK(mkdtemp(dir) && !chdir(dir));
 	test_access(&me);
+	test_moved_directory();
 	test_locks(dir);
 	test_links(&me);
 	snprintf(command, sizeof(command), "rm -r %s", dir);

@@ -2,6 +2,9 @@
 /*
  * listen.c - owns the socket's file: who may connect to it, and when it may be
  * replaced or removed.
+ *
+ * Others may own a directory on the way to it, and lead that way elsewhere at any time. So the way
+ * is gone once, and the file looked at and removed in the directory that was open since then.
  */
 #include "listen.h"
 
@@ -58,46 +61,67 @@ int parse_socket_owner(const char *text, struct socket_owner *owner)
 	return ret;
 }
 
+/* Does somebody listen at this file, open for nothing? */
+static bool is_listened_at(int node)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	bool refused;
+
+	/* This name of it leads to that very file. */
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", node);
+	refused = fd >= 0 && connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) &&
+		  errno == ECONNREFUSED;
+	if (fd >= 0)
+		close(fd);
+	return !refused;
+}
+
 /* Remove a socket that nobody listens at. */
-static int remove_stale(const struct sockaddr_un *addr)
+static int remove_stale(const struct listener *l)
+{
+	int node = openat(l->dir, l->base, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+	int ret = 0;
+
+	if (node < 0)
+		return errno == ENOENT ? 0 : cause_errno("socket %s", l->path);
+	if (fstat(node, &st) || !S_ISSOCK(st.st_mode)) {
+		ret = cause("%s exists and is not a socket", l->path);
+	} else if (is_listened_at(node)) {
+		cause("another server listens at %s", l->path);
+		ret = cause_code(EXIT_BUSY);
+	} else if (unlinkat(l->dir, l->base, 0) && errno != ENOENT) {
+		ret = cause_errno("cannot remove the old socket %s", l->path);
+	}
+	close(node);
+	return ret;
+}
+
+/* Is the file in the socket's directory the socket's? */
+static bool is_there(const struct listener *l)
 {
 	struct stat st;
-	int fd, ret;
 
-	if (lstat(addr->sun_path, &st))
-		return errno == ENOENT ? 0 : cause_errno("socket %s", addr->sun_path);
-	if (!S_ISSOCK(st.st_mode))
-		return cause("%s exists and is not a socket", addr->sun_path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return cause_errno("no socket");
-	ret = connect(fd, (const struct sockaddr *)addr, sizeof(*addr));
-	if (!ret || errno != ECONNREFUSED) {
-		close(fd);
-		cause("another server listens at %s", addr->sun_path);
-		return cause_code(EXIT_BUSY);
-	}
-	close(fd);
-	if (unlink(addr->sun_path) && errno != ENOENT)
-		return cause_errno("cannot remove the old socket %s", addr->sun_path);
-	return 0;
+	return !fstatat(l->dir, l->base, &st, AT_SYMLINK_NOFOLLOW) && st.st_dev == l->dev &&
+	       st.st_ino == l->ino;
 }
 
 /*
  * The file that a socket was bound to: by the socket where the kernel lets us, else by its name.
  * Whoever owns the directory may have put something else there; a link is never followed.
  */
-static int open_node(int sock, const char *path, struct stat *st)
+static int open_node(const struct listener *l, struct stat *st)
 {
-	int fd = ioctl(sock, SIOCUNIXFILE);
+	int fd = ioctl(l->fd, SIOCUNIXFILE);
 
 	if (fd < 0)
-		fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		fd = openat(l->dir, l->base, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
-		return cause_errno("the socket %s is gone", path);
+		return cause_errno("the socket %s is gone", l->path);
 	if (fstat(fd, st) || !S_ISSOCK(st->st_mode) || st->st_uid != geteuid()) {
 		close(fd);
-		return cause("%s is not the socket that was made there", path);
+		return cause("%s is not the socket that was made there", l->path);
 	}
 	return fd;
 }
@@ -185,31 +209,35 @@ struct socket_lock {
 	char *name;
 };
 
+/* Go the way to the socket, to the directory that it is in. */
+static int open_directory(struct listener *l)
+{
+	char *dir = xasprintf("%.*s", (int)(l->base - l->path), l->path);
+
+	l->dir = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (l->dir < 0)
+		cause_errno("the socket's directory %s", dir);
+	free(dir);
+	return l->dir < 0 ? -1 : 0;
+}
+
 /*
- * Keep other servers from looking for a socket in the directory of @path: one that does not listen
- * yet would be taken for one that nobody listens at.
+ * Keep other servers from looking for a socket in the directory: one that does not listen yet would
+ * be taken for one that nobody listens at.
  */
-static int lock_directory(const char *path, struct socket_lock *lock)
+static int lock_directory(const struct listener *l, struct socket_lock *lock)
 {
 	uint64_t until = now_ms() + DIRECTORY_WAIT_MS;
-	const char *slash = strrchr(path, '/');
-	char *dir = slash ? xasprintf("%.*s", (int)(slash - path) + 1, path) : xstrdup("./");
-	int at = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC), ret = -1;
+	char *dir = xasprintf("%.*s", (int)(l->base - l->path), l->path);
 
-	if (at < 0) {
-		cause_errno("the socket's directory %s", dir);
-	} else {
-		lock->name = lock_name(dir, at);
-		do {
-			lock->fd = lock_file(lock->name, until);
-		} while (lock->fd == -2);
-		ret = lock->fd < 0 ? -1 : 0;
-		if (ret)
-			free(lock->name);
-		close(at);
-	}
+	lock->name = lock_name(dir, l->dir);
+	do {
+		lock->fd = lock_file(lock->name, until);
+	} while (lock->fd == -2);
+	if (lock->fd < 0)
+		free(lock->name);
 	free(dir);
-	return ret;
+	return lock->fd < 0 ? -1 : 0;
 }
 
 static void unlock_directory(struct socket_lock *lock)
@@ -221,25 +249,29 @@ static void unlock_directory(struct socket_lock *lock)
 }
 
 /* Make the socket's file, which must not be there, and listen. */
-static int bind_and_listen(struct listener *l, const struct sockaddr_un *addr,
-			   const struct socket_owner *owner)
+static int bind_and_listen(struct listener *l, const struct socket_owner *owner)
 {
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	struct stat st;
 	mode_t mask;
 	int ret, node;
 
+	strcpy(addr.sun_path, l->path);
 	mask = umask(0177);
-	ret = bind(l->fd, (const struct sockaddr *)addr, sizeof(*addr));
+	ret = bind(l->fd, (const struct sockaddr *)&addr, sizeof(addr));
 	umask(mask);
 	if (ret)
-		return cause_errno("cannot make the socket %s", addr->sun_path);
-	node = open_node(l->fd, addr->sun_path, &st);
+		return cause_errno("cannot make the socket %s", l->path);
+	node = open_node(l, &st);
 	if (node < 0)
 		return -1;
-	l->path = xstrdup(addr->sun_path);
 	l->dev = st.st_dev;
 	l->ino = st.st_ino;
-	ret = set_access(node, owner);
+	/* What was made elsewhere stays, since its name leads wherever others want. */
+	if (!is_there(l))
+		ret = cause("the way to the socket %s leads elsewhere by now", l->path);
+	else
+		ret = set_access(node, owner);
 	close(node);
 	if (!ret && listen(l->fd, 4))
 		ret = cause_errno("cannot listen at %s", l->path);
@@ -248,37 +280,54 @@ static int bind_and_listen(struct listener *l, const struct sockaddr_un *addr,
 	return ret;
 }
 
-int listener_open(struct listener *l, const char *path, const struct socket_owner *owner)
+static int open_listener(struct listener *l, const struct socket_owner *owner)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	struct socket_lock lock;
 	int ret;
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return cause("the socket's name is longer than %zu bytes: %s (--socket takes a "
-			     "shorter one)", sizeof(addr.sun_path) - 1, path);
-	strcpy(addr.sun_path, path);
-	if (lock_directory(path, &lock))
+	if (open_directory(l) || lock_directory(l, &lock))
 		return -1;
-	ret = remove_stale(&addr);
+	ret = remove_stale(l);
 	if (!ret) {
 		l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 		if (l->fd < 0)
 			ret = cause_errno("no socket");
 	}
-	if (!ret) {
-		ret = bind_and_listen(l, &addr, owner);
-		if (ret)
-			close(l->fd);
-	}
+	if (!ret)
+		ret = bind_and_listen(l, owner);
 	unlock_directory(&lock);
 	return ret;
 }
 
+int listener_open(struct listener *l, const char *path, const struct socket_owner *owner)
+{
+	const size_t most = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
+	const char *slash = strrchr(path, '/');
+
+	*l = (struct listener) { .fd = -1, .dir = -1 };
+	l->path = slash ? xstrdup(path) : xasprintf("./%s", path);
+	l->base = strrchr(l->path, '/') + 1;
+	if (strlen(l->path) > most)
+		cause("the socket's name is longer than %zu bytes: %s (--socket takes a shorter "
+		      "one)", most, l->path);
+	else if (!open_listener(l, owner))
+		return 0;
+	listener_close(l);
+	return -1;
+}
+
 void listener_unlink(const struct listener *l)
 {
-	struct stat st;
+	if (is_there(l))
+		unlinkat(l->dir, l->base, 0);
+}
 
-	if (!lstat(l->path, &st) && st.st_dev == l->dev && st.st_ino == l->ino)
-		unlink(l->path);
+void listener_close(struct listener *l)
+{
+	if (l->fd >= 0)
+		close(l->fd);
+	if (l->dir >= 0)
+		close(l->dir);
+	free(l->path);
+	*l = (struct listener) { .fd = -1, .dir = -1 };
 }

@@ -15,12 +15,16 @@
  * struct listener - a listening socket.
  * @fd: the socket, non-blocking.
  * @path: its name.
- * @dev: with @ino, the identity of the file at @path.
+ * @base: the last part of it.
+ * @dir: the directory that the socket is in, open for nothing (O_PATH).
+ * @dev: with @ino, the identity of the socket's file.
  * @ino: see @dev.
  */
 struct listener {
 	int fd;
 	char *path;
+	const char *base;
+	int dir;
 	dev_t dev;
 	ino_t ino;
 };
@@ -58,7 +62,10 @@ int parse_socket_owner(const char *text, struct socket_owner *owner);
  */
 int listener_open(struct listener *l, const char *path, const struct socket_owner *owner);
 
-/** listener_unlink() - remove the socket's name, if it still is this socket's. */
+/** listener_unlink() - remove the name from its directory, if it still is this socket's. */
 void listener_unlink(const struct listener *l);
+
+/** listener_close() - close and free what listener_open() filled. */
+void listener_close(struct listener *l);
 
 #endif
