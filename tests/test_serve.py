@@ -402,6 +402,25 @@ def test_run_does_not_wait_for_its_server_for_ever(bdev, spawn, tmp_path):
     image_check(image)
 
 
+
+
+def test_relative_socket(bdev, spawn, tmp_path):
+    """A socket that is named from where the command was started is listed by all of its name."""
+    device = bdev(16 * MIB)
+    server = spawn("qcow2attach", "serve", device, "--socket", "r.sock", cwd=tmp_path,
+                   stdout=subprocess.PIPE, text=True)
+    path = f"{tmp_path}/r.sock"
+    assert f": ready at {path} (" in server.stdout.readline()
+    listed = json.loads(run("qcow2attach", "list", "--served", "--json").stdout)
+    assert [s["socket"] for s in listed] == [path]
+    server.terminate()
+    assert server.wait(timeout=30) == 0 and not os.path.exists(path)
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    done = run("qcow2attach", "serve", device, "--socket", "r.sock", cwd=deep, check=False)
+    assert done.returncode == 1 and f"longer than 107 bytes: {deep}/r.sock (--socket" in done.stderr
+
+
 def process_status(pid):
     with open(f"/proc/{pid}/status") as f:
         return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)

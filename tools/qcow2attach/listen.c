@@ -299,13 +299,31 @@ static int open_listener(struct listener *l, const struct socket_owner *owner)
 	return ret;
 }
 
+/* The kernel tells others the very name that a socket was given: it must lead there for them. */
+static char *absolute_path(const char *path)
+{
+	char *here, *absolute;
+
+	if (path[0] == '/')
+		return xstrdup(path);
+	here = getcwd(NULL, 0);
+	if (!here) {
+		cause_errno("the directory that the socket %s is to be found from", path);
+		return NULL;
+	}
+	absolute = xasprintf("%s/%s", strcmp(here, "/") ? here : "", path);
+	free(here);
+	return absolute;
+}
+
 int listener_open(struct listener *l, const char *path, const struct socket_owner *owner)
 {
 	const size_t most = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
-	const char *slash = strrchr(path, '/');
 
 	*l = (struct listener) { .fd = -1, .dir = -1 };
-	l->path = slash ? xstrdup(path) : xasprintf("./%s", path);
+	l->path = absolute_path(path);
+	if (!l->path)
+		return -1;
 	l->base = strrchr(l->path, '/') + 1;
 	if (strlen(l->path) > most)
 		cause("the socket's name is longer than %zu bytes: %s (--socket takes a shorter "

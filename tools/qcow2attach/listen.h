@@ -14,7 +14,7 @@
 /**
  * struct listener - a listening socket.
  * @fd: the socket, non-blocking.
- * @path: its name.
+ * @path: its name, from the root directory on.
  * @base: the last part of it.
  * @dir: the directory that the socket is in, open for nothing (O_PATH).
  * @dev: with @ino, the identity of the socket's file.
