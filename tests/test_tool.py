@@ -960,3 +960,41 @@ def test_a_socket_that_is_made_up(bdev, spawn, tmp_path, monkeypatch):
     assert [s["socket"] for s in json.loads(tool("list", "--served", "--json")[0])] == [path]
     server.terminate()
     assert server.wait(timeout=20) == 0
+
+
+
+def test_undone_while_it_is_open(images, spawn):
+    """A device that was to be and is not, but that somebody has open already, goes with its last
+    user, and that is said."""
+    image = image_create(f"{images}/vm.qcow2", 8 * MIB)
+    # The second look for signals is when the device works.
+    proc = spawn("strace", "-o", "/dev/null", "-e",
+                 "inject=rt_sigpending:delay_enter=3000000:when=2",
+                 "qcow2attach", "attach", image, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: "LIVE" in run("dmsetup", "info", "-c", "--noheadings", "-o", "tables_loaded",
+                                   "vm", check=False).stdout.upper(), what="the device", step=0.1)
+    run("dmsetup", "mknodes")
+    os.kill(child_of(proc.pid), signal.SIGTERM)
+    with open("/dev/mapper/vm", "rb"):
+        assert proc.wait(timeout=60) in (143, -signal.SIGTERM)
+        assert "vm is in use already, and goes with its last user" in proc.stderr.read()
+        assert "vm" in run("dmsetup", "ls").stdout
+    wait_for(lambda: "vm" not in run("dmsetup", "ls").stdout, what="the device's end")
+    run("dmsetup", "mknodes")
+    image_check(image)
+
+
+def test_the_maker_of_the_device_is_killed(images, spawn):
+    """The process that makes the empty device is killed before it could say so: the device goes."""
+    image = image_create(f"{images}/vm.qcow2", 8 * MIB)
+    proc = spawn("strace", "-f", "-o", "/dev/null", "-e", "inject=write:delay_enter=3000000:when=1",
+                 "qcow2attach", "attach", image, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: "vm" in run("dmsetup", "ls").stdout, what="the device", step=0.1)
+    guard, = (int(pid) for pid in run("pgrep", "-x", "qcow2attach").stdout.split()
+              if os.getsid(int(pid)) == int(pid))
+    os.kill(guard, signal.SIGKILL)
+    assert proc.wait(timeout=60) == 1
+    assert "the process that makes the device was killed" in proc.stderr.read()
+    assert "vm" not in run("dmsetup", "ls").stdout
+    tool("attach", image)
+    tool("detach", "vm")

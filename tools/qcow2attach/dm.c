@@ -311,17 +311,31 @@ struct birth {
 	char error[512];
 };
 
-static bool has_live_table(const char *uuid)
+/* What there is of a device; nothing (all zeroes) also when that cannot be asked. */
+static struct dm_info info_of(const char *uuid)
 {
 	struct dm_task *task = new_uuid_task(DM_DEVICE_INFO, uuid);
-	struct dm_info info;
-	bool live;
+	struct dm_info info = { 0 };
 
-	if (!task)
-		return false;
-	live = !run_task(task) && dm_task_get_info(task, &info) && info.exists && info.live_table;
-	dm_task_destroy(task);
-	return live;
+	if (task && (run_task(task) || !dm_task_get_info(task, &info) || !info.exists))
+		memset(&info, 0, sizeof(info));
+	if (task)
+		dm_task_destroy(task);
+	return info;
+}
+
+/*
+ * Remove a device that was not finished. Somebody may have it open all the same; then it goes with
+ * its last user.
+ */
+static void undo_device(const char *name, const char *uuid)
+{
+	if (remove_uuid(uuid, false) && cause_exit() == EXIT_BUSY)
+		remove_uuid(uuid, true);
+	if (info_of(uuid).exists)
+		note("the device %s is in use already, and goes with its last user", name);
+	else
+		settle_node(name, 0);
 }
 
 /*
@@ -346,10 +360,8 @@ static void __attribute__((noreturn)) guard_process(const char *name, const char
 	do {
 		n = read(in, &c, 1);
 	} while (n < 0 && errno == EINTR);
-	if (birth.born && n != 1 && (whole || !has_live_table(uuid))) {
-		remove_uuid(uuid, whole);
-		settle_node(name, 0);
-	}
+	if (birth.born && n != 1 && (whole || !info_of(uuid).live_table))
+		undo_device(name, uuid);
 	_exit(0);
 }
 
@@ -404,8 +416,12 @@ static int create_guarded(const char *name, const char *uuid, bool whole, struct
 		return 0;
 	}
 	end_guard(guard);
-	if (n != sizeof(birth))
+	if (n != sizeof(birth)) {
+		/* Maybe after it had made it. */
+		if (info_of(uuid).exists && !info_of(uuid).live_table)
+			undo_device(name, uuid);
 		return cause("the process that makes the device was killed");
+	}
 	cause("%s", birth.error);
 	return cause_code(birth.code);
 }
@@ -473,8 +489,7 @@ undo:
 	/* Removing it must not hide why it could not be made. */
 	code = cause_exit();
 	snprintf(reason, sizeof(reason), "%s", cause_text());
-	remove_uuid(uuid, false);
-	settle_node(name, 0);
+	undo_device(name, uuid);
 	end_guard(&guard);
 	cause("%s", reason);
 	return cause_code(code);

@@ -60,7 +60,8 @@ struct dm_device {
  * @hold the whole device; from then on the kernel does.
  * The host's udev rules are told to leave the content alone: it is a guest's.
  * When the kernel refuses, the cause is the kernel's own reason and no device
- * is left.
+ * is left, or, as a note then says, one that somebody has open already, which goes
+ * with its last user.
  *
  * Return: 0, or -1 with a cause.
  */
