@@ -403,6 +403,23 @@ def test_run_does_not_wait_for_its_server_for_ever(bdev, spawn, tmp_path):
 
 
 
+def test_descriptors_of_the_caller(bdev, tmp_path):
+    """The process that talks to front ends has none of them, and QEMU has no more than these."""
+    image = image_create(bdev(64 * MIB), 32 * MIB)
+    qemu = tmp_path / "qemu"
+    qemu.write_text("#!/bin/sh\nreadlink /proc/$$/fd/*\n"
+                    "for p in $(pgrep -u qcow2attach -x qcow2attach); do\n"
+                    "echo server && readlink /proc/$p/fd/*; done\n")
+    qemu.chmod(0o755)
+    with open(tmp_path / "mine", "w") as mine:
+        done = run("qcow2attach", "run", image, "--name", "few", "--", qemu,
+                   pass_fds=[mine.fileno()])
+    qemus, servers = (part.split("\n") for part in done.stdout.split("server\n"))
+    assert str(tmp_path / "mine") in qemus and str(tmp_path / "mine") not in servers
+    assert [link for link in qemus if link.startswith("/dev/") and link != "/dev/null"] == []
+    links = {link for link in servers if link.startswith("/") and link != "/dev/null"}
+    assert links == {"/dev/vhost-blk", "/dev/mapper/few"}, links
+
 
 def test_relative_socket(bdev, spawn, tmp_path):
     """A socket that is named from where the command was started is listed by all of its name."""

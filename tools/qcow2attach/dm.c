@@ -737,3 +737,8 @@ void dmdev_list_free(struct dm_device *list, int n)
 		dmdev_release(&list[i]);
 	free(list);
 }
+
+void dmdev_let_go(void)
+{
+	dm_lib_release();
+}

@@ -129,6 +129,13 @@ void dmdev_release(struct dm_device *dev);
  */
 int dmdev_list(struct dm_device **list);
 
+/**
+ * dmdev_let_go() - close what the library has open, which a program that is started would inherit.
+ *
+ * It is opened again when it is needed.
+ */
+void dmdev_let_go(void);
+
 /** dmdev_list_free() - free what dmdev_list() returned. */
 void dmdev_list_free(struct dm_device *list, int n);
 

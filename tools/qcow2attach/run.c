@@ -306,6 +306,8 @@ static int begin(struct run *r, char **argv)
 	if (!ret && !dmdev_is_there(&r->found))
 		ret = cause("the device was removed by somebody else");
 	let_go(r);
+	/* What QEMU inherits is the caller's, and nothing of ours. */
+	dmdev_let_go();
 	r->disk.name = r->device;
 	if (!ret)
 		ret = qemu_args_build(argv, &r->disk, &args);

@@ -200,15 +200,42 @@ static int prepare(struct server *srv)
 	return vhost_dev_poll(&srv->vhost, srv->options->poll_us);
 }
 
+static int by_number(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+/* Close all but what it works with: what the command was started with is none of its business. */
+static int close_others(const struct server *srv, int hello_fd)
+{
+	int keep[] = {
+		srv->disk.fd, srv->vhost.fd, srv->listener.fd, srv->uevents, srv->signals, hello_fd,
+	};
+	int from = STDERR_FILENO + 1, ret = 0;
+
+	qsort(keep, ARRAY_SIZE(keep), sizeof(keep[0]), by_number);
+	for (size_t i = 0; i < ARRAY_SIZE(keep); i++) {
+		if (keep[i] < from)
+			continue;
+		if (keep[i] > from)
+			ret |= close_range(from, keep[i] - 1, 0);
+		from = keep[i] + 1;
+	}
+	ret |= close_range(from, ~0u, 0);
+	return ret ? cause_errno("cannot close what it must not have") : 0;
+}
+
 static void __attribute__((noreturn)) unprivileged(struct server *srv, int hello_fd, pid_t parent)
 {
 	static struct hello hello;
 	int ret;
 
 	signal(SIGPIPE, SIG_IGN);
+	ret = close_others(srv, hello_fd);
 	if (srv->options->background)
 		go_silent();
-	ret = disk_describe(&srv->disk, srv->vhost.features);
+	if (!ret)
+		ret = disk_describe(&srv->disk, srv->vhost.features);
 	if (!ret)
 		ret = prepare(srv);
 	if (!ret && getppid() != parent)
