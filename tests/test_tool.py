@@ -962,6 +962,23 @@ def test_a_socket_that_is_made_up(bdev, spawn, tmp_path, monkeypatch):
     assert server.wait(timeout=20) == 0
 
 
+def test_a_mount_that_names_a_device(images, attach, tmp_path, cleanup):
+    """What a mount says that it is a mount of can be anything; only btrfs is believed, whose device
+    number is none of a disk."""
+    device = attach(image_create(f"{images}/vm.qcow2", 256 * MIB))
+    at = tmp_path / "mnt"
+    at.mkdir()
+    run("mount", "-t", "tmpfs", device, at)
+    assert json.loads(tool("status", "vm", "--json")[0])["users"] == []
+    run("umount", at)               # mkfs believes it
+    other = tmp_path / "btrfs"
+    other.mkdir()
+    run("mkfs.btrfs", "-q", device)
+    run("mount", device, other)
+    cleanup(run, "umount", other)
+    assert f"mounted on {other}" in tool("status", "vm")[0]
+    assert "mounted on" in refused("detach", "vm", code=3)
+
 
 def test_undone_while_it_is_open(images, spawn):
     """A device that was to be and is not, but that somebody has open already, goes with its last

@@ -129,6 +129,15 @@ static void scan_processes(struct users *users)
 		closedir(dir);
 }
 
+/*
+ * A subvolume has a device number of its own, under which there is no disk; its source names one
+ * then. Others are mounted from anything that whoever mounts them says, which for FUSE is anybody.
+ */
+static bool is_subvolume(const char *type, unsigned int maj)
+{
+	return !maj && (!strcmp(type, "btrfs") || !strcmp(type, "bcachefs"));
+}
+
 static void scan_mounts(struct users *users)
 {
 	FILE *f = fopen("/proc/self/mountinfo", "re");
@@ -137,17 +146,15 @@ static void scan_mounts(struct users *users)
 
 	while (f && getline(&line, &size, f) > 0) {
 		unsigned int maj, min;
-		char source[256], point[256];
+		char type[64], source[256], point[256];
 		const char *tail = strstr(line, " - ");
 		dev_t dev;
 
 		if (!tail || sscanf(line, "%*d %*d %u:%u %*s %255s", &maj, &min, point) != 3 ||
-		    sscanf(tail, " - %*s %255s", source) != 1)
+		    sscanf(tail, " - %63s %255s", type, source) != 2)
 			continue;
-		/* btrfs has a device number of its own; its source still names the device. */
-		dev = device_at(source);
-		add(users, makedev(maj, min), USER_MOUNT, point);
-		if (dev && dev != makedev(maj, min))
+		dev = is_subvolume(type, maj) ? device_at(source) : makedev(maj, min);
+		if (dev)
 			add(users, dev, USER_MOUNT, point);
 	}
 	free(line);
