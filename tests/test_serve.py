@@ -402,6 +402,22 @@ def test_run_does_not_wait_for_its_server_for_ever(bdev, spawn, tmp_path):
     image_check(image)
 
 
+def test_run_waits_for_who_passes_by(bdev, spawn, tmp_path):
+    """Somebody has the device for a moment before the server of `run` claims it: the server waits,
+    though `run` itself has the device open, too."""
+    image = image_create(bdev(64 * MIB), 32 * MIB)
+    proc = spawn("strace", "-f", "-o", "/dev/null", "-e", "inject=setpgid:delay_enter=3000000",
+                 "qcow2attach", "run", image, "--name", "passing", "--", "sh", "-c", "exit 7",
+                 stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: os.path.exists("/dev/mapper/passing"), what="the device")
+    claim = os.open("/dev/mapper/passing", os.O_RDWR | os.O_EXCL)
+    assert "waiting for the requests of an earlier server" in proc.stderr.readline()
+    os.close(claim)
+    assert proc.wait(timeout=60) == 7, proc.stderr.read()
+    wait_for(lambda: "passing" not in run("dmsetup", "ls").stdout, what="the device's end")
+    run("dmsetup", "mknodes")
+    image_check(image)
+
 
 def test_descriptors_of_the_caller(bdev, tmp_path):
     """The process that talks to front ends has none of them, and QEMU has no more than these."""

@@ -42,6 +42,18 @@
 /* The longest zeroing asked for at once: 1 GiB, so that it can be interrupted. */
 #define ZERO_SECTORS (1u << 21)
 
+/* `run` has the device open until its server, which we are then, has it. Claimed it has not. */
+static int leave_out_run(struct device_user *list, int n)
+{
+	int kept = 0;
+
+	for (int i = 0; i < n; i++) {
+		if (list[i].kind != USER_PROCESS || !list[i].serves || list[i].pid != getppid())
+			list[kept++] = list[i];
+	}
+	return kept;
+}
+
 /*
  * Who must go first before the device can be claimed? A process may just be looking at it, unless
  * @any does.
@@ -50,8 +62,11 @@ static bool is_held(dev_t dev, bool any)
 {
 	struct device_user *list;
 	int n = users_find(dev, &list);
-	bool held = any && n > 0;
 	char text[1024];
+	bool held;
+
+	n = leave_out_run(list, n);
+	held = any && n > 0;
 
 	for (int i = 0; i < n; i++)
 		held = held || list[i].kind != USER_PROCESS || list[i].serves;
