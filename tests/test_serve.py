@@ -394,11 +394,11 @@ def test_run_does_not_wait_for_its_server_for_ever(bdev, spawn, tmp_path):
     qemu = tmp_path / "qemu"
     qemu.write_text("#!/bin/sh\nkill -STOP $(pgrep -P $PPID -x qcow2attach) && exit 7\n")
     qemu.chmod(0o755)
-    proc = spawn("qcow2attach", "run", image, "--name", "hanging", "--socket",
-                 tmp_path / "disk.sock", "--", qemu,
+    proc = spawn("qcow2attach", "run", image, "--name", "hanging", "--", qemu,
                  stderr=subprocess.PIPE, text=True)
     assert proc.wait(timeout=120) == 7, proc.stderr.read()
     assert "hanging" not in run("dmsetup", "ls").stdout
+    assert not os.path.exists(f"/run/qcow2attach/run-{proc.pid}.sock")
     image_check(image)
 
 

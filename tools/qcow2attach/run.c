@@ -331,7 +331,8 @@ static unsigned int choose_queues(char **argv)
 
 static int run(struct run *r, char **argv)
 {
-	char *socket = r->server.socket ? xstrdup(r->server.socket) : choose_socket();
+	bool own_socket = !r->server.socket;
+	char *socket = own_socket ? choose_socket() : xstrdup(r->server.socket);
 	int code;
 
 	if (!socket) {
@@ -358,6 +359,9 @@ static int run(struct run *r, char **argv)
 		code = wait_for_qemu(r);
 	}
 	stop_server(r);
+	/* One that was killed has left it, and nobody replaces a name that is ours alone. */
+	if (own_socket)
+		unlink(socket);
 	if (detach_device(r) && !code)
 		code = EXIT_RUN_FAILED;
 	dmdev_release(&r->found);
