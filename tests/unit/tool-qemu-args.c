@@ -96,6 +96,9 @@ static void test_memory(void)
 	expect_refused("qemu -M q35,memory-backend=x", "no -object for the memory 'x'");
 	expect_refused("qemu -numa node,mem=1G", "-numa node,mem=");
 	expect_refused("qemu -mem-path /dev/hugepages", "-mem-path");
+	/* What is null is not said. */
+	expect("qemu -object {\"qom-type\":null,\"id\":null} -device {\"driver\":null,"
+	       "\"memdev\":null}", MEMORY("134217728") DISK_TAIL ",bootindex=0");
 	expect_refused("qemu -m banana", "not a size");
 	expect_refused("qemu -daemonize", "use attach and serve");
 }

@@ -135,11 +135,12 @@ static void add_backend(struct qemu_view *v, char *id, char *type, bool shared)
 	};
 }
 
+/* Allocated, or NULL; what is null is there, but no object. */
 static char *json_text(struct json_object *o, const char *key)
 {
 	struct json_object *value;
 
-	if (!json_object_object_get_ex(o, key, &value))
+	if (!json_object_object_get_ex(o, key, &value) || !value)
 		return NULL;
 	return xstrdup(json_object_get_string(value));
 }
