@@ -146,6 +146,12 @@ static void test_hostile(void)
 	make_image();
 	head()->backing_file_offset = htobe64(60);
 	expect_refused("where none can be");
+	/* The first cluster is shorter than the name. */
+	make_image();
+	head()->cluster_bits = htobe32(9);
+	head()->backing_file_offset = htobe64(200);
+	head()->backing_file_size = htobe32(600);
+	expect_refused("backing file name of 600 bytes at offset 200, where none can be");
 	make_image();
 	head()->backing_file_offset = htobe64(4090);
 	expect_refused("ends inside its backing file name");

@@ -94,6 +94,7 @@ static int parse_fixed(struct parse *p)
 	struct image_header *out = p->out;
 	struct qcow2_header h = { 0 };
 	uint32_t magic, length, name_len;
+	uint64_t cluster;
 
 	if (p->read_at(p->ctx, &h.magic, sizeof(h.magic), 0) < (ssize_t)sizeof(h.magic))
 		return refuse(p, "this is not a qcow2 image: it is too short");
@@ -110,6 +111,7 @@ static int parse_fixed(struct parse *p)
 	    out->cluster_bits > QCOW2_MAX_CLUSTER_BITS)
 		return refuse(p, "the header has cluster_bits %u, outside %u to %u",
 			      out->cluster_bits, QCOW2_MIN_CLUSTER_BITS, QCOW2_MAX_CLUSTER_BITS);
+	cluster = 1ull << out->cluster_bits;
 	out->size = be64toh(h.size);
 	if (out->size > INT64_MAX)
 		return refuse(p, "the header has an impossible size of %llu bytes",
@@ -120,7 +122,7 @@ static int parse_fixed(struct parse *p)
 			return -1;
 		length = be32toh(h.header_length);
 		if (length < QCOW2_V3_MIN_HEADER_LENGTH || length % 8 ||
-		    length > 1u << out->cluster_bits)
+		    length > cluster)
 			return refuse(p, "the header has an impossible length of %u bytes",
 				      length);
 		p->extensions = length;
@@ -133,8 +135,8 @@ static int parse_fixed(struct parse *p)
 	if (!p->backing_offset)
 		return 0;
 	if (!name_len || name_len > QCOW2_MAX_BACKING_NAME ||
-	    p->backing_offset < p->extensions ||
-	    p->backing_offset > (1ull << out->cluster_bits) - name_len)
+	    p->backing_offset < p->extensions || p->backing_offset > cluster ||
+	    name_len > cluster - p->backing_offset)
 		return refuse(p, "the header has a backing file name of %u bytes at offset %llu, "
 			      "where none can be", name_len,
 			      (unsigned long long)p->backing_offset);
