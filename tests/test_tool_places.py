@@ -181,3 +181,12 @@ def test_below_an_automount():
     run("umount", "/sys/kernel/debug/tracing", check=False)
     name = "/sys/kernel/debug/tracing/available_tracers"
     assert "not a qcow2 image" in refused("attach", "--read-only", name, code=4)
+
+
+def test_what_a_process_has_open(images):
+    """Links to what is open are not followed, and the message is about that."""
+    image = golden(f"{images}/image", 1)
+    with open(image, "rb") as f:
+        for name in (f"/proc/self/fd/{f.fileno()}", f"/dev/fd/{f.fileno()}"):
+            if os.path.lexists(name):
+                assert "links below /proc are not followed" in refused("attach", name, code=1)

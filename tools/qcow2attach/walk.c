@@ -94,23 +94,27 @@ static bool take_part(struct steps *s, char *part, bool *last)
 	return true;
 }
 
-/* May this link, found in the directory that was reached, be followed? Returns 0, or an errno. */
+/* May this link, found in the directory that was reached, be followed? Else -1 with a cause. */
 static int judge_link(const struct steps *s, int fd, const struct stat *st)
 {
 	struct statfs fs;
 	struct stat dir;
 
 	if (s->links >= MAX_LINKS)
-		return -ELOOP;
+		return fail(ELOOP);
 	if (fstatfs(fd, &fs) || fstat(s->at, &dir))
-		return -errno;
+		return fail(errno);
 	/* What a process has open is not found by what the link says. */
-	if (fs.f_type == PROC_SUPER_MAGIC || (fs.f_flags & MOUNT_NOSYMFOLLOW))
-		return -ELOOP;
+	if (fs.f_type == PROC_SUPER_MAGIC)
+		return cause("links below /proc are not followed, nor is /dev/fd/N therefore: use "
+			     "the name that the file has");
+	if (fs.f_flags & MOUNT_NOSYMFOLLOW)
+		return cause("links are not followed on a filesystem that is mounted with "
+			     "nosymfollow");
 	/* As fs.protected_symlinks has it: in /tmp anybody can lay a link for us. */
 	if ((dir.st_mode & (S_ISVTX | S_IWOTH)) == (S_ISVTX | S_IWOTH) &&
 	    st->st_uid != geteuid() && st->st_uid != dir.st_uid)
-		return -EACCES;
+		return fail(EACCES);
 	return 0;
 }
 
@@ -118,11 +122,10 @@ static int judge_link(const struct steps *s, int fd, const struct stat *st)
 static int follow(struct steps *s, int fd, const struct stat *st)
 {
 	char text[PATH_MAX], *rest;
-	int err = -judge_link(s, fd, st);
 	ssize_t n;
 
-	if (err)
-		return fail(err);
+	if (judge_link(s, fd, st))
+		return -1;
 	n = readlinkat(fd, "", text, sizeof(text));
 	if (n < 0)
 		return fail(errno);
