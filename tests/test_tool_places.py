@@ -190,3 +190,14 @@ def test_what_a_process_has_open(images):
         for name in (f"/proc/self/fd/{f.fileno()}", f"/dev/fd/{f.fileno()}"):
             if os.path.lexists(name):
                 assert "links below /proc are not followed" in refused("attach", name, code=1)
+
+
+def test_a_directory_where_anybody_makes_links(images, group):
+    """It is not offered, and a link that lies in it allows nothing."""
+    group("anybodys", "base")
+    golden("/dev/anybodys/base", 9)
+    os.chmod("/dev/anybodys", 0o1777)
+    image = overlay(f"{images}/vm.qcow2", "/dev/anybodys/base")
+    assert "--allow-dir DIR allows" in refused("attach", image, code=4)
+    assert "is not in a directory" in refused("attach", image, "--allow-dir", "/dev/anybodys",
+                                              code=4)
