@@ -32,7 +32,8 @@ ON_UM = ("test_alloc_failure.py", "test_dm_cgroup.py", "test_dm_crash.py", "test
          "test_dm_space.py", "test_dm_table.py", "test_lab.py", "test_lifecycle.py",
          "test_serve.py", "test_serve_protocol.py", "test_serve_qemu.py", "test_tool.py",
          "test_tool_check.py", "test_tool_places.py", "test_tool_run.py", "test_vhost_cache.py",
-         "test_vhost_claim.py", "test_vhost_host.py", "test_vhost_mode.py", "test_vhost_ring.py", "test_vhost_stop.py")
+         "test_vhost_claim.py", "test_vhost_host.py", "test_vhost_mode.py", "test_vhost_ring.py",
+         "test_vhost_stop.py")
 # More for the lab, where a file needs it: leaks matter most where setting up fails half-way, and what
 # is about races, or polling, is nothing with one CPU.
 MACHINE = {("um", "test_alloc_failure.py"): ["--append", "kmemleak=on"],
