@@ -192,11 +192,19 @@ def test_what_a_process_has_open(images):
                 assert "links below /proc are not followed" in refused("attach", name, code=1)
 
 
-def test_a_directory_where_anybody_makes_links(images, group):
+def test_a_directory_where_anybody_makes_links(images, group, cleanup):
     """It is not offered, and a link that lies in it allows nothing."""
     group("anybodys", "base")
     golden("/dev/anybodys/base", 9)
     os.chmod("/dev/anybodys", 0o1777)
+    os.makedirs("/dev/shm/mine")
+    cleanup(shutil.rmtree, "/dev/shm/mine")
+    os.symlink(os.path.realpath("/dev/anybodys/base"), "/dev/shm/mine/base")
+    os.chown("/dev/shm/mine", 65534, 65534)
+    mine = overlay(f"{images}/mine.qcow2", "/dev/shm/mine/base")
+    for allowed in ("/dev/shm", "/dev/shm/mine", images):
+        text = refused("attach", mine, "--allow-dir", allowed, code=4)
+        assert "is not in a directory" in text and "--allow-dir /dev/shm" not in text
     image = overlay(f"{images}/vm.qcow2", "/dev/anybodys/base")
     assert "--allow-dir DIR allows" in refused("attach", image, code=4)
     assert "is not in a directory" in refused("attach", image, "--allow-dir", "/dev/anybodys",

@@ -17,6 +17,7 @@
 #include <limits.h>
 #include <linux/close_range.h>
 #include <linux/fs.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <pwd.h>
 #include <sched.h>
@@ -194,6 +195,9 @@ static int install_filter(void)
 	const struct rule rules[] = {
 		{ SYS_openat, SECCOMP_RET_USER_NOTIF, ALWAYS, 0, 0 },
 		REFUSED(socket), REFUSED(socketpair), REFUSED(connect),
+#ifdef SYS_socketcall
+		REFUSED(socketcall),
+#endif
 		/* Other processes, those of the same user above all: servers are. */
 		ALLOWED_IF(kill, ARG_IS, 0, self), REFUSED(kill),
 		ALLOWED_IF(tgkill, ARG_IS, 0, self), REFUSED(tgkill),
@@ -208,10 +212,17 @@ static int install_filter(void)
 		/* A file that becomes ready sends any signal to anybody with these. */
 		REFUSED_IF(fcntl, ARG_IS, 1, F_SETOWN), REFUSED_IF(fcntl, ARG_IS, 1, F_SETOWN_EX),
 		REFUSED_IF(fcntl, ARG_IS, 1, F_SETSIG),
+		REFUSED_IF(ioctl, ARG_IS, 1, FIOSETOWN), REFUSED_IF(ioctl, ARG_IS, 1, SIOCSPGRP),
 		/* What is put into a terminal's input is somebody's next command. */
 		REFUSED_IF(ioctl, ARG_IS, 1, TIOCSTI), REFUSED_IF(ioctl, ARG_IS, 1, TIOCLINUX),
 		/* It ends when we do. */
 		REFUSED_IF(prctl, ARG_IS, 0, PR_SET_PDEATHSIG),
+		/* Memory that is no process's, which its limit does not count, nor its end free. */
+		REFUSED(memfd_create), REFUSED(shmget), REFUSED(msgget), REFUSED(semget),
+		REFUSED(mq_open),
+#ifdef SYS_ipc
+		REFUSED(ipc),
+#endif
 		/* Each process has limits of its own, so more take more. Threads may be. */
 #ifdef SYS_fork
 		REFUSED(fork), REFUSED(vfork),
@@ -562,7 +573,7 @@ bool cage_watch(struct cage *cage)
 	else
 		cage->idle++;
 	cage->work = work;
-	if (cage->idle >= cage->idle_limit)
+	if (cage->idle_limit && cage->idle >= cage->idle_limit)
 		kill_program(cage, "did nothing for long");
 	else if (!cage->left--)
 		kill_program(cage, "took too long for an image of this size");

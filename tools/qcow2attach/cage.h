@@ -23,7 +23,7 @@
  * @listener: where it asks for files when it has another user than we, else -1. Readable when it
  *            asks; hung up when it has ended.
  * @idle_limit: seconds after which it is killed when it has done nothing: no processor time, no
- *              reading or writing, and no storage that it waits for.
+ *              reading or writing, and no storage that it waits for; 0: never.
  * @killed: what it has done that we have killed it for, else NULL.
  * @looked: when it was looked at last, in milliseconds.
  * @work: what it had done by then.

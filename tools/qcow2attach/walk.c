@@ -156,10 +156,15 @@ static int open_part(const struct steps *s, const char *part, bool last)
 static int note_place(struct walk *w, const struct steps *s)
 {
 	char real[PATH_MAX];
+	struct stat st;
 
-	if (real_place(s->at, real, sizeof(real)))
-		return -1;
-	strv_add(&w->places, xstrdup(real));
+	if (fstat(s->at, &st))
+		return fail(errno);
+	if (!st.st_uid && !(st.st_mode & (S_IWGRP | S_IWOTH))) {
+		if (real_place(s->at, real, sizeof(real)))
+			return -1;
+		strv_add(&w->places, xstrdup(real));
+	}
 	if (w->dir >= 0)
 		return 0;
 	w->dir = fcntl(s->at, F_DUPFD_CLOEXEC, 0);
