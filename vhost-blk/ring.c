@@ -420,9 +420,6 @@ static void vhost_blk_judge_mode(struct vhost_blk_queue *q, bool first)
 		return;
 	/* One that waits for an earlier owner has been served. */
 	if (!q->claim.held || vhost_blk_ring_is_used(&q->vq)) {
-		/* Between its last ring's stop and this the guest may have become another. */
-		if (first)
-			WRITE_ONCE(blk->sure, false);
 		if (!READ_ONCE(blk->sure))
 			WRITE_ONCE(blk->unsure, true);
 	} else if (first) {
