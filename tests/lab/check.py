@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`make check`: static checks, unit tests, then the suites in guests; one sum of all at the end.
 
-Owns build/out/check/. A test keeps one CPU busy but for a fifth of its time, so one guest more runs at
-once than there are CPUs, up to four; each runs one test file, or the core of several. Each test
-writes a line to a results file as it starts and as it ends, so a guest that dies costs the one test
-that killed it: the others of its batch go on in a new guest.
+Owns build/out/check/. A test mostly keeps one CPU busy, so as many guests run at once as there are
+CPUs, up to four; each runs one test file, or the core of several. Each test writes a line to a
+results file as it starts and as it ends, so a guest that dies costs the one test that killed it: the
+others of its batch go on in a new guest.
 """
 import concurrent.futures
 import glob
@@ -218,7 +218,7 @@ def check(full=False, only=(), kernels=None):
     start = time.monotonic()
     files = selected(only, sorted(glob.glob(os.path.join(REPO, "tests", "test_*.py"))))
     units = selected(only, sorted(glob.glob(os.path.join(REPO, "tests", "unit", "test_*.py"))))
-    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() + 1)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
         jobs = []
         if not only:
             jobs.append(pool.submit(script, total, "static", "static", "static"))
