@@ -161,8 +161,8 @@ static int check_neighbour(const struct stat *st, bool raw, const struct stat *o
 }
 
 /*
- * The nodes of LVM and udev are links to /dev/dm-N and the like. So below /dev it counts where a link
- * lies, in directories where only the administrator makes links: not in /dev/shm, nor in what
+ * The nodes of LVM and udev are links to /dev/dm-N and the like. So below /dev it counts where a
+ * link lies, in directories where only the administrator makes links: not in /dev/shm, nor in what
  * somebody has made there. Returns that directory when it is allowed; else NULL, and *@hint is one
  * that would do.
  */

@@ -13,8 +13,8 @@
  * @fd: the file, open for nothing (O_PATH).
  * @dir: the directory in which the name itself says that it is; names relative to it go on there.
  * @places: the directories in which the file was looked for by its last name, as they are really
- *          called: that of the name, and that of what each link there said. Only those that belong to
- *          root and that only root can write.
+ *          called: that of the name, and that of what each link there said. Only those that
+ *          belong to root and that only root can write.
  */
 struct walk {
 	int fd;
