@@ -43,9 +43,13 @@ static void init(struct file_lock *fl, struct file *file, int type, loff_t first
 static int set(struct file *file, int type, loff_t first, loff_t last)
 {
 	struct file_lock fl;
+	int r;
 
 	init(&fl, file, type, first, last);
-	return vfs_lock_file(file, F_SETLK, &fl, NULL);
+	r = vfs_lock_file(file, F_SETLK, &fl, NULL);
+	/* A filesystem may have tied the lock's owner to it, as NFS does. */
+	locks_release_private(&fl);
+	return r;
 }
 
 static int take(struct file *file, const u8 *bytes, unsigned int nr)
