@@ -31,6 +31,7 @@ def slow(dm, bdev, cleanup):
 @pytest.mark.parametrize("case, said", [
     ("killed", "to be done with it"), ("waiting", "to be done with it"),
     ("living", "to be done with it"), ("stop_beside", "to be done with it"),
+    ("kept_open", "to be done with it"),
     ("memory", "to be done with it"), ("same", "has another ring's used ring"),
     ("moved", "its used ring was moved")])
 def test_one_owner(slow, kernel_log, case, said):

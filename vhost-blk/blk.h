@@ -129,7 +129,8 @@ struct vhost_blk_req {
  * it
  *
  * Under the lock of claim.c. What does not change from start to unclaim, and @held, which then only
- * becomes true and is changed under the ring's mutex, may be read under that, too.
+ * becomes true and is changed under the ring's mutex, may be read under that, too. What is known of
+ * the awaited one is of the last vhost_blk_claim(), and read by its caller.
  */
 struct vhost_blk_claim {
 	struct hlist_node node;
@@ -198,7 +199,8 @@ struct vhost_blk {
 	struct vhost_blk_queue **queues;
 
 	pid_t owner;			/* for messages; under dev.mutex */
-	struct task_struct *task;	/* leader of the owner's threads, from the first claim on */
+	/* Leader of the owner's threads. Under dev.mutex; not changed while a ring is claimed. */
+	struct task_struct *task;
 
 	bool unsettled;			/* a worker may hold work of a stopped ring; dev.mutex */
 	bool flush_failed;		/* and the owner has not been told yet; dev.mutex */

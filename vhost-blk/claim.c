@@ -54,7 +54,10 @@ static struct vhost_blk_queue *vhost_blk_claimant(struct vhost_blk_claim *claim)
 /* How long a waiter waits before it looks again at the one that is about to end. */
 #define VHOST_BLK_LOOK		(HZ / 2)
 
-/* Was the owner killed? A SIGKILL is seen as soon as it is sent. */
+/*
+ * Was the owner killed? A SIGKILL is seen as soon as it is sent. Without its lock: whoever sees it
+ * too late sees it at the next look.
+ */
 static bool vhost_blk_is_dying(struct vhost_blk_queue *q)
 {
 	return READ_ONCE(q->blk->task->signal->flags) & SIGNAL_GROUP_EXIT;

@@ -15,21 +15,39 @@ enum { DEPTH = 16, BYTES = 4096 };
 
 /*
  * An owner in a process of its own; returns when it has set up. Commands: s stop, S stop a ring that
- * another owner runs, m set the memory again, q quit.
+ * another owner runs, m set the memory again, k keep it open in another process, q quit.
  */
 struct owner {
 	pid_t pid;
 	int command, answer;
 };
 
+/* Become the owner of an open that has queue 0. */
+static void serve(struct guest *g)
+{
+	guest_connect(g, DEFAULT_FEATURES);
+	queue_attach(g, 0);
+	set_backend(g, device, O_RDONLY);
+}
+
+/* Shared by all processes: one that keeps an open whose owner may be gone. */
+static pid_t *keeper;
+
+static void keep_open(void)
+{
+	pid_t pid = must(fork());
+
+	while (!pid)
+		pause();
+	*keeper = pid;
+}
+
 static void owner_main(struct guest *g, int command, int answer)
 {
 	char c = 'r';
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	guest_connect(g, DEFAULT_FEATURES);
-	queue_attach(g, 0);
-	set_backend(g, device, O_RDONLY);
+	serve(g);
 	do {
 		check_eq(write(answer, &c, 1), 1);
 		if (read(command, &c, 1) != 1)
@@ -43,6 +61,8 @@ static void owner_main(struct guest *g, int command, int answer)
 			must(set_ring(g, 0, 0));
 		if (c == 'm')
 			guest_set_memory(g);
+		if (c == 'k')
+			keep_open();
 	} while (c != 'q');
 	_exit(0);
 }
@@ -256,6 +276,37 @@ static void case_stop_beside(void)
 	serve_and_go(&g, &first);
 }
 
+/*
+ * One that waits for an owner that was killed, but whose open another process keeps: when it is
+ * stopped, what that one had in flight has been answered, and it does not wait for the other process.
+ */
+static void case_kept_open(void)
+{
+	struct guest g;
+	struct queue *q = &g.q[0];
+	struct owner first, second;
+
+	start(&g);
+	keeper = mmap(NULL, sizeof(*keeper), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	check(keeper != MAP_FAILED);
+	first = owner_start(&g);
+	owner_tell(&first, 'k');
+	owner_done(&first);
+	offer_reads(q);
+	must(kill(first.pid, SIGKILL));
+	must(waitpid(first.pid, NULL, 0));
+	second = owner_start(&g);
+	owner_tell(&second, 's');
+	owner_done(&second);
+	check_eq(used_idx(q), (uint16_t)(q->used_seen + DEPTH));
+	expect_once(&g, q);
+	owner_tell(&second, 'q');
+	owner_gone(&second);
+	close(first.command);
+	close(first.answer);
+	must(kill(*keeper, SIGKILL));
+}
+
 /* An owner that changes its memory keeps the ring from another that waits for it. */
 static void case_memory(void)
 {
@@ -288,9 +339,7 @@ static void case_same(void)
 	int file;
 
 	start(&g);
-	guest_connect(&g, DEFAULT_FEATURES);
-	queue_attach(&g, 0);
-	set_backend(&g, device, O_RDONLY);
+	serve(&g);
 	queue_init(&g, 1, 64);
 	used = g.q[1].ring.used;
 	g.q[1].ring.used = q->ring.used;
@@ -326,9 +375,7 @@ static void case_moved(void)
 	struct vring_used *old;
 
 	start(&g);
-	guest_connect(&g, DEFAULT_FEATURES);
-	queue_attach(&g, 0);
-	set_backend(&g, device, O_RDONLY);
+	serve(&g);
 	offer_reads(q);
 	queue_init(&g, 1, 64);
 	old = q->ring.used;
@@ -346,8 +393,8 @@ static void case_moved(void)
 
 static const struct ring_case cases[] = {
 	{ "killed", case_killed }, { "waiting", case_waiting }, { "living", case_living },
-	{ "stop_beside", case_stop_beside }, { "memory", case_memory }, { "same", case_same },
-	{ "moved", case_moved }, LAST_CASE
+	{ "stop_beside", case_stop_beside }, { "kept_open", case_kept_open },
+	{ "memory", case_memory }, { "same", case_same }, { "moved", case_moved }, LAST_CASE
 };
 
 int main(int argc, char **argv)
