@@ -460,15 +460,11 @@ static bool is_image(const struct seccomp_notif *request)
 /* Open the image as the program wants it, as far as it may. Returns -1 with errno. */
 static int open_image(const struct cage *cage, int flags)
 {
-	char path[64];
-
 	if (((flags & O_ACCMODE) != O_RDONLY && !cage->writable) || (flags & (O_CREAT | O_TRUNC))) {
 		errno = EACCES;
 		return -1;
 	}
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", cage->image);
-	return open(path, (flags & (O_ACCMODE | O_DIRECT | O_DSYNC | O_NOATIME)) | O_NONBLOCK |
-		    O_CLOEXEC | O_NOCTTY);
+	return reopen(cage->image, flags & (O_ACCMODE | O_DIRECT | O_DSYNC | O_NOATIME));
 }
 
 void cage_answer(const struct cage *cage)

@@ -18,15 +18,6 @@
 #include "util.h"
 #include "walk.h"
 
-/* Open what an O_PATH descriptor stands for: the same file, whatever its name leads to now. */
-static int reopen(int path_fd, bool read_only)
-{
-	char link[64];
-
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", path_fd);
-	return open(link, (read_only ? O_RDONLY : O_RDWR) | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
-}
-
 static const char *kind_of(mode_t mode)
 {
 	if (S_ISDIR(mode))
@@ -51,7 +42,7 @@ static int open_image(struct layer *l, int path_fd, bool read_only)
 {
 	int err;
 
-	l->fd = reopen(path_fd, read_only);
+	l->fd = reopen(path_fd, read_only ? O_RDONLY : O_RDWR);
 	err = errno;
 	if (l->fd >= 0)
 		return 0;

@@ -235,7 +235,7 @@ static int run_qemu_img(const char *image, int fd, const struct stat *st, const 
 	struct statfs fs;
 	int status, ret;
 
-	/* Who waits for a filesystem in a process does not look as if it did. */
+	/* A process that waits for a filesystem in another process does not look as if it did. */
 	if (!fstatfs(fd, &fs) && fs.f_type == FUSE_SUPER_MAGIC)
 		cage.idle_limit = 0;
 	strv_add(&args, xstrdup("qemu-img"));
@@ -327,19 +327,17 @@ static int repair_image(const char *image, int fd, const struct stat *st, struct
 static int open_image(const char *image, struct stat *st)
 {
 	int path_fd = open(image, O_PATH | O_CLOEXEC);
-	char link[64];
 	int fd = -1;
 
 	if (path_fd < 0)
 		return cause_errno("it cannot be opened");
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", path_fd);
 	if (fstat(path_fd, st)) {
 		cause_errno("its attributes cannot be read");
 	} else if (!S_ISREG(st->st_mode) && !S_ISBLK(st->st_mode)) {
 		cause("it is neither a file nor a block device");
 		cause_code(EXIT_REFUSED);
 	} else {
-		fd = open(link, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+		fd = reopen(path_fd, O_RDONLY);
 		if (fd < 0)
 			cause_errno("it cannot be opened");
 	}

@@ -321,6 +321,14 @@ void strv_free(struct strv *list)
 	list->n = 0;
 }
 
+int reopen(int fd, int flags)
+{
+	char link[64];
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	return open(link, flags | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+}
+
 int read_small_file(const char *path, char *buf, size_t len)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);

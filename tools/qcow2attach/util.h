@@ -192,6 +192,15 @@ void strv_add(struct strv *list, char *s);
 void strv_free(struct strv *list);
 
 /**
+ * reopen() - open what a descriptor stands for: the same file, whatever its name leads to now.
+ * @fd: the descriptor, which may be one for nothing (O_PATH).
+ * @flags: as of open(); that it never waits, and what is never inherited, is added.
+ *
+ * Return: the new descriptor, or -1 with errno set and no cause.
+ */
+int reopen(int fd, int flags);
+
+/**
  * read_small_file() - read a short text file, such as one of sysfs.
  * @path: its name.
  * @buf: where to put it, NUL-terminated, without the last newline.
