@@ -268,7 +268,7 @@ static void end_ios(struct list_head *ios, blk_status_t status)
 	struct qcow2_io *io, *next;
 
 	list_for_each_entry_safe(io, next, ios, node)
-		end_io(io, status);
+		qcow2_io_end(io, status);
 }
 
 /* Write the closed generation, for the first time or again. */

@@ -209,7 +209,7 @@ static void decompress_work(struct work_struct *work)
 
 	slot = lock_slot(img, io->entry);
 	if (IS_ERR(slot)) {
-		end_io(io, errno_to_blk_status(PTR_ERR(slot)));
+		qcow2_io_end(io, errno_to_blk_status(PTR_ERR(slot)));
 		goto out;
 	}
 	from = slot->out + in_cluster(img, io_start(io));
@@ -218,7 +218,7 @@ static void decompress_work(struct work_struct *work)
 		from += bv.bv_len;
 	}
 	mutex_unlock(&slot->lock);
-	end_io(io, BLK_STS_OK);
+	qcow2_io_end(io, BLK_STS_OK);
 out:
 	memalloc_noio_restore(noio);
 }

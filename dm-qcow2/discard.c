@@ -174,7 +174,7 @@ static enum step look(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, stru
 	if (ext->type == EXTENT_MISS)
 		return STEP_WAIT;
 	if (ext->type == EXTENT_INVALID) {
-		end_io(io, BLK_STS_IOERR);
+		qcow2_io_end(io, BLK_STS_IOERR);
 		return STEP_WAIT;
 	}
 	return STEP_NEXT;

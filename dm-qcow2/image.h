@@ -2,14 +2,14 @@
 /*
  * image.h - one opened image: its geometry, its tables, and who may write it.
  *
- * An image is shared through a registry by every device that uses it (image.c).  Raw layers are
+ * An image is shared through a registry by every device that uses it (registry.c).  Raw layers are
  * images without tables, so that a chain is an array of images.
  *
  * Locks, outermost first:
- *   registry lock (image.c)  opening and closing
- *   role lock (image.c)      changing hands
- *   alloc_lock               refcounts and free space; may sleep on table reads
- *   meta_lock                the content of table slices, the open generation; held briefly
+ *   registry lock (registry.c)  opening and closing
+ *   role lock (registry.c)      changing hands
+ *   alloc_lock                  refcounts and free space; may sleep on table reads
+ *   meta_lock                   the content of table slices, the open generation; held briefly
  *   table_cache.lock, free_lock, commit_lock, state_lock    innermost, spinlocks
  * A commit takes meta_lock but never alloc_lock, so whoever holds alloc_lock may wait for a commit
  * to return memory.
@@ -44,32 +44,12 @@ enum image_mode {
 	MODE_FAILED,		/* the order promised on disk cannot be kept: sticky */
 };
 
-/* Where an image is between its first user and its last; image.c tells the story. */
+/* Where an image is between its first user and its last; registry.c tells the story. */
 enum image_phase {
 	IMAGE_OPENING,		/* a worker opens it, or makes its allocator */
 	IMAGE_OPENED,		/* it has, and who asked for it is about to see how it went */
 	IMAGE_OPEN,
 	IMAGE_CLOSING,		/* it has no user any more */
-};
-
-/**
- * struct image_opening - what a worker is asked to do by who opens a layer
- *
- * The asker's until it is queued, then the worker's until the phase is IMAGE_OPENED, then the
- * asker's again; the worker's for good when the asker has gone.
- */
-struct image_opening {
-	struct work_struct work;
-	struct qcow2_image *img;
-	struct block_device *bdev;
-	bool fresh;			/* nothing of the image is open yet */
-	bool raw;
-	bool top;			/* it needs an allocator */
-	bool write;
-	unsigned int cache_kib;
-	bool abandoned;			/* who asked was killed; registry lock to change */
-	int result;
-	char *error;
 };
 
 /**
@@ -81,7 +61,7 @@ struct qcow2_image {
 	enum image_phase phase;
 	unsigned int users;		/* tables that hold it, and who is opening it */
 
-	/* Role lock (image.c). */
+	/* Role lock (registry.c). */
 	struct mapped_device *owner;	/* the device that may write it, or NULL */
 
 	bool reserved;			/* the tables have their room on the host; the owner's */
@@ -143,31 +123,6 @@ struct qcow2_layer {
 	struct dm_dev *dev;		/* for a bdev */
 	u64 size;			/* bytes that can be read from it; past that are zeroes */
 };
-
-/**
- * struct layer_spec - a layer as the table line gives it
- * @path: a path, or NULL when @fd is used
- * @fd: an open file of the calling process
- * @check: @dev and @ino must be those of the opened file
- */
-struct layer_spec {
-	bool raw;
-	char *path;
-	int fd;
-	bool check;
-	dev_t dev;
-	u64 ino;
-};
-
-int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct layer_spec *spec,
-	       bool top, bool write, unsigned int cache_kib);
-void layer_close(struct dm_target *ti, struct qcow2_layer *layer);
-
-int registry_module_init(void);
-void registry_module_exit(void);
-
-int image_claim(struct qcow2_image *img, struct dm_target *ti, bool write);
-void image_release(struct qcow2_image *img, struct dm_target *ti);
 
 /* header.c */
 int header_read(struct qcow2_image *img, bool write, char **error);

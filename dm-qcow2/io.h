@@ -84,6 +84,10 @@ static inline u64 io_start(struct qcow2_io *io)
 	return (u64)io_bio(io)->bi_iter.bi_sector << SECTOR_SHIFT;
 }
 
+/* io.c */
+void qcow2_io_end(struct qcow2_io *io, blk_status_t status);
+void qcow2_io_submit(struct qcow2_io *io, struct qcow2_image *img, u64 host);
+
 /* map.c */
 int map_bio(struct qcow2_dev *dev, struct bio *bio);
 void miss_work(struct work_struct *work);
@@ -92,7 +96,5 @@ bool load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
 		 struct storage_gather *gather);
 void submit_in_place(struct qcow2_io *io, u64 host);
 void retry_refused(struct qcow2_io *io);
-void end_io(struct qcow2_io *io, blk_status_t status);
-void submit_io(struct qcow2_io *io, struct qcow2_image *img, u64 host);
 
 #endif /* DM_QCOW2_IO_H */

@@ -47,43 +47,12 @@ static void cut(struct bio *bio, u64 len)
 		dm_accept_partial_bio(bio, len >> SECTOR_SHIFT);
 }
 
-/**
- * end_io - end a bio
- * @io: the bio
- * @status: its result
- *
- * Any context.  The epoch is left, and a commit awaited, by the target's end_io hook.
- */
-void end_io(struct qcow2_io *io, blk_status_t status)
-{
-	struct bio *bio = io_bio(io);
-
-	bio->bi_status = status;
-	bio_endio(bio);
-}
-
-/**
- * submit_io - send a bio that map_bio() did not return to where its cluster is
- * @io: the bio
- * @img: the image that has the cluster
- * @host: byte position there
- */
-void submit_io(struct qcow2_io *io, struct qcow2_image *img, u64 host)
-{
-	struct bio *bio = io_bio(io);
-
-	/* The submitter has gone on: nobody is left to try again. */
-	bio->bi_opf &= ~REQ_NOWAIT;
-	if (img->st.ops->map_bio(&img->st, io, bio, host) == DM_MAPIO_REMAPPED)
-		submit_bio_noacct(bio);
-}
-
 static void waited(struct slice_waiter *waiter, int error)
 {
 	struct qcow2_io *io = container_of(waiter, struct qcow2_io, waiter);
 
 	if (error)
-		end_io(io, BLK_STS_IOERR);
+		qcow2_io_end(io, BLK_STS_IOERR);
 	else
 		resume_io(io);
 }
@@ -145,7 +114,7 @@ bool load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
 		failed_alloc(io->dev->layers[0].img->writer, io, -ENOMEM);
 		return false;
 	} else if (PTR_ERR(s) != -ENOENT) {
-		end_io(io, BLK_STS_IOERR);
+		qcow2_io_end(io, BLK_STS_IOERR);
 		return false;
 	}
 	return true;
@@ -266,7 +235,7 @@ static void resume_read(struct qcow2_io *io)
 	case EXTENT_DATA:
 		if (unlikely(ext.len < bio->bi_iter.bi_size))
 			zero_rest(bio, ext.len);
-		submit_io(io, ext.img, ext.host);
+		qcow2_io_submit(io, ext.img, ext.host);
 		break;
 	case EXTENT_ZERO:
 	case EXTENT_BEYOND:
@@ -279,7 +248,7 @@ static void resume_read(struct qcow2_io *io)
 		decompress_io(io, &ext);
 		break;
 	default:
-		end_io(io, BLK_STS_IOERR);
+		qcow2_io_end(io, BLK_STS_IOERR);
 	}
 }
 
@@ -318,7 +287,7 @@ void submit_in_place(struct qcow2_io *io, u64 host)
 	struct qcow2_image *img = io->dev->layers[0].img;
 
 	begin_in_place(io, io_bio(io), img);
-	submit_io(io, img, host);
+	qcow2_io_submit(io, img, host);
 }
 
 /**

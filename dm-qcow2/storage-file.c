@@ -222,7 +222,7 @@ static void file_bio_done(struct storage_io *sio)
 {
 	struct qcow2_io *io = container_of(sio, struct qcow2_io, sio);
 
-	end_io(io, errno_to_blk_status(sio->error));
+	qcow2_io_end(io, errno_to_blk_status(sio->error));
 }
 
 static void file_submit_bios(struct work_struct *work)

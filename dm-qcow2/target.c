@@ -24,6 +24,7 @@
 #include "compat.h"
 #include "device.h"
 #include "hooks.h"
+#include "registry.h"
 #include "write.h"
 
 #define MAX_CACHE_KIB		(1U << 20)
@@ -215,7 +216,7 @@ static void close_layers(struct qcow2_dev *dev)
 
 	for (i = 0; i < dev->nr_layers; i++)
 		if (dev->layers[i].img)
-			layer_close(dev->ti, &dev->layers[i]);
+			qcow2_layer_close(dev->ti, &dev->layers[i]);
 }
 
 static int open_layers(struct dm_target *ti, struct qcow2_dev *dev, char **names)
@@ -233,7 +234,7 @@ static int open_layers(struct dm_target *ti, struct qcow2_dev *dev, char **names
 			r = -EINVAL;
 		}
 		if (!r)
-			r = layer_open(ti, &dev->layers[i], &spec, i == 0, write,
+			r = qcow2_layer_open(ti, &dev->layers[i], &spec, i == 0, write,
 				       dev->features.cache_kib);
 		if (r)
 			return r;
@@ -384,7 +385,7 @@ static void qcow2_postsuspend(struct dm_target *ti)
 
 	flush_work(&dev->miss_work);
 	if (dev->writable)
-		image_release(dev->layers[0].img, ti);
+		qcow2_image_release(dev->layers[0].img, ti);
 	memalloc_noio_restore(noio);
 }
 
@@ -474,10 +475,10 @@ static int qcow2_preresume(struct dm_target *ti)
 	if (r)
 		DMERR("%s: cannot set the limits of the device: error %d", img->name, r);
 	else
-		r = image_claim(img, ti, dev->writable);
+		r = qcow2_image_claim(img, ti, dev->writable);
 	/* What was the top before an external snapshot is written no more. */
 	for (i = 1; i < dev->nr_layers && !r; i++)
-		r = image_claim(dev->layers[i].img, ti, false);
+		r = qcow2_image_claim(dev->layers[i].img, ti, false);
 	memalloc_noio_restore(noio);
 	return r;
 }
@@ -698,13 +699,13 @@ static int __init qcow2_init(void)
 	r = writer_module_init();
 	if (r)
 		goto bad_writer;
-	r = registry_module_init();
+	r = qcow2_registry_init();
 	if (r)
 		goto bad_registry;
 	r = dm_register_target(&qcow2_target);
 	if (!r)
 		return 0;
-	registry_module_exit();
+	qcow2_registry_exit();
 bad_registry:
 	writer_module_exit();
 bad_writer:
@@ -719,7 +720,7 @@ bad_cache:
 static void __exit qcow2_exit(void)
 {
 	dm_unregister_target(&qcow2_target);
-	registry_module_exit();
+	qcow2_registry_exit();
 	writer_module_exit();
 	commit_module_exit();
 	table_cache_module_exit();

@@ -31,13 +31,13 @@ static void wait_for_space(struct qcow2_writer *w, struct qcow2_io *io, bool ref
 			   const char *why)
 {
 	if (image_mode(w->img) >= MODE_READ_ONLY) {
-		end_io(io, BLK_STS_IOERR);
+		qcow2_io_end(io, BLK_STS_IOERR);
 		return;
 	}
 	image_out_of_space(w->img, refused, why);
 	commit_hurry(w->img);
 	if (image_gives_up(w->img))
-		end_io(io, image_no_space_status(w->img));
+		qcow2_io_end(io, image_no_space_status(w->img));
 	else
 		list_add_tail(&io->node, &w->no_space);
 }
@@ -77,7 +77,7 @@ void finish_io(struct qcow2_writer *w, struct qcow2_io *io)
 	if (io_bio(io)->bi_opf & REQ_FUA)
 		commit_add_io(w->img, io);
 	else
-		end_io(io, BLK_STS_OK);
+		qcow2_io_end(io, BLK_STS_OK);
 }
 
 /* There was no cluster for @io. */
@@ -93,7 +93,7 @@ void failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 	if (error == -EDQUOT) {
 		was_refused(w, io);
 	} else if (error != -ENOSPC) {
-		end_io(io, errno_to_blk_status(error));
+		qcow2_io_end(io, errno_to_blk_status(error));
 	} else if (commit_frees_pending(img) && !commit_is_stuck(img)) {
 		/* Space is on its way. */
 		list_add_tail(&io->node, &w->no_space);
@@ -325,7 +325,7 @@ static void process_write(struct qcow2_writer *w, struct qcow2_io *io)
 		/* Not ours any more: it waits, or has been ended. */
 		break;
 	case EXTENT_INVALID:
-		end_io(io, BLK_STS_IOERR);
+		qcow2_io_end(io, BLK_STS_IOERR);
 		break;
 	default:
 		start_allocating(w, io, goff, bio->bi_iter.bi_size, false, &ext);
@@ -368,7 +368,7 @@ static void process_long_write(struct qcow2_writer *w, struct qcow2_io *io)
 		if (!host)
 			host = ext.host;
 		if (!written_in_place(&ext) || ext.host - host != goff - io_start(io)) {
-			end_io(io, BLK_STS_IOERR);
+			qcow2_io_end(io, BLK_STS_IOERR);
 			return;
 		}
 	}
@@ -382,7 +382,7 @@ static void process(struct qcow2_writer *w, struct qcow2_io *io)
 	struct cow_op *op;
 
 	if (image_mode(w->img) >= MODE_READ_ONLY) {
-		end_io(io, BLK_STS_IOERR);
+		qcow2_io_end(io, BLK_STS_IOERR);
 		return;
 	}
 	if (io->in_place) {
@@ -499,7 +499,7 @@ static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 	if (op->error == -ENOSPC) {
 		was_refused(w, io);
 	} else if (op->error) {
-		end_io(io, errno_to_blk_status(op->error));
+		qcow2_io_end(io, errno_to_blk_status(op->error));
 	} else if (bio_op(io_bio(io)) == REQ_OP_WRITE) {
 		finish_io(w, io);
 	} else {

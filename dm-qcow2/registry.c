@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * image.c - opening, sharing and closing images and raw layers.
+ * registry.c - opening, sharing and closing images and raw layers.
  *
  * An image is found by what it is (device number, or filesystem and inode), so that all devices
  * that use it share one object: a golden image under many overlays has one table cache, and a
@@ -26,6 +26,7 @@
 #include "commit.h"
 #include "device.h"
 #include "locks.h"
+#include "registry.h"
 #include "write.h"
 
 static DEFINE_MUTEX(registry_lock);
@@ -35,6 +36,26 @@ static struct workqueue_struct *open_wq;	/* nothing on it waits for another */
 
 /* Who may write an image. */
 static DEFINE_MUTEX(role_lock);
+
+/**
+ * struct image_opening - what a worker is asked to do by who opens a layer
+ *
+ * The asker's until it is queued, then the worker's until the phase is IMAGE_OPENED, then the
+ * asker's again; the worker's for good when the asker has gone.
+ */
+struct image_opening {
+	struct work_struct work;
+	struct qcow2_image *img;
+	struct block_device *bdev;
+	bool fresh;			/* nothing of the image is open yet */
+	bool raw;
+	bool top;			/* it needs an allocator */
+	bool write;
+	unsigned int cache_kib;
+	bool abandoned;			/* who asked was killed; registry lock to change */
+	int result;
+	char *error;
+};
 
 /*
  * A file is its inode in memory: numbers do not tell, since on btrfs they repeat in each subvolume.
@@ -164,7 +185,7 @@ static int open_qcow2(struct qcow2_image *img, bool write, unsigned int cache_ki
 	return write ? open_writable(img, error) : 0;
 }
 
-/* What a worker does for layer_open(): struct image_opening tells what. */
+/* What a worker does for qcow2_layer_open(): struct image_opening tells what. */
 static int open_image(struct qcow2_image *img, struct image_opening *o)
 {
 	int r;
@@ -265,7 +286,7 @@ static int do_opening(struct image_opening *o, char **error)
 
 	INIT_WORK(&o->work, open_work);
 	set_phase(img, IMAGE_OPENING);
-	/* It may outlive the caller, and even all devices; see registry_exit(). */
+	/* It may outlive the caller, and even all devices; see qcow2_registry_exit(). */
 	__module_get(THIS_MODULE);
 	queue_work(open_wq, &o->work);
 	while (img->phase == IMAGE_OPENING) {
@@ -481,7 +502,7 @@ out:
 }
 
 /**
- * layer_open - open a layer, or share it when it is open
+ * qcow2_layer_open - open a layer, or share it when it is open
  * @ti: the target
  * @layer: filled in
  * @spec: what the table line says
@@ -491,9 +512,9 @@ out:
  *
  * Writes nothing.  Sleeps for as long as the storage takes, or until the caller is killed.
  *
- * Return: 0, or an error with ti->error set; layer_close() is due if @layer has an image.
+ * Return: 0, or an error with ti->error set; qcow2_layer_close() is due if @layer has an image.
  */
-int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct layer_spec *spec,
+int qcow2_layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct layer_spec *spec,
 	       bool top, bool write, unsigned int cache_kib)
 {
 	struct block_device *bdev = NULL;
@@ -535,11 +556,11 @@ int layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct lay
 }
 
 /**
- * layer_close - let go of a layer
+ * qcow2_layer_close - let go of a layer
  * @ti: the target
- * @layer: opened by layer_open()
+ * @layer: opened by qcow2_layer_open()
  */
-void layer_close(struct dm_target *ti, struct qcow2_layer *layer)
+void qcow2_layer_close(struct dm_target *ti, struct qcow2_layer *layer)
 {
 	mutex_lock(&registry_lock);
 	put_image(layer->img);
@@ -550,14 +571,14 @@ void layer_close(struct dm_target *ti, struct qcow2_layer *layer)
 }
 
 /**
- * image_claim - a table becomes live: take the role that it has for its top image
+ * qcow2_image_claim - a table becomes live: take the role that it has for its top image
  * @img: the image
  * @ti: the target
  * @write: it will write
  *
  * Sleeps.  Return: 0, or -errno with nothing changed.
  */
-int image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
+int qcow2_image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 {
 	struct mapped_device *md = dm_table_get_md(ti->table);
 	bool downgrade = false;
@@ -601,13 +622,13 @@ int image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 }
 
 /**
- * image_release - a table that writes stops being live: leave a clean image
+ * qcow2_image_release - a table that writes stops being live: leave a clean image
  * @img: the image
  * @ti: the target; no bio is in flight
  *
  * Sleeps.  What goes wrong is in the log and in the image's mode.
  */
-void image_release(struct qcow2_image *img, struct dm_target *ti)
+void qcow2_image_release(struct qcow2_image *img, struct dm_target *ti)
 {
 	writer_flush(img);
 	commit_everything(img);
@@ -619,7 +640,7 @@ void image_release(struct qcow2_image *img, struct dm_target *ti)
 	mutex_unlock(&img->event_lock);
 }
 
-int registry_module_init(void)
+int qcow2_registry_init(void)
 {
 	open_wq = alloc_workqueue("qcow2_open", WQ_UNBOUND, 0);
 	return open_wq ? 0 : -ENOMEM;
@@ -629,7 +650,7 @@ int registry_module_init(void)
  * No image is being opened, as each has a reference to the module; but a worker may just have
  * dropped it.
  */
-void registry_module_exit(void)
+void qcow2_registry_exit(void)
 {
 	destroy_workqueue(open_wq);
 }

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * io.c - the two ends of a bio that every path has: sending it to the storage, and ending it.
+ *
+ * Owns nothing and takes no locks.
+ */
+#include <linux/device-mapper.h>
+
+#include "image.h"
+#include "io.h"
+
+/**
+ * qcow2_io_end - end a bio
+ * @io: the bio
+ * @status: its result
+ *
+ * Any context.  The epoch is left, and a commit awaited, by the target's end_io hook.
+ */
+void qcow2_io_end(struct qcow2_io *io, blk_status_t status)
+{
+	struct bio *bio = io_bio(io);
+
+	bio->bi_status = status;
+	bio_endio(bio);
+}
+
+/**
+ * qcow2_io_submit - send a bio that map_bio() did not return to where its cluster is
+ * @io: the bio
+ * @img: the image that has the cluster
+ * @host: byte position there
+ */
+void qcow2_io_submit(struct qcow2_io *io, struct qcow2_image *img, u64 host)
+{
+	struct bio *bio = io_bio(io);
+
+	/* The submitter has gone on: nobody is left to try again. */
+	bio->bi_opf &= ~REQ_NOWAIT;
+	if (img->st.ops->map_bio(&img->st, io, bio, host) == DM_MAPIO_REMAPPED)
+		submit_bio_noacct(bio);
+}
