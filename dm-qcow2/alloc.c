@@ -22,6 +22,7 @@
 
 #include "alloc.h"
 #include "commit.h"
+#include "entries.h"
 
 #define RUN_BYTES	(8U << 20)
 #define MAX_REFUSED	64		/* clusters refused, before alloc_lock is let go */
@@ -38,64 +39,10 @@ static u32 per_slice(const struct qcow2_image *img)
 	return 1U << img->rb_slice_bits;
 }
 
-/* "Refcounts": entry @i of a slice; narrower than a byte they are packed from the low bits up. */
-static u64 rc_get(const struct qcow2_image *img, const struct slice *s, u32 i)
-{
-	const void *data = s->data;
-
-	switch (img->refcount_order) {
-	case 6:
-		return be64_to_cpup((const __be64 *)data + i);
-	case 5:
-		return be32_to_cpup((const __be32 *)data + i);
-	case 4:
-		return be16_to_cpup((const __be16 *)data + i);
-	case 3:
-		return ((const u8 *)data)[i];
-	default: {
-		u32 per_byte_bits = 3 - img->refcount_order;
-		u32 width = 1U << img->refcount_order;
-		u8 byte = ((const u8 *)data)[i >> per_byte_bits];
-
-		return (byte >> ((i & ((1U << per_byte_bits) - 1)) * width)) & ((1U << width) - 1);
-	}
-	}
-}
-
-/* Under meta_lock, like every change of a slice. */
-static void rc_set(const struct qcow2_image *img, struct slice *s, u32 i, u64 val)
-{
-	void *data = s->data;
-
-	switch (img->refcount_order) {
-	case 6:
-		((__be64 *)data)[i] = cpu_to_be64(val);
-		break;
-	case 5:
-		((__be32 *)data)[i] = cpu_to_be32(val);
-		break;
-	case 4:
-		((__be16 *)data)[i] = cpu_to_be16(val);
-		break;
-	case 3:
-		((u8 *)data)[i] = val;
-		break;
-	default: {
-		u32 per_byte_bits = 3 - img->refcount_order;
-		u32 width = 1U << img->refcount_order;
-		u32 shift = (i & ((1U << per_byte_bits) - 1)) * width;
-		u8 mask = ((1U << width) - 1) << shift;
-		u8 *byte = (u8 *)data + (i >> per_byte_bits);
-
-		*byte = (*byte & ~mask) | (val << shift);
-	}
-	}
-}
-
 static u64 limit_clusters(struct qcow2_image *img)
 {
-	/* Entries hold 56 bits of offset, whatever the storage can hold. */
-	return min(img->st.ops->limit(&img->st), QCOW2_OFFSET_MASK) >> img->cluster_bits;
+	/* Whatever the storage can hold, entries can name no more. */
+	return min(img->st.ops->limit(&img->st), ENTRY_MAX_POS) >> img->cluster_bits;
 }
 
 /* Make @used reach the slice @si. */
@@ -206,11 +153,11 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 			r = -ENOMEM;
 	/* Two ranges, for the next move removes the table and not the block. */
 	if (!r)
-		r = add_metadata(img, pos, img->cluster_size);
+		r = qcow2_add_metadata(img, pos, img->cluster_size);
 	if (!r) {
-		r = add_metadata(img, pos + img->cluster_size, (u64)clusters << img->cluster_bits);
+		r = qcow2_add_metadata(img, pos + img->cluster_size, (u64)clusters << img->cluster_bits);
 		if (r)
-			remove_metadata(img, pos);
+			qcow2_remove_metadata(img, pos);
 	}
 	if (r) {
 		slice_discard(s);
@@ -219,24 +166,24 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 
 	/* A running commit may be writing the table where it is now. */
 	if (!commit_hold(img)) {
-		remove_metadata(img, pos);
-		remove_metadata(img, pos + img->cluster_size);
+		qcow2_remove_metadata(img, pos);
+		qcow2_remove_metadata(img, pos + img->cluster_size);
 		slice_discard(s);
 		r = -ENOMEM;
 		goto shrink;
 	}
 	old_pos = img->reftable.pos;
-	remove_metadata(img, old_pos);
+	qcow2_remove_metadata(img, old_pos);
 	mutex_lock(&img->meta_lock);
 	slice_dirty(s);
 	for (i = 0; i <= clusters; i++)
-		rc_set(img, s, i, 1);
+		qcow2_refcount_set(img, s, i, 1);
 	img->reftable.pos = pos + img->cluster_size;
 	for (i = 0; i < nr_slices; i++) {
 		img->reftable.slices[i]->pos = img->reftable.pos + (u64)i * SLICE_SIZE;
 		slice_dirty(img->reftable.slices[i]);
 	}
-	slice_set_entry(flat_slice(&img->reftable, rb), rb, pos);
+	slice_set_entry(flat_slice(&img->reftable, rb), rb, qcow2_reftable_entry_make(pos));
 	commit_reftable_moved(img, clusters);
 	for (i = 0; i < DIV_ROUND_UP(old_entries, per_cluster); i++)
 		freed_add(img, &freed, (old_pos >> img->cluster_bits) + i);
@@ -265,7 +212,7 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 
 	if (rb >= img->reftable.nr_entries)
 		return move_reftable(img, rb);
-	if (!slice_has_place(flat_slice(&img->reftable, rb)))
+	if (!qcow2_slice_has_place(flat_slice(&img->reftable, rb)))
 		return -ENOSPC;
 	r = check_unused(img, base, 1);
 	if (!r)
@@ -276,18 +223,18 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 	if (!r && !zeroed)
 		r = storage_zero_sync(&img->st, pos, img->cluster_size);
 	if (!r)
-		r = add_metadata(img, pos, img->cluster_size);
+		r = qcow2_add_metadata(img, pos, img->cluster_size);
 	if (r)
 		return r;
 	s = cache_add_zeroed(&img->cache, SLICE_REFBLOCK, si, pos);
 	if (IS_ERR(s)) {
-		remove_metadata(img, pos);
+		qcow2_remove_metadata(img, pos);
 		return PTR_ERR(s);
 	}
 	top = flat_slice(&img->reftable, rb);
 	if (!slice_try_prepare(s) || !slice_try_prepare(top)) {
 		slice_discard(s);
-		remove_metadata(img, pos);
+		qcow2_remove_metadata(img, pos);
 		return -ENOMEM;
 	}
 
@@ -295,8 +242,8 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 	mutex_lock(&img->meta_lock);
 	slice_dirty(s);
 	slice_dirty(top);
-	rc_set(img, s, 0, 1);
-	slice_set_entry(top, rb, pos);
+	qcow2_refcount_set(img, s, 0, 1);
+	slice_set_entry(top, rb, qcow2_reftable_entry_make(pos));
 	mutex_unlock(&img->meta_lock);
 	slice_put(s);
 	account(a, si, base, 1);
@@ -308,10 +255,10 @@ static u32 find_free(struct qcow2_image *img, struct slice *s, u64 *first, u32 w
 {
 	u32 mask = per_slice(img) - 1, i = *first & mask, n = 0;
 
-	while (i <= mask && rc_get(img, s, i))
+	while (i <= mask && qcow2_refcount_get(img, s, i))
 		i++;
 	*first = (*first & ~(u64)mask) + i;
-	while (n < want && i + n <= mask && !rc_get(img, s, i + n))
+	while (n < want && i + n <= mask && !qcow2_refcount_get(img, s, i + n))
 		n++;
 	return n;
 }
@@ -339,7 +286,7 @@ static int take_run(struct qcow2_image *img, struct slice *s, u64 first, u32 nr)
 	r = check_unused(img, first, nr);
 	if (r)
 		return r;
-	if (!slice_has_place(s))
+	if (!qcow2_slice_has_place(s))
 		return -ENOSPC;
 	if (!slice_try_prepare(s))
 		return -ENOMEM;
@@ -349,7 +296,7 @@ static int take_run(struct qcow2_image *img, struct slice *s, u64 first, u32 nr)
 	mutex_lock(&img->meta_lock);
 	slice_dirty(s);
 	for (i = 0; i < nr; i++)
-		rc_set(img, s, (first + i) & mask, 1);
+		qcow2_refcount_set(img, s, (first + i) & mask, 1);
 	mutex_unlock(&img->meta_lock);
 	account(a, first >> img->rb_slice_bits, first, nr);
 	a->run_next = first;
@@ -550,9 +497,9 @@ static void give_back_last(struct qcow2_image *img, struct slice *s, u64 first, 
 
 	while (i < nr && !READ_ONCE(img->st.discard_unsupported)) {
 		mutex_lock(&img->alloc_lock);
-		while (i < nr && rc_get(img, s, (first + i) & mask) != 1)
+		while (i < nr && qcow2_refcount_get(img, s, (first + i) & mask) != 1)
 			i++;
-		for (start = i; i < nr && rc_get(img, s, (first + i) & mask) == 1; i++)
+		for (start = i; i < nr && qcow2_refcount_get(img, s, (first + i) & mask) == 1; i++)
 			;
 		mutex_unlock(&img->alloc_lock);
 		if (i > start)
@@ -579,7 +526,7 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 		return -EIO;
 	}
 	s = lock_refs(img, si);
-	if (!IS_ERR(s) && !slice_has_place(s)) {
+	if (!IS_ERR(s) && !qcow2_slice_has_place(s)) {
 		/* All zeroes: what is counted there was read from somewhere. */
 		slice_put(s);
 		s = ERR_PTR(-ENOENT);
@@ -601,7 +548,7 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 	mutex_lock(&img->meta_lock);
 	slice_dirty(s);
 	for (i = 0; i < nr; i++) {
-		u64 n = rc_get(img, s, (first + i) & mask);
+		u64 n = qcow2_refcount_get(img, s, (first + i) & mask);
 
 		/* A block that counted nothing when the image was opened has no counter. */
 		if (!n || si >= a->nr_slices || !a->used[si]) {
@@ -609,7 +556,7 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 					   (first + i) << img->cluster_bits);
 			continue;
 		}
-		rc_set(img, s, (first + i) & mask, n - 1);
+		qcow2_refcount_set(img, s, (first + i) & mask, n - 1);
 		if (n == 1) {
 			a->used[si]--;
 			WRITE_ONCE(a->nr_used, a->nr_used - 1);
@@ -685,7 +632,7 @@ static u32 count_used(const struct qcow2_image *img, struct slice *s, u32 *last)
 	if (!memchr_inv(s->data, 0, SLICE_SIZE))
 		return 0;
 	for (i = 0; i < per_slice(img); i++) {
-		if (rc_get(img, s, i)) {
+		if (qcow2_refcount_get(img, s, i)) {
 			*last = i;
 			n++;
 		}
@@ -721,7 +668,7 @@ static u64 count_metadata(struct qcow2_image *img, const struct slice *s, u64 si
 	rcu_read_lock();
 	mas_for_each(&mas, entry, last)
 		for (c = max(mas.index, first); c <= min(mas.last, last); c++)
-			n += rc_get(img, s, c - first) != 0;
+			n += qcow2_refcount_get(img, s, c - first) != 0;
 	rcu_read_unlock();
 	return n;
 }
@@ -797,13 +744,14 @@ int alloc_init(struct qcow2_image *img, const bool *abandoned, char **error)
 		r = -ENOMEM;
 	}
 	for (rb = 0; !r && rb < nr_rb; rb++) {
-		u64 pos = flat_entry(&img->reftable, rb) & QCOW2_OFFSET_MASK;
+		u64 pos = qcow2_table_pos(flat_entry(&img->reftable, rb));
 
 		for (i = 0; pos && !r && i < 1U << shift; i++) {
 			u64 si = ((u64)rb << shift) + i;
 
 			if (!(i * SLICE_SIZE % chunk))
-				r = table_read(img, pos + i * SLICE_SIZE, buf, chunk);
+				r = qcow2_storage_read_table(&img->st, pos + i * SLICE_SIZE, buf,
+							     chunk);
 			if (r) {
 				*error = "Cannot read the refcount blocks";
 				break;

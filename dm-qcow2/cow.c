@@ -132,7 +132,7 @@ static int load_again(struct qcow2_writer *w, struct qcow2_image *img, u64 goff)
 	struct slice *s;
 
 	storage_gather_submit(&w->gather);
-	s = slice_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+	s = slice_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
 
 	if (!IS_ERR(s))
 		slice_put(s);
@@ -175,8 +175,7 @@ static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 t
 			break;
 		case EXTENT_COMPRESSED:
 			storage_gather_submit(&w->gather);
-			r = decompress_read(ext.img, ext.entry,
-					    in_cluster(ext.img, cluster + from), mem, ext.len);
+			r = decompress_read(&ext, in_cluster(ext.img, cluster + from), mem);
 			break;
 		default:
 			r = -EIO;

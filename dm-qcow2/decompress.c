@@ -4,7 +4,7 @@
  *
  * Each image that has been found to hold compressed clusters keeps a few decompressed ones, so that
  * a reader that goes through one in small pieces inflates it once.  A compressed cluster is never
- * rewritten in place, and its entry names it: what is kept cannot become stale.
+ * rewritten in place, and is known by where it is: what is kept cannot become stale.
  *
  * Takes inflate_slot.lock, under which it reads from the storage.
  */
@@ -25,7 +25,8 @@
 
 struct inflate_slot {
 	struct mutex lock;
-	u64 entry;		/* whose data @out holds, or 0; @lock like all below */
+	u64 pos;		/* of the data that @out holds; @lock like all below */
+	u32 len;		/* and its length, or 0: it holds none */
 	void *in;		/* of what is being read */
 	u32 in_size;		/* IN_SIZE or IN_SIZE_LEAST */
 	void *out;		/* a cluster */
@@ -35,24 +36,6 @@ struct inflate_slot {
 struct decompressor {
 	struct inflate_slot slots[NR_SLOTS];
 };
-
-/**
- * compressed_range - where the data of a compressed cluster is
- * @img: the image
- * @entry: the L2 entry
- * @pos: set to the byte position, which has no alignment
- * @len: set to the number of bytes, to the end of the last sector
- *
- * "Compressed Clusters Descriptor".
- */
-void compressed_range(const struct qcow2_image *img, u64 entry, u64 *pos, u32 *len)
-{
-	u32 x = 62 - (img->cluster_bits - 8);
-	u32 sectors = (entry & (QCOW2_L2_COMPRESSED - 1)) >> x;
-
-	*pos = entry & ((1ULL << x) - 1);
-	*len = (sectors + 1) * SECTOR_SIZE - (*pos & (SECTOR_SIZE - 1));
-}
 
 /* Pages: see buffer_alloc() in table-cache.c. */
 static void *alloc_in(u32 size, gfp_t gfp)
@@ -112,14 +95,13 @@ static void fill_slot(struct qcow2_image *img, struct inflate_slot *slot)
 		slot->workspace = kvmalloc(zlib_inflate_workspacesize(), GFP_NOIO | __GFP_NOFAIL);
 }
 
-static int inflate_entry(struct qcow2_image *img, struct inflate_slot *slot, u64 entry)
+static int inflate(struct qcow2_image *img, struct inflate_slot *slot, u64 pos, u32 len)
 {
-	u64 pos, from, size = img->st.ops->size(&img->st);
+	u64 from, size = img->st.ops->size(&img->st);
 	struct z_stream_s strm = { };
-	u32 len, skip, n;
+	u32 skip, n;
 	int r;
 
-	compressed_range(img, entry, &pos, &len);
 	from = round_down(pos, img->st.block_size);
 	skip = pos - from;
 	len = min_t(u64, len, round_up(size, SECTOR_SIZE) - pos);
@@ -153,45 +135,44 @@ static int inflate_entry(struct qcow2_image *img, struct inflate_slot *slot, u64
 	return 0;
 }
 
-/* Find the decompressed cluster of @entry; release with mutex_unlock(&slot->lock). */
-static struct inflate_slot *lock_slot(struct qcow2_image *img, u64 entry)
+/* Find the decompressed cluster of what is at @pos; release with mutex_unlock(&slot->lock). */
+static struct inflate_slot *lock_slot(struct qcow2_image *img, u64 pos, u32 len)
 {
 	struct decompressor *d = get_decompressor(img);
 	struct inflate_slot *slot;
 	int r;
 
-	slot = &d->slots[hash_64(entry, SLOT_BITS)];
+	slot = &d->slots[hash_64(pos, SLOT_BITS)];
 	mutex_lock(&slot->lock);
-	if (slot->entry == entry)
+	if (slot->pos == pos && slot->len == len)
 		return slot;
-	slot->entry = 0;
+	slot->len = 0;
 	fill_slot(img, slot);
-	r = inflate_entry(img, slot, entry);
+	r = inflate(img, slot, pos, len);
 	if (r) {
 		mutex_unlock(&slot->lock);
 		return ERR_PTR(r);
 	}
-	slot->entry = entry;
+	slot->pos = pos;
+	slot->len = len;
 	return slot;
 }
 
 /**
  * decompress_read - read part of a compressed cluster into memory
- * @img: the image
- * @entry: its L2 entry
+ * @ext: EXTENT_COMPRESSED; its length is how much
  * @skip: where in the cluster
  * @buf: where to
- * @len: how much
  *
  * Sleeps.  Return: 0 or -errno.
  */
-int decompress_read(struct qcow2_image *img, u64 entry, u32 skip, void *buf, u32 len)
+int decompress_read(const struct extent *ext, u32 skip, void *buf)
 {
-	struct inflate_slot *slot = lock_slot(img, entry);
+	struct inflate_slot *slot = lock_slot(ext->img, ext->host, ext->stored);
 
 	if (IS_ERR(slot))
 		return PTR_ERR(slot);
-	memcpy(buf, slot->out + skip, len);
+	memcpy(buf, slot->out + skip, ext->len);
 	mutex_unlock(&slot->lock);
 	return 0;
 }
@@ -207,7 +188,7 @@ static void decompress_work(struct work_struct *work)
 	struct bio_vec bv;
 	void *from;
 
-	slot = lock_slot(img, io->entry);
+	slot = lock_slot(img, io->compressed.pos, io->compressed.len);
 	if (IS_ERR(slot)) {
 		qcow2_io_end(io, errno_to_blk_status(PTR_ERR(slot)));
 		goto out;
@@ -233,7 +214,8 @@ out:
  */
 void decompress_io(struct qcow2_io *io, const struct extent *ext)
 {
-	io->entry = ext->entry;
+	io->compressed.pos = ext->host;
+	io->compressed.len = ext->stored;
 	io->inflate.img = ext->img;
 	INIT_WORK(&io->inflate.work, decompress_work);
 	queue_work(ext->img->cache.lookup_wq, &io->inflate.work);

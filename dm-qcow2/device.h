@@ -5,6 +5,7 @@
 #ifndef DM_QCOW2_DEVICE_H
 #define DM_QCOW2_DEVICE_H
 
+#include "entries.h"
 #include "image.h"
 #include "io.h"
 
@@ -42,21 +43,11 @@ struct qcow2_dev {
 	struct qcow2_layer layers[];	/* top first */
 };
 
-enum extent_type {
-	EXTENT_MISS,		/* the slice of @img that tells is not in memory */
-	EXTENT_UNALLOCATED,	/* look further down the chain (lookup of one image only) */
-	EXTENT_ZERO,
-	EXTENT_DATA,		/* at @host of @img */
-	EXTENT_BEYOND,		/* the same, but the storage ends before: reads as zeroes */
-	EXTENT_COMPRESSED,	/* @entry of @img; at most to the end of the cluster */
-	EXTENT_INVALID,		/* the entry cannot be followed */
-};
-
 /**
  * struct extent - what a range of guest bytes is
  * @img:	The image that decides (not for a zero past the end of all layers).
  * @host:	Byte position in @img's storage; for EXTENT_ZERO, of a preallocated cluster, or 0.
- * @entry:	The L2 entry of the first cluster, 0 if there is no table.
+ * @stored:	EXTENT_COMPRESSED: how many bytes are there at @host.
  * @len:	How many bytes, from the offset that was asked for.
  * @own:	The clusters belong to the active table alone: they can be written in place.
  */
@@ -64,8 +55,8 @@ struct extent {
 	enum extent_type type;
 	bool own;
 	struct qcow2_image *img;
+	u32 stored;
 	u64 host;
-	u64 entry;
 	u64 len;
 };
 
@@ -83,8 +74,7 @@ static inline bool written_in_place(const struct extent *ext)
 }
 
 /* decompress.c */
-void compressed_range(const struct qcow2_image *img, u64 entry, u64 *pos, u32 *len);
-int decompress_read(struct qcow2_image *img, u64 entry, u32 skip, void *buf, u32 len);
+int decompress_read(const struct extent *ext, u32 skip, void *buf);
 void decompress_io(struct qcow2_io *io, const struct extent *ext);
 void decompress_exit(struct qcow2_image *img);
 

@@ -57,11 +57,12 @@ static enum step below_is_zero(struct qcow2_writer *w, struct qcow2_io *io, u64 
 	return STEP_NEXT;
 }
 
-/* Set the entry of the cluster at @pos, which drops what the old one referred to unless kept. */
-static enum step set_entry(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u64 val)
+/* Set the entry of the cluster at @pos, which drops what the old one referred to unless @keep. */
+static enum step set_entry(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u64 val,
+			   bool keep)
 {
 	struct qcow2_image *img = w->img;
-	u32 i = pos >> img->cluster_bits;
+	u32 i = qcow2_cluster_index(img, pos);
 	struct freed_extent *freed;
 	struct slice *s;
 	u64 old;
@@ -81,7 +82,7 @@ static enum step set_entry(struct qcow2_writer *w, struct qcow2_io *io, u64 pos,
 	old = slice_entry(s, i);
 	slice_dirty(s);
 	slice_set_entry(s, i, val);
-	if (!(val & QCOW2_OFFSET_MASK))
+	if (!keep)
 		free_l2_reference(img, &freed, old);
 	mutex_unlock(&img->meta_lock);
 	slice_put(s);
@@ -94,10 +95,10 @@ static bool zero_entry(struct qcow2_io *io, u64 *val)
 {
 	struct qcow2_image *img = io->dev->layers[0].img;
 
-	*val = 0;
+	*val = qcow2_l2_entry_make_none();
 	if (io->dev->nr_layers == 1)
 		return true;
-	*val = QCOW2_L2_ZERO;
+	*val = qcow2_l2_entry_make_zero(0);
 	return img->version >= 3;
 }
 
@@ -117,11 +118,11 @@ static enum step discard_cluster(struct qcow2_writer *w, struct qcow2_io *io, u6
 		if (step == STEP_WAIT || zero)
 			return step;
 	}
-	if (w->discard_no_unref && ext->own && w->img->version >= 3)
-		val = (ext->entry & QCOW2_OFFSET_MASK) | QCOW2_ENTRY_COPIED | QCOW2_L2_ZERO;
-	if (val == ext->entry)
+	if (!w->discard_no_unref || !ext->own || w->img->version < 3)
+		return set_entry(w, io, pos, val, false);
+	if (ext->type == EXTENT_ZERO)
 		return STEP_NEXT;
-	return set_entry(w, io, pos, val);
+	return set_entry(w, io, pos, qcow2_l2_entry_make_zero(ext->host), true);
 }
 
 static enum step zero_piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u64 end,
@@ -143,10 +144,9 @@ static enum step zero_piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos
 		return STEP_NEXT;
 	}
 	if (whole && !unmap && ext->own && img->version >= 3)
-		return set_entry(w, io, pos, (ext->entry & QCOW2_OFFSET_MASK) |
-				 QCOW2_ENTRY_COPIED | QCOW2_L2_ZERO);
+		return set_entry(w, io, pos, qcow2_l2_entry_make_zero(ext->host), true);
 	if (whole && (unmap || !ext->own) && zero_entry(io, &val))
-		return set_entry(w, io, pos, val);
+		return set_entry(w, io, pos, val, false);
 	if (written_in_place(ext))
 		start_in_place(w, io, pos, len, ext);
 	else

@@ -134,14 +134,6 @@ void header_free(struct qcow2_image *img);
 /* tables.c */
 int tables_load(struct qcow2_image *img, char **error);
 int tables_reserve(struct qcow2_image *img);
-bool l2_entry_valid(struct qcow2_image *img, u64 entry);
-int table_read(struct qcow2_image *img, u64 pos, void *buf, u32 len);
-bool slice_has_place(const struct slice *s);
-int slice_position(struct qcow2_image *img, enum slice_kind kind, u64 index, u64 *pos);
-void slice_check(struct qcow2_image *img, struct slice *s);
-bool is_metadata(struct qcow2_image *img, u64 pos);
-int add_metadata(struct qcow2_image *img, u64 pos, u64 len);
-void remove_metadata(struct qcow2_image *img, u64 pos);
 
 /* state.c */
 void image_set_mode(struct qcow2_image *img, enum image_mode mode, const char *why);

@@ -37,7 +37,7 @@ struct qcow2_image;
  * @misses:	How often a slice that the bio needs to go on was not in memory.
  * @iter:	Of a write @in_place, to start it over.
  * @pos:	DISCARD and WRITE_ZEROES: the next guest byte to handle.
- * @entry:	The L2 entry of a cluster to be decompressed.
+ * @compressed: Where the data of a cluster to be decompressed is.
  * @waiter:	Links the bio to the slice that it waits for.
  * @node:	Links the bio to the writer's, the commit's or a worker's list.
  * @lnode:	Links the bio to a lock-free list (hand-over between contexts).
@@ -55,7 +55,10 @@ struct qcow2_io {
 	union {
 		struct bvec_iter iter;
 		u64 pos;
-		u64 entry;
+		struct {
+			u64 pos;
+			u32 len;
+		} compressed;
 	};
 	union {
 		struct slice_waiter waiter;

@@ -10,27 +10,10 @@
 
 #include "device.h"
 
-static enum extent_type classify(const struct qcow2_image *img, u64 entry, u64 *host, bool *own)
-{
-	*host = 0;
-	*own = false;
-	if (!entry)
-		return EXTENT_UNALLOCATED;
-	if (entry & QCOW2_L2_COMPRESSED)
-		return EXTENT_COMPRESSED;
-	*host = entry & QCOW2_OFFSET_MASK;
-	/* Without a host cluster COPIED means nothing: there is nothing to own. */
-	*own = *host && entry & QCOW2_ENTRY_COPIED;
-	/* A zero cluster may keep a host cluster; its content is never read. */
-	if (entry & QCOW2_L2_ZERO)
-		return EXTENT_ZERO;
-	return *host ? EXTENT_DATA : EXTENT_UNALLOCATED;
-}
-
 /* How many more bytes from @goff on the L2 table of that offset covers. */
 static u64 l2_rest(const struct qcow2_image *img, u64 goff)
 {
-	u64 covers = 1ULL << (img->cluster_bits + img->l2_bits);
+	u64 covers = qcow2_l1_covers(img);
 
 	return covers - (goff & (covers - 1));
 }
@@ -39,11 +22,12 @@ static u64 l2_rest(const struct qcow2_image *img, u64 goff)
  * The slice has entries that are invalid, or that map data which the storage, as it was when the
  * slice was read, does not hold in full.  Is this one of them?
  */
-static void judge_suspect(struct qcow2_image *img, struct extent *ext, u32 skip, u64 *got)
+static void judge_suspect(struct qcow2_image *img, u64 entry, struct extent *ext, u32 skip,
+			  u64 *got)
 {
 	u64 size;
 
-	if (!l2_entry_valid(img, ext->entry)) {
+	if (!qcow2_l2_entry_valid(img, entry)) {
 		ext->type = EXTENT_INVALID;
 		return;
 	}
@@ -67,22 +51,19 @@ static void judge_suspect(struct qcow2_image *img, struct extent *ext, u32 skip,
  */
 void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext)
 {
-	u64 index = goff >> img->slice_bits;
-	u32 i = (goff >> img->cluster_bits) & (SLICE_ENTRIES - 1);
-	u64 host, got = img->cluster_size - in_cluster(img, goff);
+	u32 i = qcow2_cluster_index(img, goff) & (SLICE_ENTRIES - 1);
+	u64 entry, host, got = img->cluster_size - in_cluster(img, goff);
 	struct slice *s;
 	bool own;
 
 	ext->img = img;
 	rcu_read_lock();
-	s = slice_find(&img->cache.l2, index);
+	s = slice_find(&img->cache.l2, qcow2_l2_slice_index(img, goff));
 	if (!s) {
 		rcu_read_unlock();
 		ext->own = false;
 		ext->host = 0;
-		ext->entry = 0;
-		if (flat_entry(&img->l1, goff >> (img->cluster_bits + img->l2_bits)) &
-		    QCOW2_OFFSET_MASK) {
+		if (qcow2_table_pos(flat_entry(&img->l1, qcow2_l1_index(img, goff)))) {
 			ext->type = EXTENT_MISS;
 			ext->len = len;
 			return;
@@ -91,10 +72,10 @@ void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext
 		ext->len = min(len, l2_rest(img, goff));
 		return;
 	}
-	ext->entry = slice_entry(s, i);
-	ext->type = classify(img, ext->entry, &ext->host, &ext->own);
-	if (unlikely(s->suspect) && ext->entry)
-		judge_suspect(img, ext, in_cluster(img, goff), &got);
+	entry = slice_entry(s, i);
+	ext->type = qcow2_l2_entry_decode(entry, &ext->host, &ext->own);
+	if (unlikely(s->suspect) && entry)
+		judge_suspect(img, entry, ext, in_cluster(img, goff), &got);
 	host = ext->host;
 
 	/* Take what follows of the same kind, up to the end of the slice. */
@@ -102,7 +83,8 @@ void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext
 	       ext->type != EXTENT_INVALID && !s->suspect) {
 		u64 next;
 
-		if (classify(img, slice_entry(s, i), &next, &own) != ext->type || own != ext->own)
+		if (qcow2_l2_entry_decode(slice_entry(s, i), &next, &own) != ext->type ||
+		    own != ext->own)
 			break;
 		host += img->cluster_size;
 		if (ext->type == EXTENT_DATA && next != host)
@@ -112,6 +94,8 @@ void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext
 	rcu_read_unlock();
 	if (ext->type == EXTENT_DATA || ext->type == EXTENT_BEYOND)
 		ext->host += in_cluster(img, goff);
+	else if (ext->type == EXTENT_COMPRESSED)
+		qcow2_l2_entry_compressed(img, entry, &ext->host, &ext->stored);
 	ext->len = min(len, got);
 }
 
@@ -140,7 +124,6 @@ void chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len, s
 			ext->type = EXTENT_DATA;
 			ext->img = layer->img;
 			ext->host = goff;
-			ext->entry = 0;
 			ext->own = false;
 			ext->len = len;
 			return;
@@ -153,7 +136,6 @@ void chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len, s
 	ext->type = EXTENT_ZERO;
 	ext->img = NULL;
 	ext->host = 0;
-	ext->entry = 0;
 	ext->own = false;
 	ext->len = len;
 }

@@ -63,7 +63,8 @@ static void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff, bool
 	struct slice *s;
 
 	io->waiter.fn = waited;
-	s = slice_get_async(&img->cache, SLICE_L2, goff >> img->slice_bits, &io->waiter, !writer);
+	s = slice_get_async(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff), &io->waiter,
+			    !writer);
 	if (IS_ERR(s)) {
 		failed_alloc(io->dev->layers[0].img->writer, io, PTR_ERR(s));
 	} else if (s) {
@@ -104,9 +105,9 @@ bool load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
 	}
 	if (gather) {
 		storage_gather_submit(gather);
-		s = slice_try_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+		s = slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
 	} else {
-		s = slice_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+		s = slice_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
 	}
 	if (!IS_ERR(s)) {
 		slice_put(s);

@@ -67,6 +67,31 @@ int storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void *buf,
 }
 
 /**
+ * qcow2_storage_read_table - read part of a table
+ * @st: the storage
+ * @pos: byte position
+ * @buf: where to, as storage_rw_sync() wants it
+ * @len: bytes
+ *
+ * QEMU writes a table no further than its last entry, so that a file can end inside one, and a
+ * block device made of such a file before it.  What is not there reads as zeroes.
+ *
+ * Return: 0 or the storage's error.
+ */
+int qcow2_storage_read_table(struct qcow2_storage *st, u64 pos, void *buf, u32 len)
+{
+	u64 size = st->ops->size(st);
+	u32 there = len;
+
+	if (pos >= size)
+		there = 0;
+	else if (st->bdev)	/* of a file the rest is zeroes without our help */
+		there = min_t(u64, len, size - pos);
+	memset(buf + there, 0, len - there);
+	return there ? storage_rw_sync(st, REQ_OP_READ, pos, buf, there) : 0;
+}
+
+/**
  * storage_zero_sync - write zeroes to a range and wait
  * @st: the storage
  * @pos: byte position

@@ -124,6 +124,7 @@ int storage_init_file(struct qcow2_storage *st);
 void storage_close(struct qcow2_storage *st);
 
 int storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void *buf, unsigned int len);
+int qcow2_storage_read_table(struct qcow2_storage *st, u64 pos, void *buf, u32 len);
 int storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len);
 
 void storage_gather_write(struct storage_gather *gather, struct storage_io *sio);

@@ -12,7 +12,7 @@
 
 #include "commit.h"
 #include "compat.h"
-#include "image.h"
+#include "entries.h"
 
 #define RESERVED_SLICES		8	/* that can be loaded when memory is short */
 #define RESERVED_BUFFERS	16
@@ -173,15 +173,15 @@ static int slice_read(struct slice *s)
 	struct qcow2_image *img = s->img;
 	int r;
 
-	r = slice_position(img, s->kind, s->index, &s->pos);
+	r = qcow2_slice_position(img, s->kind, s->index, &s->pos);
 	if (r)
 		return r;
-	r = table_read(img, s->pos, s->data, SLICE_SIZE);
+	r = qcow2_storage_read_table(&img->st, s->pos, s->data, SLICE_SIZE);
 	if (r) {
 		DMERR_LIMIT("%s: cannot read metadata at %llu: error %d", img->name, s->pos, r);
 		return r;
 	}
-	slice_check(img, s);
+	qcow2_slice_check(img, s);
 	return 0;
 }
 
@@ -498,6 +498,20 @@ void slice_discard(struct slice *s)
 }
 
 /**
+ * qcow2_slice_has_place - can a slice be written where it belongs?
+ * @s: the slice
+ *
+ * It cannot when the block device ends before.  Who is about to change a slice that was on disk
+ * when the image was opened asks first: a commit that could not write it would fail the image.
+ */
+bool qcow2_slice_has_place(const struct slice *s)
+{
+	struct qcow2_storage *st = &s->img->st;
+
+	return !st->bdev || s->pos + SLICE_SIZE - 1 < st->ops->size(st);
+}
+
+/**
  * slice_dirty - say that a slice is about to be changed
  * @s: the slice, pinned and prepared; the caller holds meta_lock
  */
@@ -563,7 +577,8 @@ int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_ki
 		return -ENOMEM;
 	r = flat_fill(t->slices, img, kind, pos, 0, t->nr_slices, GFP_NOIO);
 	for (i = 0; !r && i < t->nr_slices; i++)
-		r = table_read(img, t->slices[i]->pos, t->slices[i]->data, SLICE_SIZE);
+		r = qcow2_storage_read_table(&img->st, t->slices[i]->pos, t->slices[i]->data,
+					     SLICE_SIZE);
 	return r;
 }
 

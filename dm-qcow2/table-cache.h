@@ -122,6 +122,7 @@ void slice_put(struct slice *s);
 void slice_prepare(struct slice *s);
 bool slice_try_prepare(struct slice *s);
 void slice_discard(struct slice *s);
+bool qcow2_slice_has_place(const struct slice *s);
 void slice_dirty(struct slice *s);
 
 int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind, u64 pos,

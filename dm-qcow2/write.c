@@ -116,7 +116,7 @@ static int add_l2_table(struct qcow2_image *img, u32 i)
 	u64 pos;
 	int r;
 
-	if (!slice_has_place(l1))
+	if (!qcow2_slice_has_place(l1))
 		return -ENOSPC;
 	freed = freed_alloc(img);
 	if (!freed || !slice_try_prepare(l1)) {
@@ -134,11 +134,11 @@ static int add_l2_table(struct qcow2_image *img, u32 i)
 		goto out;
 	}
 	if (!r)
-		r = add_metadata(img, pos, img->cluster_size);
+		r = qcow2_add_metadata(img, pos, img->cluster_size);
 	mutex_lock(&img->meta_lock);
 	if (!r) {
 		slice_dirty(l1);
-		slice_set_entry(l1, i, pos | QCOW2_ENTRY_COPIED);
+		slice_set_entry(l1, i, qcow2_l1_entry_make(pos));
 	} else {
 		freed_add(img, &freed, pos >> img->cluster_bits);
 	}
@@ -151,19 +151,19 @@ out:
 /* The L2 slice for @goff, pinned and ready to be changed. */
 struct slice *get_l2(struct qcow2_image *img, u64 goff)
 {
-	u32 i = goff >> (img->cluster_bits + img->l2_bits);
+	u32 i = qcow2_l1_index(img, goff);
 	struct slice *s;
 	int r;
 
-	if (!(flat_entry(&img->l1, i) & QCOW2_OFFSET_MASK)) {
+	if (!qcow2_table_pos(flat_entry(&img->l1, i))) {
 		r = add_l2_table(img, i);
 		if (r)
 			return ERR_PTR(r);
 	}
-	s = slice_try_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+	s = slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
 	if (IS_ERR(s))
 		return s;
-	r = !slice_has_place(s) ? -ENOSPC : !slice_try_prepare(s) ? -ENOMEM : 0;
+	r = !qcow2_slice_has_place(s) ? -ENOSPC : !slice_try_prepare(s) ? -ENOMEM : 0;
 	if (r) {
 		slice_put(s);
 		return ERR_PTR(r);
@@ -199,7 +199,7 @@ static void start_op(struct qcow2_writer *w, struct cow_op *op, struct qcow2_io 
 		     u32 len)
 {
 	op->io = io;
-	op->cluster = goff >> w->img->cluster_bits;
+	op->cluster = qcow2_cluster_index(w->img, goff);
 	op->start = in_cluster(w->img, goff);
 	op->len = len;
 	op->epoch = epoch_enter(&w->img->epoch);
@@ -355,7 +355,7 @@ static void process_long_write(struct qcow2_writer *w, struct qcow2_io *io)
 		image_lookup(img, goff, end - goff, &ext);
 		if (ext.type == EXTENT_MISS) {
 			storage_gather_submit(&w->gather);
-			s = slice_try_get(&img->cache, SLICE_L2, goff >> img->slice_bits);
+			s = slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
 			if (s == ERR_PTR(-ENOMEM)) {
 				stall_io(w, io);
 				return;
@@ -429,26 +429,14 @@ static void process_list(struct qcow2_writer *w, struct list_head *ios)
  * @img: the image; the caller holds meta_lock
  * @freed: from freed_alloc(); one extent is enough
  * @entry: the old entry
- *
- * "Compressed clusters": the data covers part of one host cluster or of two adjacent ones, and each
- * counts it.
  */
 void free_l2_reference(struct qcow2_image *img, struct freed_extent **freed, u64 entry)
 {
 	u64 first, last;
 
-	if (entry & QCOW2_L2_COMPRESSED) {
-		u64 pos;
-		u32 len;
-
-		compressed_range(img, entry, &pos, &len);
-		first = pos >> img->cluster_bits;
-		last = (pos + len - 1) >> img->cluster_bits;
-	} else {
-		first = (entry & QCOW2_OFFSET_MASK) >> img->cluster_bits;
-		last = first;
-	}
-	for (; first && first <= last; first++)
+	if (!qcow2_l2_entry_clusters(img, entry, &first, &last))
+		return;
+	for (; first <= last; first++)
 		freed_add(img, freed, first);
 }
 
@@ -457,7 +445,7 @@ static void enter_mapping(struct qcow2_writer *w, struct cow_op *op)
 {
 	struct qcow2_image *img = w->img;
 	u32 i = op->cluster & (SLICE_ENTRIES - 1);
-	u64 old, val = op->host | QCOW2_ENTRY_COPIED;
+	u64 old, val = qcow2_l2_entry_make_data(op->host);
 
 	mutex_lock(&img->meta_lock);
 	old = slice_entry(op->l2, i);

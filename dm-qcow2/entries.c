@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * entries.c - what table entries may say, and where the tables are; see entries.h.
+ *
+ * Metadata is untrusted: an entry that maps a guest cluster onto the header would let a guest write
+ * the name of its own backing file.  So the clusters that hold metadata are known: a maple tree
+ * (image.metadata), read under RCU and changed under its own lock.  Takes no other.
+ */
+#include <linux/device-mapper.h>
+#include <linux/sched.h>
+
+#include "entries.h"
+
+/**
+ * qcow2_l2_entry_compressed - where the data of a compressed cluster is
+ * @img: the image
+ * @entry: the L2 entry
+ * @pos: set to the byte position, which has no alignment
+ * @len: set to the number of bytes, to the end of the last sector
+ *
+ * "Compressed Clusters Descriptor".
+ */
+void qcow2_l2_entry_compressed(const struct qcow2_image *img, u64 entry, u64 *pos, u32 *len)
+{
+	u32 x = 62 - (img->cluster_bits - 8);
+	u32 sectors = (entry & (QCOW2_L2_COMPRESSED - 1)) >> x;
+
+	*pos = entry & ((1ULL << x) - 1);
+	*len = (sectors + 1) * SECTOR_SIZE - (*pos & (SECTOR_SIZE - 1));
+}
+
+/**
+ * qcow2_add_metadata - note that a host range holds metadata
+ * @img: the image
+ * @pos: byte position, cluster-aligned
+ * @len: bytes, rounded up to clusters
+ *
+ * Return: 0, -EEXIST when part of it is noted already, or -ENOMEM.
+ */
+int qcow2_add_metadata(struct qcow2_image *img, u64 pos, u64 len)
+{
+	unsigned long first = pos >> img->cluster_bits;
+	unsigned long last = (pos + len - 1) >> img->cluster_bits;
+
+	return mtree_insert_range(&img->metadata, first, last, xa_mk_value(1), GFP_NOIO);
+}
+
+/**
+ * qcow2_remove_metadata - forget the range that begins at @pos
+ * @img: the image
+ * @pos: as given to qcow2_add_metadata()
+ */
+void qcow2_remove_metadata(struct qcow2_image *img, u64 pos)
+{
+	unsigned long cluster = pos >> img->cluster_bits;
+
+	/*
+	 * Erasing may take memory, and does not say when there was none.  What stays noted would
+	 * make the image corrupt as soon as the cluster is used for something else.
+	 */
+	mtree_erase(&img->metadata, cluster);
+	while (mtree_load(&img->metadata, cluster)) {
+		schedule_timeout_uninterruptible(1);
+		mtree_erase(&img->metadata, cluster);
+	}
+}
+
+/**
+ * qcow2_is_metadata - does a host cluster hold metadata?
+ * @img: the image
+ * @pos: a byte position in it
+ */
+bool qcow2_is_metadata(struct qcow2_image *img, u64 pos)
+{
+	return mtree_load(&img->metadata, pos >> img->cluster_bits) != NULL;
+}
+
+static bool inside(struct qcow2_image *img, u64 pos)
+{
+	return pos < img->st.ops->size(&img->st);
+}
+
+/**
+ * qcow2_l2_entry_valid - can this L2 entry be followed?
+ * @img: the image
+ * @entry: the entry
+ *
+ * "L2 table entry": offsets aligned, reserved bits clear, not on metadata.  Compressed data must
+ * begin inside the storage.  A cluster may lie behind its end: QEMU, too, reads it as zeroes.
+ */
+bool qcow2_l2_entry_valid(struct qcow2_image *img, u64 entry)
+{
+	u64 host = entry & QCOW2_OFFSET_MASK;
+
+	if (entry & QCOW2_L2_COMPRESSED) {
+		u32 len;
+
+		/* It may begin in one host cluster and end in the next. */
+		qcow2_l2_entry_compressed(img, entry, &host, &len);
+		return !(entry & QCOW2_ENTRY_COPIED) && len <= img->cluster_size + SECTOR_SIZE &&
+		       inside(img, host) && !qcow2_is_metadata(img, host) &&
+		       !qcow2_is_metadata(img, host + len - 1);
+	}
+	if (entry & QCOW2_L2_RESERVED)
+		return false;
+	if (entry & QCOW2_L2_ZERO && img->version < 3)
+		return false;
+	/* COPIED without an offset is as good as nothing, for QEMU and its check. */
+	return !host || (!in_cluster(img, host) && !qcow2_is_metadata(img, host));
+}
+
+/**
+ * qcow2_l2_entry_clusters - the host clusters that an L2 entry refers to
+ * @img: the image
+ * @entry: the entry
+ * @first: set to the number of the first one
+ * @last: and of the last one
+ *
+ * "Compressed clusters": the data covers part of one host cluster or of two adjacent ones, and each
+ * counts it.
+ *
+ * Return: whether there is any.
+ */
+bool qcow2_l2_entry_clusters(const struct qcow2_image *img, u64 entry, u64 *first, u64 *last)
+{
+	u64 pos = entry & QCOW2_OFFSET_MASK;
+	u32 len = 1;
+
+	if (entry & QCOW2_L2_COMPRESSED)
+		qcow2_l2_entry_compressed(img, entry, &pos, &len);
+	*first = pos >> img->cluster_bits;
+	*last = (pos + len - 1) >> img->cluster_bits;
+	return *first;
+}
+
+/**
+ * qcow2_top_entry_valid - can this entry of the L1 or refcount table be followed?
+ * @img: the image
+ * @kind: SLICE_L1 or SLICE_REFTABLE
+ * @entry: the entry, not 0
+ *
+ * Reserved bits clear, and a table there: aligned, not at 0, and begun inside the storage.
+ */
+bool qcow2_top_entry_valid(struct qcow2_image *img, enum slice_kind kind, u64 entry)
+{
+	u64 reserved = kind == SLICE_L1 ? QCOW2_L1_RESERVED : QCOW2_REFTABLE_RESERVED;
+	u64 pos = qcow2_table_pos(entry);
+
+	return !(entry & reserved) && !in_cluster(img, pos) && pos && inside(img, pos);
+}
+
+/* Does an entry map data that the storage does not hold, or not in full? */
+static bool reaches_beyond(struct qcow2_image *img, u64 entry)
+{
+	u64 host = entry & QCOW2_OFFSET_MASK;
+
+	if (!host || entry & (QCOW2_L2_COMPRESSED | QCOW2_L2_ZERO))
+		return false;
+	return !inside(img, host) || (img->st.bdev && !inside(img, host + img->cluster_size - 1));
+}
+
+/**
+ * qcow2_slice_check - look at what has just been read
+ * @img: the image
+ * @s: a slice that nobody else sees yet
+ *
+ * A slice with an entry that is invalid, or leads behind the end of the storage, stays usable;
+ * lookups then judge each entry that they use.
+ */
+void qcow2_slice_check(struct qcow2_image *img, struct slice *s)
+{
+	unsigned int i;
+
+	if (s->kind != SLICE_L2)
+		return;
+	for (i = 0; i < SLICE_ENTRIES; i++) {
+		u64 e = slice_entry(s, i);
+
+		if (!e)
+			continue;
+		if (qcow2_l2_entry_valid(img, e)) {
+			s->suspect |= reaches_beyond(img, e);
+			continue;
+		}
+		s->suspect = true;
+		DMERR_LIMIT("%s: invalid L2 entry %#llx for guest offset %llu", img->name, e,
+			    ((s->index << SLICE_ENTRY_SHIFT) + i) << img->cluster_bits);
+		if (qcow2_is_metadata(img, e & QCOW2_OFFSET_MASK) && e & QCOW2_OFFSET_MASK)
+			image_mark_corrupt(img, "L2 entry maps guest data onto metadata",
+					   e & QCOW2_OFFSET_MASK);
+	}
+}
+
+/**
+ * qcow2_slice_position - where a slice of an L2 table or refcount block is stored
+ * @img: the image
+ * @kind: SLICE_L2 or SLICE_REFBLOCK; for the latter the caller holds alloc_lock, or its load was
+ *	started by somebody who does and waits
+ * @index: which one
+ * @pos: set to the byte position
+ *
+ * Return: 0, or -ENOENT when the table does not exist.
+ */
+int qcow2_slice_position(struct qcow2_image *img, enum slice_kind kind, u64 index, u64 *pos)
+{
+	const struct flat_table *top = kind == SLICE_L2 ? &img->l1 : &img->reftable;
+	unsigned int shift = img->cluster_bits - SLICE_SHIFT;
+	u64 table = index >> shift, e;
+
+	if (table >= top->nr_entries)
+		return -ENOENT;
+	e = qcow2_table_pos(flat_entry(top, table));
+	if (!e)
+		return -ENOENT;
+	*pos = e + ((index & ((1ULL << shift) - 1)) << SLICE_SHIFT);
+	return 0;
+}
+
+/**
+ * qcow2_refcount_get - read a refcount
+ * @img: the image
+ * @s: a slice of a refcount block
+ * @i: which one of the slice
+ *
+ * "Refcounts"; those narrower than a byte are packed from the low bits up.
+ */
+u64 qcow2_refcount_get(const struct qcow2_image *img, const struct slice *s, u32 i)
+{
+	const void *data = s->data;
+
+	switch (img->refcount_order) {
+	case 6:
+		return be64_to_cpup((const __be64 *)data + i);
+	case 5:
+		return be32_to_cpup((const __be32 *)data + i);
+	case 4:
+		return be16_to_cpup((const __be16 *)data + i);
+	case 3:
+		return ((const u8 *)data)[i];
+	default: {
+		u32 per_byte_bits = 3 - img->refcount_order;
+		u32 width = 1U << img->refcount_order;
+		u8 byte = ((const u8 *)data)[i >> per_byte_bits];
+
+		return (byte >> ((i & ((1U << per_byte_bits) - 1)) * width)) & ((1U << width) - 1);
+	}
+	}
+}
+
+/**
+ * qcow2_refcount_set - change a refcount
+ * @img: the image; the caller holds meta_lock
+ * @s: a slice of a refcount block, dirty
+ * @i: which one of the slice
+ * @val: its new value
+ */
+void qcow2_refcount_set(const struct qcow2_image *img, struct slice *s, u32 i, u64 val)
+{
+	void *data = s->data;
+
+	lockdep_assert_held(&img->meta_lock);
+	switch (img->refcount_order) {
+	case 6:
+		((__be64 *)data)[i] = cpu_to_be64(val);
+		break;
+	case 5:
+		((__be32 *)data)[i] = cpu_to_be32(val);
+		break;
+	case 4:
+		((__be16 *)data)[i] = cpu_to_be16(val);
+		break;
+	case 3:
+		((u8 *)data)[i] = val;
+		break;
+	default: {
+		u32 per_byte_bits = 3 - img->refcount_order;
+		u32 width = 1U << img->refcount_order;
+		u32 shift = (i & ((1U << per_byte_bits) - 1)) * width;
+		u8 mask = ((1U << width) - 1) << shift;
+		u8 *byte = (u8 *)data + (i >> per_byte_bits);
+
+		*byte = (*byte & ~mask) | (val << shift);
+	}
+	}
+}
