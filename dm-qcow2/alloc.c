@@ -155,7 +155,8 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	if (!r)
 		r = qcow2_add_metadata(img, pos, img->cluster_size);
 	if (!r) {
-		r = qcow2_add_metadata(img, pos + img->cluster_size, (u64)clusters << img->cluster_bits);
+		r = qcow2_add_metadata(img, pos + img->cluster_size,
+				       (u64)clusters << img->cluster_bits);
 		if (r)
 			qcow2_remove_metadata(img, pos);
 	}
@@ -183,7 +184,8 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 		img->reftable.slices[i]->pos = img->reftable.pos + (u64)i * SLICE_SIZE;
 		slice_dirty(img->reftable.slices[i]);
 	}
-	slice_set_entry(flat_slice(&img->reftable, rb), rb, qcow2_reftable_entry_make(pos));
+	slice_set_entry(flat_slice(&img->reftable, rb), rb,
+			qcow2_reftable_entry_make(pos));
 	commit_reftable_moved(img, clusters);
 	for (i = 0; i < DIV_ROUND_UP(old_entries, per_cluster); i++)
 		freed_add(img, &freed, (old_pos >> img->cluster_bits) + i);
@@ -459,7 +461,7 @@ static struct slice *lock_refs(struct qcow2_image *img, u64 si)
 	mutex_lock(&img->alloc_lock);
 	while ((s = slice_try_get(&img->cache, SLICE_REFBLOCK, si)) == ERR_PTR(-ENOMEM)) {
 		mutex_unlock(&img->alloc_lock);
-		commit_kick(img);
+		qcow2_kick_commit(img);
 		schedule_timeout_uninterruptible(1);
 		mutex_lock(&img->alloc_lock);
 	}
@@ -623,6 +625,16 @@ int alloc_return_run(struct qcow2_image *img)
 		ret = ret ?: r;
 	} while (ext.nr);
 	return ret;
+}
+
+/**
+ * qcow2_alloc_set_passdown - say whether freed clusters are given back to the host
+ * @img: a writable image that is suspended
+ * @passdown: whether
+ */
+void qcow2_alloc_set_passdown(struct qcow2_image *img, bool passdown)
+{
+	img->alloc->passdown = passdown;
 }
 
 static u32 count_used(const struct qcow2_image *img, struct slice *s, u32 *last)

@@ -34,6 +34,7 @@ struct qcow2_alloc {
 int alloc_init(struct qcow2_image *img, const bool *abandoned, char **error);
 void alloc_exit(struct qcow2_image *img);
 
+void qcow2_alloc_set_passdown(struct qcow2_image *img, bool passdown);
 int alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed);
 void alloc_put_back(struct qcow2_image *img, u64 host);
 int alloc_return_run(struct qcow2_image *img);

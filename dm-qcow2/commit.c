@@ -61,9 +61,7 @@ struct commit_write {
 
 struct qcow2_commit {
 	struct qcow2_image *img;
-	struct workqueue_struct *wq;		/* commits */
 	struct workqueue_struct *reclaim_wq;	/* after commits; may wait for I/O of the guest */
-	struct work_struct work;
 	struct delayed_work timer;
 	struct work_struct reclaim;
 
@@ -71,7 +69,6 @@ struct qcow2_commit {
 	struct list_head generation;	/* slices of the closed generation, @lock */
 	struct list_head closed_freed;	/* extents freed in it, @lock */
 	u32 closed_reftable;		/* length of a refcount table that moved in it, @lock */
-	bool stuck;			/* it is to be written again; @lock to change */
 	struct commit_write writes[COMMIT_BATCH];	/* @lock */
 	atomic_t pending;		/* of @writes */
 	struct completion written;
@@ -301,7 +298,7 @@ static blk_status_t commit_failed(struct qcow2_commit *c, int error, struct list
 		image_set_mode(img, MODE_FAILED, "metadata could not be written");
 		return errno_to_blk_status(error);
 	}
-	WRITE_ONCE(c->stuck, true);
+	WRITE_ONCE(c->img->waits.stuck, true);
 	commit_hurry(img);
 	image_out_of_space(img, true, error == -ENOSPC ? "no room to write the tables" :
 							 "no memory to write the tables");
@@ -337,7 +334,7 @@ int commit_now(struct qcow2_image *img)
 	spin_lock_irq(&c->io_lock);
 	list_splice_init(&c->ios, &ios);
 	spin_unlock_irq(&c->io_lock);
-	was_stuck = c->stuck;
+	was_stuck = c->img->waits.stuck;
 	if (image_mode(img) == MODE_FAILED) {
 		r = -EIO;
 		status = BLK_STS_IOERR;
@@ -345,7 +342,7 @@ int commit_now(struct qcow2_image *img)
 		if (was_stuck)
 			r = write_closed(c);
 		if (!r) {
-			WRITE_ONCE(c->stuck, false);
+			WRITE_ONCE(c->img->waits.stuck, false);
 			close_generation(c);
 			r = write_closed(c);
 		}
@@ -357,7 +354,7 @@ int commit_now(struct qcow2_image *img)
 	end_ios(&ios, status);
 	if (was_stuck && !r)
 		image_has_room(img);
-	writer_wake(img);
+	qcow2_wake_writer(img);
 	memalloc_noio_restore(noio);
 	return r;
 }
@@ -389,7 +386,7 @@ int commit_for_caller(struct qcow2_image *img)
 	struct commit_call call = { .img = img };
 
 	INIT_WORK_ONSTACK(&call.work, commit_call_work);
-	queue_work(img->commit->wq, &call.work);
+	queue_work(img->commit_worker.wq, &call.work);
 	flush_work(&call.work);
 	destroy_work_on_stack(&call.work);
 	return call.ret;
@@ -397,7 +394,7 @@ int commit_for_caller(struct qcow2_image *img)
 
 static void commit_work(struct work_struct *work)
 {
-	commit_now(container_of(work, struct qcow2_commit, work)->img);
+	commit_now(container_of(work, struct qcow2_image, commit_worker.work));
 }
 
 static void commit_timer(struct work_struct *work)
@@ -425,7 +422,7 @@ static void freed_done(struct qcow2_commit *c, struct freed_extent *ext)
 	freed_drop(c->img, ext);
 	/* Whoever waits until there are fewer goes on while the rest is reclaimed. */
 	if (atomic_dec_return(&c->nr_freed) % (MAX_FREED / 2) == 0)
-		writer_retry(c->img);
+		qcow2_retry_waiting(c->img);
 }
 
 /*
@@ -470,7 +467,7 @@ static void reclaim_work(struct work_struct *work)
 		/* What still waits after this will say so again. */
 		WRITE_ONCE(c->haste, false);
 		WRITE_ONCE(c->reclaiming, false);
-		writer_space_freed(c->img);
+		qcow2_space_freed(c->img);
 	}
 	memalloc_noio_restore(noio);
 }
@@ -485,35 +482,12 @@ bool commit_is_clean(struct qcow2_image *img)
 }
 
 /**
- * commit_is_stuck - does a commit wait for room to be written?
- * @img: a writable image
- *
- * Any context.  It may be over by the time the caller looks at the answer, and then all that waits
- * is tried again.
- */
-bool commit_is_stuck(struct qcow2_image *img)
-{
-	return READ_ONCE(img->commit->stuck);
-}
-
-/**
- * commit_kick - start a commit soon
- * @img: a writable image
- *
- * Any context.
- */
-void commit_kick(struct qcow2_image *img)
-{
-	queue_work(img->commit->wq, &img->commit->work);
-}
-
-/**
  * commit_start_timer - commit a few seconds from now at the latest
  * @img: a writable image
  */
 void commit_start_timer(struct qcow2_image *img)
 {
-	queue_delayed_work(img->commit->wq, &img->commit->timer, COMMIT_INTERVAL);
+	queue_delayed_work(img->commit_worker.wq, &img->commit->timer, COMMIT_INTERVAL);
 }
 
 /**
@@ -531,7 +505,7 @@ void commit_add_io(struct qcow2_image *img, struct qcow2_io *io)
 	spin_lock_irqsave(&img->commit->io_lock, flags);
 	list_add_tail(&io->node, &img->commit->ios);
 	spin_unlock_irqrestore(&img->commit->io_lock, flags);
-	commit_kick(img);
+	qcow2_kick_commit(img);
 	rcu_read_unlock();
 }
 
@@ -548,7 +522,7 @@ void commit_add_io(struct qcow2_image *img, struct qcow2_io *io)
 bool commit_hold(struct qcow2_image *img)
 {
 	mutex_lock(&img->commit->lock);
-	if (!img->commit->stuck)
+	if (!img->waits.stuck)
 		return true;
 	mutex_unlock(&img->commit->lock);
 	return false;
@@ -615,7 +589,7 @@ void commit_hurry(struct qcow2_image *img)
  */
 bool commit_in_haste(struct qcow2_image *img)
 {
-	return READ_ONCE(img->commit->haste) || READ_ONCE(img->writer->release);
+	return READ_ONCE(img->commit->haste) || READ_ONCE(img->waits.release);
 }
 
 /**
@@ -639,7 +613,7 @@ void commit_relieve(struct qcow2_image *img)
 		commit_hurry(img);
 	if (atomic_read(&img->cache.nr_dirty) >= READ_ONCE(img->cache.max) / 2 ||
 	    (freed && !READ_ONCE(img->commit->reclaiming)))
-		commit_kick(img);
+		qcow2_kick_commit(img);
 }
 
 /**
@@ -667,7 +641,7 @@ struct freed_extent *freed_alloc(struct qcow2_image *img)
 	ext = mempool_alloc(&img->commit->freed_pool, GFP_NOWAIT | __GFP_NOWARN);
 	if (!ext) {
 		commit_hurry(img);
-		commit_kick(img);
+		qcow2_kick_commit(img);
 	}
 	return ext;
 }
@@ -725,7 +699,7 @@ int commit_everything(struct qcow2_image *img)
 		alloc_return_run(img);
 	do {
 		r = commit_for_caller(img);
-		flush_work(&c->work);
+		flush_work(&img->commit_worker.work);
 		flush_work(&c->reclaim);
 	} while (!r && (!commit_is_clean(img) || commit_frees_pending(img)));
 	cancel_delayed_work_sync(&c->timer);
@@ -754,12 +728,12 @@ int commit_init(struct qcow2_image *img)
 	INIT_LIST_HEAD(&c->ios);
 	INIT_LIST_HEAD(&c->durable);
 	INIT_LIST_HEAD(&c->freed);
-	INIT_WORK(&c->work, commit_work);
+	INIT_WORK(&img->commit_worker.work, commit_work);
 	INIT_DELAYED_WORK(&c->timer, commit_timer);
 	INIT_WORK(&c->reclaim, reclaim_work);
-	c->wq = alloc_ordered_workqueue("qcow2_commit", WQ_MEM_RECLAIM);
+	img->commit_worker.wq = alloc_ordered_workqueue("qcow2_commit", WQ_MEM_RECLAIM);
 	c->reclaim_wq = alloc_ordered_workqueue("qcow2_reclaim", WQ_MEM_RECLAIM);
-	if (!c->wq || !c->reclaim_wq)
+	if (!img->commit_worker.wq || !c->reclaim_wq)
 		return -ENOMEM;
 	return mempool_init_slab_pool(&c->freed_pool, RESERVED_FREED, freed_slab);
 }
@@ -801,13 +775,14 @@ void commit_stop(struct qcow2_image *img)
 		return;
 	/* A commit has clusters reclaimed, and what reclaiming changes has the timer started. */
 	cancel_delayed_work_sync(&c->timer);
-	if (c->wq)
-		drain_workqueue(c->wq);
+	if (img->commit_worker.wq)
+		drain_workqueue(img->commit_worker.wq);
 	if (c->reclaim_wq)
 		destroy_workqueue(c->reclaim_wq);
 	cancel_delayed_work_sync(&c->timer);
-	if (c->wq)
-		destroy_workqueue(c->wq);
+	if (img->commit_worker.wq)
+		destroy_workqueue(img->commit_worker.wq);
+	img->commit_worker.wq = NULL;
 }
 
 /**

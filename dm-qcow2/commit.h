@@ -24,8 +24,6 @@ void commit_stop(struct qcow2_image *img);
 void commit_exit(struct qcow2_image *img);
 
 bool commit_is_clean(struct qcow2_image *img);
-bool commit_is_stuck(struct qcow2_image *img);
-void commit_kick(struct qcow2_image *img);
 void commit_start_timer(struct qcow2_image *img);
 void commit_add_io(struct qcow2_image *img, struct qcow2_io *io);
 bool commit_hold(struct qcow2_image *img);

@@ -73,7 +73,7 @@ static void put_parts(struct cow_op *op)
 
 	rcu_read_lock();	/* see io.h */
 	if (atomic_dec_and_test(&op->pending) && llist_add(&op->finished, &w->finished))
-		queue_work(w->wq, &w->work);
+		qcow2_worker_kick(&w->img->write_worker);
 	rcu_read_unlock();
 }
 

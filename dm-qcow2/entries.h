@@ -73,7 +73,7 @@ static inline u64 qcow2_l2_entry_make_data(u64 host)
 	return host | QCOW2_ENTRY_COPIED;
 }
 
-/* The L2 entry of a cluster that reads as zeroes, version 3; it keeps the own cluster @host or 0. */
+/* The L2 entry of zeroes, version 3; it keeps the own cluster @host, or 0. */
 static inline u64 qcow2_l2_entry_make_zero(u64 host)
 {
 	return QCOW2_L2_ZERO | host | (host ? QCOW2_ENTRY_COPIED : 0);

@@ -44,6 +44,37 @@ enum image_mode {
 	MODE_FAILED,		/* the order promised on disk cannot be kept: sticky */
 };
 
+/* Between two attempts while out of space. */
+#define SPACE_POLL	HZ
+
+/* A worker of an image, and the queue that it runs on; NULL before and after there is one. */
+struct qcow2_worker {
+	struct workqueue_struct *wq;
+	struct work_struct work;
+};
+
+/**
+ * struct qcow2_waits - what makes bios of a writable image wait, and wait no longer
+ *
+ * Written by anybody, without a lock: whoever changes one has the writer look at it afterwards.
+ */
+struct qcow2_waits {
+	bool wake;			/* try the stalled bios again */
+	bool space;			/* try the bios without space again */
+	bool release;			/* give bios that wait for space up: suspending */
+	bool expired;			/* the same: they have waited too long */
+	bool refused;			/* the storage refused a write */
+	bool stuck;			/* a commit is to be written again; commit.lock to change */
+	u64 last_limit;			/* of the storage, when space ran out, bytes */
+	unsigned long no_space_since;	/* jiffies */
+	struct delayed_work poll;	/* while out of space: has the storage grown? */
+
+	/* Constant while a table is live. */
+	bool error_if_no_space;
+	unsigned int space_timeout;	/* seconds for which writes wait for space; 0: no end */
+	bool noflush;			/* while releasing: send bios back to DM */
+};
+
 /* Where an image is between its first user and its last; registry.c tells the story. */
 enum image_phase {
 	IMAGE_OPENING,		/* a worker opens it, or makes its allocator */
@@ -115,6 +146,9 @@ struct qcow2_image {
 	struct mutex event_lock;
 	struct dm_target *ti;		/* event_lock; the live writing target, or NULL */
 	struct work_struct event_work;	/* raises a DM event, and writes the corrupt bit */
+	struct qcow2_waits waits;
+	struct qcow2_worker write_worker;	/* write.c */
+	struct qcow2_worker commit_worker;	/* commit.c */
 };
 
 /* A device's hold on one layer of its chain. */
@@ -143,6 +177,17 @@ bool image_gives_up(struct qcow2_image *img);
 blk_status_t image_no_space_status(struct qcow2_image *img);
 void image_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos);
 void image_event_work(struct work_struct *work);
+void qcow2_wake_writer(struct qcow2_image *img);
+void qcow2_retry_waiting(struct qcow2_image *img);
+void qcow2_space_freed(struct qcow2_image *img);
+void qcow2_kick_commit(struct qcow2_image *img);
+bool qcow2_commit_is_stuck(struct qcow2_image *img);
+
+/* Any context.  The worker runs soon, and once more if it is running. */
+static inline void qcow2_worker_kick(struct qcow2_worker *w)
+{
+	queue_work(w->wq, &w->work);
+}
 
 static inline enum image_mode image_mode(const struct qcow2_image *img)
 {

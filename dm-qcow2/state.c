@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * state.c - the mode of a writable image: one setter, events, and what follows from each change.
+ * state.c - the mode of a writable image: one setter, events, and what follows from each change;
+ * and how those are woken that wait for space, for a commit, or for the writer's turn.
  *
  * Takes image.state_lock (innermost) and, to raise events, image.event_lock (outermost but for the
  * registry's).
@@ -8,7 +9,7 @@
 #include <linux/device-mapper.h>
 #include <linux/sched/mm.h>
 
-#include "write.h"
+#include "image.h"
 
 static const char * const mode_names[] = {
 	[MODE_RW] = "read-write",
@@ -16,6 +17,51 @@ static const char * const mode_names[] = {
 	[MODE_READ_ONLY] = "read-only",
 	[MODE_FAILED] = "failed",
 };
+
+/**
+ * qcow2_commit_is_stuck - does a commit wait for room to be written?
+ * @img: a writable image
+ *
+ * Any context.  It may be over by the time the caller looks at the answer, and then all that waits
+ * is tried again.
+ */
+bool qcow2_commit_is_stuck(struct qcow2_image *img)
+{
+	return READ_ONCE(img->waits.stuck);
+}
+
+/**
+ * qcow2_kick_commit - start a commit soon
+ * @img: a writable image
+ *
+ * Any context.
+ */
+void qcow2_kick_commit(struct qcow2_image *img)
+{
+	qcow2_worker_kick(&img->commit_worker);
+}
+
+/**
+ * qcow2_wake_writer - a commit has ended: what was stalled can go on
+ * @img: a writable image
+ */
+void qcow2_wake_writer(struct qcow2_image *img)
+{
+	WRITE_ONCE(img->waits.wake, true);
+	qcow2_worker_kick(&img->write_worker);
+}
+
+/**
+ * qcow2_retry_waiting - look again at everything that waits
+ * @img: a writable image
+ *
+ * Any context.
+ */
+void qcow2_retry_waiting(struct qcow2_image *img)
+{
+	WRITE_ONCE(img->waits.space, true);
+	qcow2_wake_writer(img);
+}
 
 /**
  * image_set_mode - change what the image may do
@@ -43,11 +89,28 @@ void image_set_mode(struct qcow2_image *img, enum image_mode mode, const char *w
 		DMERR("%s: now %s: %s", img->name, mode_names[mode], why);
 	schedule_work(&img->event_work);
 	/* Nothing else would wake bios that wait for space that will not come. */
-	if (mode >= MODE_READ_ONLY && img->writer) {
-		writer_retry(img);
-		if (commit_is_stuck(img))
-			commit_kick(img);
+	if (mode >= MODE_READ_ONLY && img->write_worker.wq) {
+		qcow2_retry_waiting(img);
+		if (qcow2_commit_is_stuck(img))
+			qcow2_kick_commit(img);
 	}
+}
+
+/**
+ * qcow2_space_freed - there may be free clusters again
+ * @img: a writable image
+ *
+ * Any context.  That clusters are free does not tell whether a storage that refuses to write takes
+ * them now: that is tried, and the mode stays.
+ */
+void qcow2_space_freed(struct qcow2_image *img)
+{
+	if (!READ_ONCE(img->waits.refused)) {
+		WRITE_ONCE(img->waits.expired, false);
+		if (image_mode(img) == MODE_OUT_OF_SPACE)
+			image_set_mode(img, MODE_RW, "clusters were freed or the storage grew");
+	}
+	qcow2_retry_waiting(img);
 }
 
 /**
@@ -61,7 +124,7 @@ void image_set_mode(struct qcow2_image *img, enum image_mode mode, const char *w
  */
 void image_out_of_space(struct qcow2_image *img, bool refused, const char *why)
 {
-	struct qcow2_writer *w = img->writer;
+	struct qcow2_waits *w = &img->waits;
 
 	if (refused)
 		WRITE_ONCE(w->refused, true);
@@ -73,7 +136,7 @@ void image_out_of_space(struct qcow2_image *img, bool refused, const char *why)
 	}
 	/* A suspended image is left alone: its release stops the polling after setting this. */
 	if (!READ_ONCE(w->release))
-		queue_delayed_work(w->wq, &w->space_poll, SPACE_POLL);
+		queue_delayed_work(img->write_worker.wq, &w->poll, SPACE_POLL);
 }
 
 /**
@@ -84,10 +147,10 @@ void image_out_of_space(struct qcow2_image *img, bool refused, const char *why)
  */
 void image_has_room(struct qcow2_image *img)
 {
-	if (commit_is_stuck(img))
+	if (qcow2_commit_is_stuck(img))
 		return;
-	WRITE_ONCE(img->writer->refused, false);
-	writer_space_freed(img);
+	WRITE_ONCE(img->waits.refused, false);
+	qcow2_space_freed(img);
 }
 
 /**
@@ -96,7 +159,7 @@ void image_has_room(struct qcow2_image *img)
  */
 bool image_gives_up(struct qcow2_image *img)
 {
-	const struct qcow2_writer *w = img->writer;
+	const struct qcow2_waits *w = &img->waits;
 
 	return w->error_if_no_space || READ_ONCE(w->release) || READ_ONCE(w->expired);
 }
@@ -109,7 +172,7 @@ bool image_gives_up(struct qcow2_image *img)
  */
 blk_status_t image_no_space_status(struct qcow2_image *img)
 {
-	const struct qcow2_writer *w = img->writer;
+	const struct qcow2_waits *w = &img->waits;
 
 	/* Pairs with the release in writer_release_waiting(): @noflush is set by then. */
 	return smp_load_acquire(&w->release) && w->noflush ? BLK_STS_DM_REQUEUE : BLK_STS_NOSPC;

@@ -479,7 +479,7 @@ void slice_prepare(struct slice *s)
 {
 	if (slice_try_prepare(s))
 		return;
-	commit_kick(s->img);
+	qcow2_kick_commit(s->img);
 	prepare(s, GFP_NOIO);
 }
 

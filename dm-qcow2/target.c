@@ -463,12 +463,8 @@ static int qcow2_preresume(struct dm_target *ti)
 	unsigned int noio = memalloc_noio_save(), i;
 	int r;
 
-	if (dev->writable) {
-		img->writer->error_if_no_space = dev->features.error_if_no_space;
-		img->writer->space_timeout = dev->features.space_timeout;
-		img->writer->discard_no_unref = dev->features.discard_no_unref;
-		img->alloc->passdown = !dev->features.no_discard_passdown;
-	}
+	if (dev->writable)
+		qcow2_writer_configure(img, &dev->features);
 	if (dev->features.has_cache_kib)
 		cache_resize(&img->cache, dev->features.cache_kib);
 	r = renew_limits(ti);

@@ -52,7 +52,7 @@ static void was_refused(struct qcow2_writer *w, struct qcow2_io *io)
 /* Try again when an operation, a commit or a reclaim has ended. */
 void stall_io(struct qcow2_writer *w, struct qcow2_io *io)
 {
-	if (commit_is_stuck(w->img)) {
+	if (qcow2_commit_is_stuck(w->img)) {
 		/* It ends when there is space, and a bio does not wait for that without an end. */
 		wait_for_space(w, io, true, "a commit waits for room");
 		return;
@@ -87,18 +87,18 @@ void failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 
 	if (error == -ENOMEM) {
 		stall_io(w, io);
-		commit_kick(img);
+		qcow2_kick_commit(img);
 		return;
 	}
 	if (error == -EDQUOT) {
 		was_refused(w, io);
 	} else if (error != -ENOSPC) {
 		qcow2_io_end(io, errno_to_blk_status(error));
-	} else if (commit_frees_pending(img) && !commit_is_stuck(img)) {
+	} else if (commit_frees_pending(img) && !qcow2_commit_is_stuck(img)) {
 		/* Space is on its way. */
 		list_add_tail(&io->node, &w->no_space);
 		commit_hurry(img);
-		commit_kick(img);
+		qcow2_kick_commit(img);
 	} else {
 		wait_for_space(w, io, false, "no free cluster and no room to grow");
 	}
@@ -269,8 +269,9 @@ int start_allocating(struct qcow2_writer *w, struct qcow2_io *io, u64 goff, u32 
 	op->remap = true;
 	if (zeroes)
 		op->payload = zeroed && fill == FILL_NONE ? PAYLOAD_NONE : PAYLOAD_ZEROES;
-	if (unlikely(image_mode(img) == MODE_OUT_OF_SPACE) && !reuse && !READ_ONCE(w->refused))
-		writer_space_freed(img);
+	if (unlikely(image_mode(img) == MODE_OUT_OF_SPACE) && !reuse &&
+	    !READ_ONCE(img->waits.refused))
+		qcow2_space_freed(img);
 	start_op(w, op, io, goff, len);
 	return 0;
 stall:
@@ -473,14 +474,14 @@ static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 		mutex_unlock(&img->meta_lock);
 	}
 	/* Of those that had been refused none is left to tell when they were failed. */
-	if (!op->error && unlikely(READ_ONCE(w->refused)) &&
+	if (!op->error && unlikely(READ_ONCE(img->waits.refused)) &&
 	    (io->retried || (op->new_cluster && image_gives_up(img)))) {
 		io->retried = false;
 		image_has_room(img);
 	}
 	hash_del(&op->busy);
 	WRITE_ONCE(w->nr_ops, w->nr_ops - 1);
-	WRITE_ONCE(w->wake, true);
+	WRITE_ONCE(img->waits.wake, true);
 	list_splice(&op->waiters, &waiters);
 	epoch_leave(op->epoch);
 
@@ -512,7 +513,7 @@ static void take_list(struct list_head *from, bool *flag, struct list_head *to)
 static void stop_waiting(struct qcow2_writer *w, struct list_head *ios)
 {
 	if (image_mode(w->img) < MODE_READ_ONLY && commit_frees_pending(w->img) &&
-	    !commit_is_stuck(w->img)) {
+	    !qcow2_commit_is_stuck(w->img)) {
 		commit_hurry(w->img);
 		commit_relieve(w->img);
 	} else {
@@ -522,7 +523,8 @@ static void stop_waiting(struct qcow2_writer *w, struct list_head *ios)
 
 static void writer_work(struct work_struct *work)
 {
-	struct qcow2_writer *w = container_of(work, struct qcow2_writer, work);
+	struct qcow2_image *img = container_of(work, struct qcow2_image, write_worker.work);
+	struct qcow2_writer *w = img->writer;
 	unsigned int noio = memalloc_noio_save();
 	struct qcow2_io *io, *next_io;
 	struct cow_op *op, *next;
@@ -539,18 +541,19 @@ static void writer_work(struct work_struct *work)
 	/* What comes next may have to wait, for a table or for space. */
 	storage_gather_submit(&w->gather);
 	/* Without a bio the writer touches nothing but itself: writer_stop() relies on it. */
-	if (!list_empty(&w->no_space) && (READ_ONCE(w->release) || READ_ONCE(w->expired)))
+	if (!list_empty(&w->no_space) &&
+	    (READ_ONCE(img->waits.release) || READ_ONCE(img->waits.expired)))
 		stop_waiting(w, &ios);
-	take_list(&w->stalled, &w->wake, &ios);
-	take_list(&w->no_space, &w->space, &ios);
+	take_list(&w->stalled, &img->waits.wake, &ios);
+	take_list(&w->no_space, &img->waits.space, &ios);
 	list = llist_reverse_order(llist_del_all(&w->incoming));
 	llist_for_each_entry_safe(io, next_io, list, lnode)
 		list_add_tail(&io->node, &ios);
 	process_list(w, &ios);
 	storage_gather_submit(&w->gather);
 	blk_finish_plug(&plug);
-	if (READ_ONCE(w->wake) && !list_empty(&w->stalled))
-		queue_work(w->wq, &w->work);
+	if (READ_ONCE(img->waits.wake) && !list_empty(&w->stalled))
+		qcow2_worker_kick(&img->write_worker);
 	memalloc_noio_restore(noio);
 }
 
@@ -565,47 +568,8 @@ void writer_add(struct qcow2_image *img, struct qcow2_io *io)
 {
 	rcu_read_lock();	/* see io.h */
 	if (llist_add(&io->lnode, &img->writer->incoming))
-		queue_work(img->writer->wq, &img->writer->work);
+		qcow2_worker_kick(&img->write_worker);
 	rcu_read_unlock();
-}
-
-/**
- * writer_wake - a commit has ended: what was stalled can go on
- * @img: a writable image
- */
-void writer_wake(struct qcow2_image *img)
-{
-	WRITE_ONCE(img->writer->wake, true);
-	queue_work(img->writer->wq, &img->writer->work);
-}
-
-/**
- * writer_retry - look again at everything that waits
- * @img: a writable image
- *
- * Any context.
- */
-void writer_retry(struct qcow2_image *img)
-{
-	WRITE_ONCE(img->writer->space, true);
-	writer_wake(img);
-}
-
-/**
- * writer_space_freed - there may be free clusters again
- * @img: a writable image
- *
- * Any context.  That clusters are free does not tell whether a storage that refuses to write takes
- * them now: that is tried, and the mode stays.
- */
-void writer_space_freed(struct qcow2_image *img)
-{
-	if (!READ_ONCE(img->writer->refused)) {
-		WRITE_ONCE(img->writer->expired, false);
-		if (image_mode(img) == MODE_OUT_OF_SPACE)
-			image_set_mode(img, MODE_RW, "clusters were freed or the storage grew");
-	}
-	writer_retry(img);
 }
 
 /**
@@ -616,17 +580,17 @@ void writer_space_freed(struct qcow2_image *img)
  */
 void writer_grown(struct qcow2_image *img)
 {
-	WRITE_ONCE(img->writer->refused, false);
-	writer_space_freed(img);
-	if (commit_is_stuck(img))
-		commit_kick(img);
+	WRITE_ONCE(img->waits.refused, false);
+	qcow2_space_freed(img);
+	if (qcow2_commit_is_stuck(img))
+		qcow2_kick_commit(img);
 }
 
 static void space_poll(struct work_struct *work)
 {
-	struct qcow2_writer *w = container_of(to_delayed_work(work), struct qcow2_writer,
-					      space_poll);
-	struct qcow2_image *img = w->img;
+	struct qcow2_image *img = container_of(to_delayed_work(work), struct qcow2_image,
+					       waits.poll);
+	struct qcow2_waits *w = &img->waits;
 
 	if (READ_ONCE(w->release))
 		return;
@@ -634,22 +598,22 @@ static void space_poll(struct work_struct *work)
 	 * Before the mode is looked at: whoever saw no stuck commit yet may just be saying that
 	 * there is room.  A commit that fails again says otherwise, and has this called again.
 	 */
-	if (commit_is_stuck(img))
-		commit_kick(img);
+	if (qcow2_commit_is_stuck(img))
+		qcow2_kick_commit(img);
 	if (image_mode(img) != MODE_OUT_OF_SPACE)
 		return;
 	/* Where no size tells, the storage is simply asked again. */
 	if (!img->st.bdev || READ_ONCE(w->refused) ||
 	    img->st.ops->limit(&img->st) > READ_ONCE(w->last_limit))
-		writer_retry(img);
+		qcow2_retry_waiting(img);
 	if (w->space_timeout && !READ_ONCE(w->expired) &&
 	    time_after(jiffies, READ_ONCE(w->no_space_since) +
 				(unsigned long)w->space_timeout * HZ)) {
 		DMERR("%s: no space for %u seconds: failing writes", img->name, w->space_timeout);
 		WRITE_ONCE(w->expired, true);
-		queue_work(w->wq, &w->work);
+		qcow2_worker_kick(&img->write_worker);
 	}
-	queue_delayed_work(w->wq, &w->space_poll, SPACE_POLL);
+	queue_delayed_work(img->write_worker.wq, &w->poll, SPACE_POLL);
 }
 
 /**
@@ -661,13 +625,13 @@ static void space_poll(struct work_struct *work)
  */
 void writer_release_waiting(struct qcow2_image *img, bool noflush)
 {
-	cancel_delayed_work_sync(&img->writer->space_poll);
-	img->writer->noflush = noflush;
+	cancel_delayed_work_sync(&img->waits.poll);
+	img->waits.noflush = noflush;
 	/* Who sees it also sees noflush; pairs with the smp_load_acquire() of its readers. */
-	smp_store_release(&img->writer->release, true);
-	queue_work(img->writer->wq, &img->writer->work);
-	if (commit_is_stuck(img))
-		commit_kick(img);
+	smp_store_release(&img->waits.release, true);
+	qcow2_worker_kick(&img->write_worker);
+	if (qcow2_commit_is_stuck(img))
+		qcow2_kick_commit(img);
 }
 
 /**
@@ -676,9 +640,9 @@ void writer_release_waiting(struct qcow2_image *img, bool noflush)
  */
 void writer_flush(struct qcow2_image *img)
 {
-	cancel_delayed_work_sync(&img->writer->space_poll);
+	cancel_delayed_work_sync(&img->waits.poll);
 	do {
-		flush_work(&img->writer->work);
+		flush_work(&img->write_worker.work);
 	} while (READ_ONCE(img->writer->nr_ops));
 }
 
@@ -688,8 +652,21 @@ void writer_flush(struct qcow2_image *img)
  */
 void writer_resume(struct qcow2_image *img)
 {
-	WRITE_ONCE(img->writer->release, false);
+	WRITE_ONCE(img->waits.release, false);
 	writer_grown(img);
+}
+
+/**
+ * qcow2_writer_configure - take over what the table says
+ * @img: a writable image that is suspended
+ * @f: the features of the table that becomes live
+ */
+void qcow2_writer_configure(struct qcow2_image *img, const struct qcow2_features *f)
+{
+	img->waits.error_if_no_space = f->error_if_no_space;
+	img->waits.space_timeout = f->space_timeout;
+	img->writer->discard_no_unref = f->discard_no_unref;
+	qcow2_alloc_set_passdown(img, !f->no_discard_passdown);
 }
 
 /*
@@ -725,15 +702,15 @@ int writer_init(struct qcow2_image *img)
 	hash_init(w->busy);
 	INIT_LIST_HEAD(&w->stalled);
 	INIT_LIST_HEAD(&w->no_space);
-	INIT_WORK(&w->work, writer_work);
-	INIT_DELAYED_WORK(&w->space_poll, space_poll);
+	INIT_WORK(&img->write_worker.work, writer_work);
+	INIT_DELAYED_WORK(&img->waits.poll, space_poll);
 	r = mempool_init_slab_pool(&w->ops, RESERVED_OPS, op_slab);
 	if (!r)
 		r = mempool_init(&w->buffers, RESERVED_BUFFERS, copy_alloc, copy_free, NULL);
 	if (r)
 		return r;
-	w->wq = alloc_workqueue("qcow2_writer", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
-	return w->wq ? 0 : -ENOMEM;
+	img->write_worker.wq = alloc_workqueue("qcow2_writer", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	return img->write_worker.wq ? 0 : -ENOMEM;
 }
 
 /**
@@ -744,8 +721,8 @@ void writer_stop_polling(struct qcow2_image *img)
 {
 	if (!img->writer)
 		return;
-	WRITE_ONCE(img->writer->release, true);
-	cancel_delayed_work_sync(&img->writer->space_poll);
+	WRITE_ONCE(img->waits.release, true);
+	cancel_delayed_work_sync(&img->waits.poll);
 }
 
 /**
@@ -754,10 +731,9 @@ void writer_stop_polling(struct qcow2_image *img)
  */
 void writer_stop(struct qcow2_image *img)
 {
-	struct qcow2_writer *w = img->writer;
-
-	if (w && w->wq)
-		destroy_workqueue(w->wq);
+	if (img->write_worker.wq)
+		destroy_workqueue(img->write_worker.wq);
+	img->write_worker.wq = NULL;
 }
 
 /**

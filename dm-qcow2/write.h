@@ -16,7 +16,6 @@
 #include "device.h"
 
 #define MAX_OPS		256		/* at a time */
-#define SPACE_POLL	HZ		/* between two attempts while out of space */
 #define OP_PARTS	8		/* I/Os of one operation at a time */
 #define OP_VECS		24		/* segments of a write that is put together from pieces */
 #define COPY_ORDER	4
@@ -82,19 +81,9 @@ struct cow_op {
 
 struct qcow2_writer {
 	struct qcow2_image *img;
-	struct workqueue_struct *wq;
-	struct work_struct work;
-	struct delayed_work space_poll;	/* while out of space: has the storage grown? */
 
 	struct llist_head incoming;	/* bios; lock-free */
 	struct llist_head finished;	/* operations whose I/O has ended; lock-free */
-	bool wake;			/* try the stalled bios again; written by anybody */
-	bool space;			/* try the bios without space again; written by anybody */
-	bool release;			/* give queued bios up: suspending; written by anybody */
-	bool expired;			/* the same: they have waited too long */
-	bool refused;			/* the storage refused a write; written by anybody */
-	u64 last_limit;			/* of the storage, when space ran out, bytes; by anybody */
-	unsigned long no_space_since;	/* jiffies; the same */
 
 	/* The writer's own. */
 	DECLARE_HASHTABLE(busy, 7);
@@ -106,10 +95,7 @@ struct qcow2_writer {
 	mempool_t buffers;
 
 	/* Constant while a table is live. */
-	bool error_if_no_space;
 	bool discard_no_unref;
-	unsigned int space_timeout;	/* seconds for which writes wait for space; 0: no end */
-	bool noflush;			/* while releasing: send bios back to DM */
 };
 
 /* write.c */
@@ -118,9 +104,7 @@ void writer_stop_polling(struct qcow2_image *img);
 void writer_stop(struct qcow2_image *img);
 void writer_exit(struct qcow2_image *img);
 void writer_add(struct qcow2_image *img, struct qcow2_io *io);
-void writer_wake(struct qcow2_image *img);
-void writer_retry(struct qcow2_image *img);
-void writer_space_freed(struct qcow2_image *img);
+void qcow2_writer_configure(struct qcow2_image *img, const struct qcow2_features *f);
 void writer_grown(struct qcow2_image *img);
 void writer_release_waiting(struct qcow2_image *img, bool noflush);
 void writer_flush(struct qcow2_image *img);
