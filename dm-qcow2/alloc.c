@@ -21,8 +21,8 @@
 #include <linux/slab.h>
 
 #include "alloc.h"
-#include "commit.h"
 #include "entries.h"
+#include "generation.h"
 
 #define RUN_BYTES	(8U << 20)
 #define MAX_REFUSED	64		/* clusters refused, before alloc_lock is let go */
@@ -134,7 +134,7 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 		r = storage_zero_sync(&img->st, pos, img->cluster_size);
 	if (r)
 		return r;
-	freed = freed_alloc(img);
+	freed = qcow2_freed_alloc(img);
 	if (!freed)
 		return -ENOMEM;
 	r = flat_table_grow(&img->reftable, img, SLICE_REFTABLE, entries);
@@ -145,11 +145,11 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 		r = PTR_ERR(s);
 		goto shrink;
 	}
-	if (!slice_try_prepare(s))
+	if (!qcow2_slice_try_prepare(s))
 		r = -ENOMEM;
 	/* An attempt that failed may have left more of them than the new table has. */
 	for (i = 0; !r && i < nr_slices; i++)
-		if (!slice_try_prepare(img->reftable.slices[i]))
+		if (!qcow2_slice_try_prepare(img->reftable.slices[i]))
 			r = -ENOMEM;
 	/* Two ranges, for the next move removes the table and not the block. */
 	if (!r)
@@ -166,7 +166,7 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	}
 
 	/* A running commit may be writing the table where it is now. */
-	if (!commit_hold(img)) {
+	if (!qcow2_generation_hold(img)) {
 		qcow2_remove_metadata(img, pos);
 		qcow2_remove_metadata(img, pos + img->cluster_size);
 		slice_discard(s);
@@ -176,21 +176,21 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	old_pos = img->reftable.pos;
 	qcow2_remove_metadata(img, old_pos);
 	mutex_lock(&img->meta_lock);
-	slice_dirty(s);
+	qcow2_slice_dirty(s);
 	for (i = 0; i <= clusters; i++)
 		qcow2_refcount_set(img, s, i, 1);
 	img->reftable.pos = pos + img->cluster_size;
 	for (i = 0; i < nr_slices; i++) {
 		img->reftable.slices[i]->pos = img->reftable.pos + (u64)i * SLICE_SIZE;
-		slice_dirty(img->reftable.slices[i]);
+		qcow2_slice_dirty(img->reftable.slices[i]);
 	}
 	slice_set_entry(flat_slice(&img->reftable, rb), rb,
 			qcow2_reftable_entry_make(pos));
-	commit_reftable_moved(img, clusters);
+	qcow2_generation_reftable_moved(img, clusters);
 	for (i = 0; i < DIV_ROUND_UP(old_entries, per_cluster); i++)
-		freed_add(img, &freed, (old_pos >> img->cluster_bits) + i);
+		qcow2_freed_add(img, &freed, (old_pos >> img->cluster_bits) + i);
 	mutex_unlock(&img->meta_lock);
-	commit_release(img);
+	qcow2_generation_release(img);
 	account(a, si, base, clusters + 1);
 	slice_put(s);
 shrink:
@@ -198,7 +198,7 @@ shrink:
 	if (r)
 		img->reftable.nr_entries = old_entries;
 drop:
-	freed_drop(img, freed);
+	qcow2_freed_drop(img, freed);
 	return r;
 }
 
@@ -234,7 +234,7 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 		return PTR_ERR(s);
 	}
 	top = flat_slice(&img->reftable, rb);
-	if (!slice_try_prepare(s) || !slice_try_prepare(top)) {
+	if (!qcow2_slice_try_prepare(s) || !qcow2_slice_try_prepare(top)) {
 		slice_discard(s);
 		qcow2_remove_metadata(img, pos);
 		return -ENOMEM;
@@ -242,8 +242,8 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 
 	/* One section, so that one generation has both: the block counts itself. */
 	mutex_lock(&img->meta_lock);
-	slice_dirty(s);
-	slice_dirty(top);
+	qcow2_slice_dirty(s);
+	qcow2_slice_dirty(top);
 	qcow2_refcount_set(img, s, 0, 1);
 	slice_set_entry(top, rb, qcow2_reftable_entry_make(pos));
 	mutex_unlock(&img->meta_lock);
@@ -290,13 +290,13 @@ static int take_run(struct qcow2_image *img, struct slice *s, u64 first, u32 nr)
 		return r;
 	if (!qcow2_slice_has_place(s))
 		return -ENOSPC;
-	if (!slice_try_prepare(s))
+	if (!qcow2_slice_try_prepare(s))
 		return -ENOMEM;
 	r = prepare_run(img, first, &nr, &zeroed);
 	if (r)
 		return r;
 	mutex_lock(&img->meta_lock);
-	slice_dirty(s);
+	qcow2_slice_dirty(s);
 	for (i = 0; i < nr; i++)
 		qcow2_refcount_set(img, s, (first + i) & mask, 1);
 	mutex_unlock(&img->meta_lock);
@@ -484,7 +484,7 @@ static void give_back(struct qcow2_image *img, u64 pos, u64 len)
 		return;
 	}
 	pause = min(ktime_us_delta(ktime_get(), start), MAX_PAUSE_US);
-	if (pause > 0 && !commit_in_haste(img))
+	if (pause > 0 && !qcow2_reclaim_in_haste(img))
 		usleep_range(pause, pause + pause / 8 + 1);
 }
 
@@ -545,10 +545,10 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 	if (a->passdown)
 		give_back_last(img, s, first, nr);
 
-	slice_prepare(s);
+	qcow2_slice_prepare(s);
 	mutex_lock(&img->alloc_lock);
 	mutex_lock(&img->meta_lock);
-	slice_dirty(s);
+	qcow2_slice_dirty(s);
 	for (i = 0; i < nr; i++) {
 		u64 n = qcow2_refcount_get(img, s, (first + i) & mask);
 

@@ -37,7 +37,7 @@ struct cow_op *op_alloc(struct qcow2_writer *w, bool need_freed, bool need_buf)
 	memset(op, 0, offsetof(struct cow_op, parts));
 	INIT_LIST_HEAD(&op->waiters);
 	if (need_freed)
-		op->freed = freed_alloc(w->img);
+		op->freed = qcow2_freed_alloc(w->img);
 	if (need_buf)
 		op->buf = mempool_alloc(&w->buffers, GFP_NOWAIT | __GFP_NOWARN);
 	if ((need_freed && !op->freed) || (need_buf && !op->buf)) {
@@ -58,7 +58,7 @@ void op_free(struct qcow2_writer *w, struct cow_op *op)
 		slice_put(op->l2);
 	if (op->buf)
 		mempool_free(op->buf, &w->buffers);
-	freed_drop(w->img, op->freed);
+	qcow2_freed_drop(w->img, op->freed);
 	mempool_free(op, &w->ops);
 }
 

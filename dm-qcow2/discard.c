@@ -67,26 +67,26 @@ static enum step set_entry(struct qcow2_writer *w, struct qcow2_io *io, u64 pos,
 	struct slice *s;
 	u64 old;
 
-	freed = freed_alloc(img);
+	freed = qcow2_freed_alloc(img);
 	if (!freed) {
 		stall_io(w, io);
 		return STEP_WAIT;
 	}
 	s = get_l2(img, pos);
 	if (IS_ERR(s)) {
-		freed_drop(img, freed);
+		qcow2_freed_drop(img, freed);
 		failed_alloc(w, io, PTR_ERR(s));
 		return STEP_WAIT;
 	}
 	mutex_lock(&img->meta_lock);
 	old = slice_entry(s, i);
-	slice_dirty(s);
+	qcow2_slice_dirty(s);
 	slice_set_entry(s, i, val);
 	if (!keep)
 		free_l2_reference(img, &freed, old);
 	mutex_unlock(&img->meta_lock);
 	slice_put(s);
-	freed_drop(img, freed);
+	qcow2_freed_drop(img, freed);
 	return STEP_NEXT;
 }
 
@@ -163,8 +163,8 @@ static enum step look(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, stru
 		list_add_tail(&io->node, &op->waiters);
 		return STEP_WAIT;
 	}
-	if (bio_op(io_bio(io)) == REQ_OP_DISCARD ? commit_discard_pressure(w->img) :
-						   commit_pressure(w->img)) {
+	if (bio_op(io_bio(io)) == REQ_OP_DISCARD ? qcow2_commit_discard_pressure(w->img) :
+						   qcow2_commit_pressure(w->img)) {
 		stall_io(w, io);
 		return STEP_WAIT;
 	}

@@ -34,6 +34,7 @@ struct mapped_device;
 struct qcow2_alloc;
 struct qcow2_commit;
 struct qcow2_dev;
+struct qcow2_generation;
 struct qcow2_writer;
 
 /* What stands between a request and the disk.  Set by image_set_mode() only. */
@@ -64,7 +65,7 @@ struct qcow2_waits {
 	bool release;			/* give bios that wait for space up: suspending */
 	bool expired;			/* the same: they have waited too long */
 	bool refused;			/* the storage refused a write */
-	bool stuck;			/* a commit is to be written again; commit.lock to change */
+	bool stuck;			/* a commit is to be written again; generation.lock */
 	u64 last_limit;			/* of the storage, when space ran out, bytes */
 	unsigned long no_space_since;	/* jiffies */
 	struct delayed_work poll;	/* while out of space: has the storage grown? */
@@ -135,8 +136,8 @@ struct qcow2_image {
 	struct epoch epoch;
 	struct mutex alloc_lock;
 	struct mutex meta_lock;
-	struct list_head dirty;		/* slices changed in the open generation, meta_lock */
 	struct qcow2_alloc *alloc;	/* alloc.c */
+	struct qcow2_generation *generation;	/* generation.c */
 	struct qcow2_commit *commit;	/* commit.c */
 	struct qcow2_writer *writer;	/* write.c */
 
@@ -149,6 +150,7 @@ struct qcow2_image {
 	struct qcow2_waits waits;
 	struct qcow2_worker write_worker;	/* write.c */
 	struct qcow2_worker commit_worker;	/* commit.c */
+	struct delayed_work commit_timer;	/* the same, while something is dirty */
 };
 
 /* A device's hold on one layer of its chain. */

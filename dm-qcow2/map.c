@@ -11,6 +11,7 @@
 
 #include "commit.h"
 #include "device.h"
+#include "generation.h"
 #include "write.h"
 
 static void enter(struct qcow2_io *io)
@@ -255,14 +256,14 @@ static void resume_read(struct qcow2_io *io)
 
 /*
  * FUA can be left to the storage only when the mapping is durable already.  That is so when the
- * image is clean now, after the mapping was read; pairs with the smp_wmb() in slice_dirty().
+ * image is clean now, after the mapping was read; pairs with the smp_wmb() in qcow2_slice_dirty().
  */
 static void decide_fua(struct qcow2_io *io, struct bio *bio, struct qcow2_image *img)
 {
 	if (!(bio->bi_opf & REQ_FUA))
 		return;
 	smp_rmb();	/* the entry before nr_dirty; see above */
-	if (commit_is_clean(img))
+	if (qcow2_is_clean(img))
 		return;
 	bio->bi_opf &= ~REQ_FUA;
 	io->commit = true;
@@ -394,7 +395,7 @@ static int map_flush(struct qcow2_io *io, struct bio *bio)
 	}
 	if (image_mode(img) == MODE_FAILED)
 		return DM_MAPIO_KILL;
-	if (img->st.bdev && commit_is_clean(img))
+	if (img->st.bdev && qcow2_is_clean(img))
 		return img->st.ops->map_bio(&img->st, io, bio, 0);
 	commit_add_io(img, io);
 	return DM_MAPIO_SUBMITTED;

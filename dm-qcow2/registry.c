@@ -25,6 +25,7 @@
 #include "alloc.h"
 #include "commit.h"
 #include "device.h"
+#include "generation.h"
 #include "locks.h"
 #include "registry.h"
 #include "write.h"
@@ -86,6 +87,7 @@ static void shut_image(struct qcow2_image *img)
 	writer_stop(img);
 	cancel_work_sync(&img->event_work);
 	commit_exit(img);
+	qcow2_generation_exit(img);
 	writer_exit(img);
 	alloc_exit(img);
 	if (img->can_write)
@@ -148,8 +150,9 @@ static int open_writable(struct qcow2_image *img, char **error)
 	img->can_write = true;
 	mutex_init(&img->alloc_lock);
 	mutex_init(&img->meta_lock);
-	INIT_LIST_HEAD(&img->dirty);
-	r = commit_init(img);
+	r = qcow2_generation_init(img);
+	if (!r)
+		r = commit_init(img);
 	if (!r)
 		r = writer_init(img);
 	if (r)
@@ -588,7 +591,7 @@ int qcow2_image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 	if (write && img->owner != md) {
 		DMERR("%s: lost write access to the image", img->name);
 		r = -EBUSY;
-	} else if (!write && img->owner == md && !commit_is_clean(img)) {
+	} else if (!write && img->owner == md && !qcow2_is_clean(img)) {
 		/* Whoever reads it without writing would never write what is missing. */
 		DMERR("%s: cannot become read-only: its tables could not be written", img->name);
 		r = -EIO;

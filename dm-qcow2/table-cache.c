@@ -10,7 +10,6 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
-#include "commit.h"
 #include "compat.h"
 #include "entries.h"
 
@@ -432,57 +431,6 @@ void slice_put(struct slice *s)
 		mempool_free(shadow, &cache->buffers);
 }
 
-static bool prepare(struct slice *s, gfp_t gfp)
-{
-	struct table_cache *cache = &s->img->cache;
-	void *shadow;
-
-	if (READ_ONCE(s->shadow))
-		return true;
-	shadow = mempool_alloc(&cache->buffers, gfp);
-	if (!shadow)
-		return false;
-	spin_lock(&cache->lock);
-	if (!s->shadow) {
-		/* Another pin's prepare() looks without the lock. */
-		WRITE_ONCE(s->shadow, shadow);
-		shadow = NULL;
-	}
-	spin_unlock(&cache->lock);
-	if (shadow)
-		mempool_free(shadow, &cache->buffers);
-	return true;
-}
-
-/**
- * slice_try_prepare - make sure that a pinned slice can be changed, if memory allows
- * @s: the slice
- *
- * For the writer and for who holds alloc_lock: they cannot wait, since the memory may be with
- * operations that only the writer can finish.
- *
- * Return: whether it can be changed; if not, trying again after a commit or an operation may work.
- */
-bool slice_try_prepare(struct slice *s)
-{
-	return prepare(s, NO_WAIT);
-}
-
-/**
- * slice_prepare - make sure that a pinned slice can be changed
- * @s: the slice
- *
- * May wait for operations and commits to return memory, so the caller must hold no lock that they
- * need, and must not be the writer.
- */
-void slice_prepare(struct slice *s)
-{
-	if (slice_try_prepare(s))
-		return;
-	qcow2_kick_commit(s->img);
-	prepare(s, GFP_NOIO);
-}
-
 /**
  * slice_discard - drop the only pin of a clean slice, and the slice with it
  * @s: from cache_add_zeroed(), and not wanted after all
@@ -509,27 +457,6 @@ bool qcow2_slice_has_place(const struct slice *s)
 	struct qcow2_storage *st = &s->img->st;
 
 	return !st->bdev || s->pos + SLICE_SIZE - 1 < st->ops->size(st);
-}
-
-/**
- * slice_dirty - say that a slice is about to be changed
- * @s: the slice, pinned and prepared; the caller holds meta_lock
- */
-void slice_dirty(struct slice *s)
-{
-	struct qcow2_image *img = s->img;
-
-	lockdep_assert_held(&img->meta_lock);
-	if (s->dirty)
-		return;
-	WRITE_ONCE(s->dirty, true);
-	if (!s->writing) {
-		slice_pin(s);
-		if (atomic_inc_return(&img->cache.nr_dirty) == 1)
-			commit_start_timer(img);
-	}
-	list_add_tail(&s->dirty_node, &img->dirty);
-	smp_wmb();	/* before the new entry; pairs with the smp_rmb() in map.c */
 }
 
 /* Returns 0; or -ENOMEM with @gfp = NO_WAIT, and then some of @slices may be there. */

@@ -15,8 +15,8 @@
  *    they are read anywhere, with READ_ONCE, under RCU or a pin.
  *  - A dirty or writing slice holds a pin, so only clean slices are evicted and what is read from
  *    disk is never older than what was in memory.
- *  - @shadow exists from slice_prepare() until the last pin goes, so that a commit that closes a
- *    generation always has where to put its copy.
+ *  - @shadow exists from qcow2_slice_prepare() until the last pin goes, so that a commit that closes
+ *    a generation always has where to put its copy.
  */
 #ifndef DM_QCOW2_TABLE_CACHE_H
 #define DM_QCOW2_TABLE_CACHE_H
@@ -70,8 +70,8 @@ struct slice {
 	/* image.meta_lock to change; read without it only as a hint */
 	bool dirty;			/* changed since the open generation began */
 	bool writing;			/* in the generation that is being committed */
-	struct list_head dirty_node;	/* on image.dirty while @dirty */
-	struct list_head commit_node;	/* on the commit's list while @writing; the commit's */
+	struct list_head dirty_node;	/* on generation.dirty while @dirty */
+	struct list_head commit_node;	/* on generation.closed while @writing */
 
 	union {
 		struct work_struct load;	/* while LOADING */
@@ -119,11 +119,8 @@ struct slice *cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, 
 			       u64 pos);
 void slice_pin(struct slice *s);
 void slice_put(struct slice *s);
-void slice_prepare(struct slice *s);
-bool slice_try_prepare(struct slice *s);
 void slice_discard(struct slice *s);
 bool qcow2_slice_has_place(const struct slice *s);
-void slice_dirty(struct slice *s);
 
 int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind, u64 pos,
 		    u32 nr_entries);
@@ -144,8 +141,8 @@ static inline u64 slice_entry(const struct slice *s, unsigned int i)
 }
 
 /*
- * Under image.meta_lock, with a pin, after slice_prepare() and slice_dirty(): whoever sees the new
- * entry then also sees that the image is not clean (commit_is_clean()).
+ * Under image.meta_lock, with a pin, after qcow2_slice_prepare() and qcow2_slice_dirty(): whoever
+ * sees the new entry then also sees that the image is not clean (qcow2_is_clean()).
  */
 static inline void slice_set_entry(struct slice *s, unsigned int i, u64 val)
 {

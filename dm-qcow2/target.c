@@ -23,6 +23,7 @@
 #include "commit.h"
 #include "compat.h"
 #include "device.h"
+#include "generation.h"
 #include "hooks.h"
 #include "registry.h"
 #include "write.h"
@@ -572,7 +573,7 @@ static void emit_info(struct qcow2_dev *dev, char *result, unsigned int maxlen)
 	unsigned int sz = 0;
 
 	if (dev->writable)
-		dirty = !commit_is_clean(img);
+		dirty = !qcow2_is_clean(img);
 	DMEMIT("%s %llu/%llu %llu ", mode_word(dev), READ_ONCE(img->alloc->nr_used), total,
 	       img->st.ops->used(&img->st, READ_ONCE(img->alloc->end) << img->cluster_bits));
 	DMEMIT("%u/%u ", READ_ONCE(img->cache.nr) * (SLICE_SIZE / 1024),
@@ -689,9 +690,9 @@ static int __init qcow2_init(void)
 	r = table_cache_module_init();
 	if (r)
 		goto bad_cache;
-	r = commit_module_init();
+	r = qcow2_generation_module_init();
 	if (r)
-		goto bad_commit;
+		goto bad_generation;
 	r = writer_module_init();
 	if (r)
 		goto bad_writer;
@@ -705,8 +706,8 @@ static int __init qcow2_init(void)
 bad_registry:
 	writer_module_exit();
 bad_writer:
-	commit_module_exit();
-bad_commit:
+	qcow2_generation_module_exit();
+bad_generation:
 	table_cache_module_exit();
 bad_cache:
 	storage_module_exit();
@@ -718,7 +719,7 @@ static void __exit qcow2_exit(void)
 	dm_unregister_target(&qcow2_target);
 	qcow2_registry_exit();
 	writer_module_exit();
-	commit_module_exit();
+	qcow2_generation_module_exit();
 	table_cache_module_exit();
 	storage_module_exit();
 }

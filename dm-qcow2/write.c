@@ -35,7 +35,7 @@ static void wait_for_space(struct qcow2_writer *w, struct qcow2_io *io, bool ref
 		return;
 	}
 	image_out_of_space(w->img, refused, why);
-	commit_hurry(w->img);
+	qcow2_reclaim_hurry(w->img);
 	if (image_gives_up(w->img))
 		qcow2_io_end(io, image_no_space_status(w->img));
 	else
@@ -58,7 +58,7 @@ void stall_io(struct qcow2_writer *w, struct qcow2_io *io)
 		return;
 	}
 	list_add_tail(&io->node, &w->stalled);
-	commit_relieve(w->img);
+	qcow2_commit_relieve(w->img);
 }
 
 struct cow_op *find_busy(struct qcow2_writer *w, u64 cluster)
@@ -94,10 +94,10 @@ void failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 		was_refused(w, io);
 	} else if (error != -ENOSPC) {
 		qcow2_io_end(io, errno_to_blk_status(error));
-	} else if (commit_frees_pending(img) && !qcow2_commit_is_stuck(img)) {
+	} else if (qcow2_frees_pending(img) && !qcow2_commit_is_stuck(img)) {
 		/* Space is on its way. */
 		list_add_tail(&io->node, &w->no_space);
-		commit_hurry(img);
+		qcow2_reclaim_hurry(img);
 		qcow2_kick_commit(img);
 	} else {
 		wait_for_space(w, io, false, "no free cluster and no room to grow");
@@ -118,8 +118,8 @@ static int add_l2_table(struct qcow2_image *img, u32 i)
 
 	if (!qcow2_slice_has_place(l1))
 		return -ENOSPC;
-	freed = freed_alloc(img);
-	if (!freed || !slice_try_prepare(l1)) {
+	freed = qcow2_freed_alloc(img);
+	if (!freed || !qcow2_slice_try_prepare(l1)) {
 		r = -ENOMEM;
 		goto out;
 	}
@@ -137,14 +137,14 @@ static int add_l2_table(struct qcow2_image *img, u32 i)
 		r = qcow2_add_metadata(img, pos, img->cluster_size);
 	mutex_lock(&img->meta_lock);
 	if (!r) {
-		slice_dirty(l1);
+		qcow2_slice_dirty(l1);
 		slice_set_entry(l1, i, qcow2_l1_entry_make(pos));
 	} else {
-		freed_add(img, &freed, pos >> img->cluster_bits);
+		qcow2_freed_add(img, &freed, pos >> img->cluster_bits);
 	}
 	mutex_unlock(&img->meta_lock);
 out:
-	freed_drop(img, freed);
+	qcow2_freed_drop(img, freed);
 	return r == -EEXIST ? -EIO : r;
 }
 
@@ -163,7 +163,7 @@ struct slice *get_l2(struct qcow2_image *img, u64 goff)
 	s = slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
 	if (IS_ERR(s))
 		return s;
-	r = !qcow2_slice_has_place(s) ? -ENOSPC : !slice_try_prepare(s) ? -ENOMEM : 0;
+	r = !qcow2_slice_has_place(s) ? -ENOSPC : !qcow2_slice_try_prepare(s) ? -ENOMEM : 0;
 	if (r) {
 		slice_put(s);
 		return ERR_PTR(r);
@@ -392,7 +392,7 @@ static void process(struct qcow2_writer *w, struct qcow2_io *io)
 		was_refused(w, io);
 		return;
 	}
-	if (commit_pressure(w->img)) {
+	if (qcow2_commit_pressure(w->img)) {
 		stall_io(w, io);
 		return;
 	}
@@ -428,7 +428,7 @@ static void process_list(struct qcow2_writer *w, struct list_head *ios)
 /**
  * free_l2_reference - an L2 entry is replaced: its clusters lose a reference
  * @img: the image; the caller holds meta_lock
- * @freed: from freed_alloc(); one extent is enough
+ * @freed: from qcow2_freed_alloc(); one extent is enough
  * @entry: the old entry
  */
 void free_l2_reference(struct qcow2_image *img, struct freed_extent **freed, u64 entry)
@@ -438,7 +438,7 @@ void free_l2_reference(struct qcow2_image *img, struct freed_extent **freed, u64
 	if (!qcow2_l2_entry_clusters(img, entry, &first, &last))
 		return;
 	for (; first <= last; first++)
-		freed_add(img, freed, first);
+		qcow2_freed_add(img, freed, first);
 }
 
 /* The data is written: map it. */
@@ -450,7 +450,7 @@ static void enter_mapping(struct qcow2_writer *w, struct cow_op *op)
 
 	mutex_lock(&img->meta_lock);
 	old = slice_entry(op->l2, i);
-	slice_dirty(op->l2);
+	qcow2_slice_dirty(op->l2);
 	slice_set_entry(op->l2, i, val);
 	if (op->new_cluster)
 		free_l2_reference(img, &op->freed, old);
@@ -470,7 +470,7 @@ static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 		alloc_put_back(img, op->host);
 	} else if (op->error && op->new_cluster) {
 		mutex_lock(&img->meta_lock);
-		freed_add(img, &op->freed, op->host >> img->cluster_bits);
+		qcow2_freed_add(img, &op->freed, op->host >> img->cluster_bits);
 		mutex_unlock(&img->meta_lock);
 	}
 	/* Of those that had been refused none is left to tell when they were failed. */
@@ -512,10 +512,10 @@ static void take_list(struct list_head *from, bool *flag, struct list_head *to)
  */
 static void stop_waiting(struct qcow2_writer *w, struct list_head *ios)
 {
-	if (image_mode(w->img) < MODE_READ_ONLY && commit_frees_pending(w->img) &&
+	if (image_mode(w->img) < MODE_READ_ONLY && qcow2_frees_pending(w->img) &&
 	    !qcow2_commit_is_stuck(w->img)) {
-		commit_hurry(w->img);
-		commit_relieve(w->img);
+		qcow2_reclaim_hurry(w->img);
+		qcow2_commit_relieve(w->img);
 	} else {
 		list_splice_tail_init(&w->no_space, ios);
 	}

@@ -14,6 +14,7 @@
 
 #include "commit.h"
 #include "device.h"
+#include "generation.h"
 
 #define MAX_OPS		256		/* at a time */
 #define OP_PARTS	8		/* I/Os of one operation at a time */

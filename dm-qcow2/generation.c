@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * generation.c - the books of what is changed and not durable; see generation.h.
+ *
+ * Every change of a table belongs to the open generation until that is closed, for a commit to
+ * write it.  Freed clusters are entered here with the change that freed them, and go on only when
+ * that is durable.
+ *
+ * Owns generation.lock, which keeps commits from starting.  Takes that, image.meta_lock, and
+ * table_cache.lock inside it.
+ */
+#include <linux/device-mapper.h>
+#include <linux/slab.h>
+
+#include "compat.h"
+#include "generation.h"
+
+#define COMMIT_INTERVAL		(5 * HZ)
+#define MAX_FREED		4096		/* extents, before discards wait */
+#define TOO_MANY_FREED		(2 * MAX_FREED)	/* extents, before writes wait, too */
+#define RESERVED_FREED		64
+
+#define NO_WAIT			(GFP_NOWAIT | __GFP_NOWARN)
+
+static struct kmem_cache *freed_slab;
+
+/**
+ * qcow2_is_clean - is everything that has been acknowledged durable but for the storage's cache?
+ * @img: a writable image
+ */
+bool qcow2_is_clean(struct qcow2_image *img)
+{
+	return !atomic_read(&img->cache.nr_dirty);
+}
+
+/**
+ * qcow2_start_commit_timer - commit a few seconds from now at the latest
+ * @img: a writable image
+ */
+void qcow2_start_commit_timer(struct qcow2_image *img)
+{
+	queue_delayed_work(img->commit_worker.wq, &img->commit_timer, COMMIT_INTERVAL);
+}
+
+static bool prepare(struct slice *s, gfp_t gfp)
+{
+	struct table_cache *cache = &s->img->cache;
+	void *shadow;
+
+	if (READ_ONCE(s->shadow))
+		return true;
+	shadow = mempool_alloc(&cache->buffers, gfp);
+	if (!shadow)
+		return false;
+	spin_lock(&cache->lock);
+	if (!s->shadow) {
+		/* Another pin's prepare() looks without the lock. */
+		WRITE_ONCE(s->shadow, shadow);
+		shadow = NULL;
+	}
+	spin_unlock(&cache->lock);
+	if (shadow)
+		mempool_free(shadow, &cache->buffers);
+	return true;
+}
+
+/**
+ * qcow2_slice_try_prepare - make sure that a pinned slice can be changed, if memory allows
+ * @s: the slice
+ *
+ * For the writer and for who holds alloc_lock: they cannot wait, since the memory may be with
+ * operations that only the writer can finish.
+ *
+ * Return: whether it can be changed; if not, trying again after a commit or an operation may work.
+ */
+bool qcow2_slice_try_prepare(struct slice *s)
+{
+	return prepare(s, NO_WAIT);
+}
+
+/**
+ * qcow2_slice_prepare - make sure that a pinned slice can be changed
+ * @s: the slice
+ *
+ * May wait for operations and commits to return memory, so the caller must hold no lock that they
+ * need, and must not be the writer.
+ */
+void qcow2_slice_prepare(struct slice *s)
+{
+	if (qcow2_slice_try_prepare(s))
+		return;
+	qcow2_kick_commit(s->img);
+	prepare(s, GFP_NOIO);
+}
+
+/**
+ * qcow2_slice_dirty - say that a slice is about to be changed
+ * @s: the slice, pinned and prepared; the caller holds meta_lock
+ */
+void qcow2_slice_dirty(struct slice *s)
+{
+	struct qcow2_image *img = s->img;
+
+	lockdep_assert_held(&img->meta_lock);
+	if (s->dirty)
+		return;
+	WRITE_ONCE(s->dirty, true);
+	if (!s->writing) {
+		slice_pin(s);
+		if (atomic_inc_return(&img->cache.nr_dirty) == 1)
+			qcow2_start_commit_timer(img);
+	}
+	list_add_tail(&s->dirty_node, &img->generation->dirty);
+	smp_wmb();	/* before the new entry; pairs with the smp_rmb() in map.c */
+}
+
+/**
+ * qcow2_freed_alloc - get an extent to record freed clusters in
+ * @img: a writable image
+ *
+ * Does not wait: extents come back when the I/O in an epoch has ended, and that may need the
+ * caller.
+ *
+ * Return: the extent; or NULL, and then a commit has been started that will free some.
+ */
+struct freed_extent *qcow2_freed_alloc(struct qcow2_image *img)
+{
+	struct freed_extent *ext;
+
+	ext = mempool_alloc(&img->generation->freed_pool, GFP_NOWAIT | __GFP_NOWARN);
+	if (!ext) {
+		qcow2_reclaim_hurry(img);
+		qcow2_kick_commit(img);
+	}
+	return ext;
+}
+
+/**
+ * qcow2_freed_add - record that a cluster lost a reference in the open generation
+ * @img: the image; the caller holds meta_lock
+ * @ext: from qcow2_freed_alloc(); set to NULL if it was used
+ * @cluster: number of the host cluster
+ */
+void qcow2_freed_add(struct qcow2_image *img, struct freed_extent **ext, u64 cluster)
+{
+	struct qcow2_generation *g = img->generation;
+	struct freed_extent *last;
+
+	lockdep_assert_held(&img->meta_lock);
+	if (!list_empty(&g->freed)) {
+		last = list_last_entry(&g->freed, struct freed_extent, node);
+		if (last->start + last->nr == cluster) {
+			last->nr++;
+			return;
+		}
+	}
+	(*ext)->start = cluster;
+	(*ext)->nr = 1;
+	list_add_tail(&(*ext)->node, &g->freed);
+	atomic_inc(&g->nr_freed);
+	*ext = NULL;
+}
+
+/**
+ * qcow2_freed_drop - return an extent that is not needed
+ * @img: the image
+ * @ext: the extent or NULL
+ */
+void qcow2_freed_drop(struct qcow2_image *img, struct freed_extent *ext)
+{
+	if (ext)
+		mempool_free(ext, &img->generation->freed_pool);
+}
+
+/**
+ * qcow2_freed_done - one of the extents that the reclaimer took is dealt with
+ * @img: a writable image
+ * @ext: the extent; not to be used afterwards
+ */
+void qcow2_freed_done(struct qcow2_image *img, struct freed_extent *ext)
+{
+	list_del(&ext->node);
+	qcow2_freed_drop(img, ext);
+	/* Whoever waits until there are fewer goes on while the rest is reclaimed. */
+	if (atomic_dec_return(&img->generation->nr_freed) % (MAX_FREED / 2) == 0)
+		qcow2_retry_waiting(img);
+}
+
+/**
+ * qcow2_frees_pending - are clusters on their way to becoming allocatable?
+ * @img: a writable image
+ */
+bool qcow2_frees_pending(struct qcow2_image *img)
+{
+	return atomic_read(&img->generation->nr_freed);
+}
+
+/**
+ * qcow2_commit_pressure - should writers wait for a commit before they change more?
+ * @img: a writable image
+ */
+bool qcow2_commit_pressure(struct qcow2_image *img)
+{
+	return atomic_read(&img->cache.nr_dirty) >= READ_ONCE(img->cache.max) / 2 ||
+	       atomic_read(&img->generation->nr_freed) >= TOO_MANY_FREED;
+}
+
+/**
+ * qcow2_commit_discard_pressure - should discards wait before they free more?
+ * @img: a writable image
+ *
+ * Earlier than writes do, so that a guest's fstrim does not hold up its writes.
+ */
+bool qcow2_commit_discard_pressure(struct qcow2_image *img)
+{
+	return qcow2_commit_pressure(img) || atomic_read(&img->generation->nr_freed) >= MAX_FREED;
+}
+
+/**
+ * qcow2_reclaim_hurry - somebody waits for what is being reclaimed
+ * @img: a writable image
+ *
+ * For the rest of what the reclaimer has taken, its discards come one straight after the other.
+ * Any context.  The end of a reclaim has everything that waits tried again, so that what still
+ * waits then says so again.
+ */
+void qcow2_reclaim_hurry(struct qcow2_image *img)
+{
+	WRITE_ONCE(img->generation->haste, true);
+}
+
+/**
+ * qcow2_reclaim_in_haste - does somebody wait for what is being reclaimed?
+ * @img: a writable image
+ *
+ * So does a suspend from its beginning to its end, also for what comes on the way.
+ */
+bool qcow2_reclaim_in_haste(struct qcow2_image *img)
+{
+	return READ_ONCE(img->generation->haste) || READ_ONCE(img->waits.release);
+}
+
+/**
+ * qcow2_commit_relieve - start a commit if that is what takes the pressure off
+ * @img: a writable image; called by its writer
+ *
+ * It is not while clusters are being reclaimed: one commit more would not speed that up, and its
+ * flushes cost what the reclaimer's pauses save.  The end of the reclaim wakes the writer, which
+ * comes here again if it still has to wait.
+ */
+void qcow2_commit_relieve(struct qcow2_image *img)
+{
+	/*
+	 * The list may be changing, under meta_lock.  Nothing follows from a wrong answer: what is
+	 * being added comes with a later call, and what was just taken away is in a commit, whose
+	 * end wakes the writer.
+	 */
+	bool freed = data_race(!list_empty(&img->generation->freed));
+
+	if (atomic_read(&img->generation->nr_freed) >= TOO_MANY_FREED)
+		qcow2_reclaim_hurry(img);
+	if (atomic_read(&img->cache.nr_dirty) >= READ_ONCE(img->cache.max) / 2 ||
+	    (freed && !READ_ONCE(img->generation->reclaiming)))
+		qcow2_kick_commit(img);
+}
+
+/**
+ * qcow2_generation_hold - keep commits from starting
+ * @img: a writable image
+ *
+ * For a change that cannot be made in one section of meta_lock, or that a closed generation must
+ * not see.  Sleeps until a running commit has ended.
+ *
+ * Return: whether commits are held; not when one is stuck, for its generation is still to be
+ * written.
+ */
+bool qcow2_generation_hold(struct qcow2_image *img)
+{
+	mutex_lock(&img->generation->lock);
+	if (!img->waits.stuck)
+		return true;
+	mutex_unlock(&img->generation->lock);
+	return false;
+}
+
+/**
+ * qcow2_generation_release - the end of qcow2_generation_hold()
+ * @img: the image
+ */
+void qcow2_generation_release(struct qcow2_image *img)
+{
+	mutex_unlock(&img->generation->lock);
+}
+
+/**
+ * qcow2_generation_reftable_moved - the open generation has a refcount table elsewhere
+ * @img: the image; the caller holds meta_lock and has dirtied all slices of the table
+ * @clusters: its length now
+ */
+void qcow2_generation_reftable_moved(struct qcow2_image *img, u32 clusters)
+{
+	img->generation->reftable_clusters = clusters;
+}
+
+/**
+ * qcow2_generation_close - close the open generation: from here on changes belong to the next one
+ * @img: a writable image; the caller holds generation.lock, and the last closed one is durable
+ *
+ * Sleeps for meta_lock.
+ */
+void qcow2_generation_close(struct qcow2_image *img)
+{
+	struct qcow2_generation *g = img->generation;
+	struct slice *s, *next;
+
+	lockdep_assert_held(&g->lock);
+	mutex_lock(&img->meta_lock);
+	list_for_each_entry_safe(s, next, &g->dirty, dirty_node) {
+		memcpy(s->shadow, s->data, SLICE_SIZE);
+		s->dirty = false;
+		WRITE_ONCE(s->writing, true);
+		list_del_init(&s->dirty_node);
+		list_add_tail(&s->commit_node, &g->closed);
+	}
+	list_splice_init(&g->freed, &g->closed_freed);
+	g->closed_reftable = g->reftable_clusters;
+	g->reftable_clusters = 0;
+	mutex_unlock(&img->meta_lock);
+}
+
+static void slice_clean(struct slice *s)
+{
+	atomic_dec(&s->img->cache.nr_dirty);
+	slice_put(s);
+}
+
+/**
+ * qcow2_generation_finish - the closed generation is durable, or will never be
+ * @img: a writable image; the caller holds generation.lock, or nobody else uses the image
+ *
+ * Its freed extents are left to the caller.  Sleeps for meta_lock.
+ */
+void qcow2_generation_finish(struct qcow2_image *img)
+{
+	struct qcow2_generation *g = img->generation;
+	struct slice *s, *next;
+
+	mutex_lock(&img->meta_lock);
+	list_for_each_entry_safe(s, next, &g->closed, commit_node) {
+		list_del(&s->commit_node);
+		WRITE_ONCE(s->writing, false);
+		if (!s->dirty)
+			slice_clean(s);
+	}
+	mutex_unlock(&img->meta_lock);
+}
+
+static void drop_extents(struct qcow2_image *img, struct list_head *extents)
+{
+	struct freed_extent *ext, *next;
+
+	list_for_each_entry_safe(ext, next, extents, node)
+		qcow2_freed_drop(img, ext);
+}
+
+/* After a failure: let go of what will never be written. */
+static void abandon(struct qcow2_image *img)
+{
+	struct qcow2_generation *g = img->generation;
+	struct slice *s, *next;
+
+	if (!qcow2_is_clean(img))
+		DMERR("%s: closed without %d changed pieces of its tables and what they map",
+		      img->name, atomic_read(&img->cache.nr_dirty));
+	qcow2_generation_finish(img);
+	mutex_lock(&img->meta_lock);
+	list_for_each_entry_safe(s, next, &g->dirty, dirty_node) {
+		list_del_init(&s->dirty_node);
+		s->dirty = false;
+		slice_clean(s);
+	}
+	mutex_unlock(&img->meta_lock);
+	drop_extents(img, &g->freed);
+	drop_extents(img, &g->closed_freed);
+}
+
+/**
+ * qcow2_generation_init - set up
+ * @img: the image
+ *
+ * Return: 0 or -ENOMEM; qcow2_generation_exit() must be called either way.
+ */
+int qcow2_generation_init(struct qcow2_image *img)
+{
+	struct qcow2_generation *g = kzalloc(sizeof(*g), GFP_KERNEL);
+
+	if (!g)
+		return -ENOMEM;
+	img->generation = g;
+	mutex_init(&g->lock);
+	INIT_LIST_HEAD(&g->dirty);
+	INIT_LIST_HEAD(&g->freed);
+	INIT_LIST_HEAD(&g->closed);
+	INIT_LIST_HEAD(&g->closed_freed);
+	return mempool_init_slab_pool(&g->freed_pool, RESERVED_FREED, freed_slab);
+}
+
+/**
+ * qcow2_generation_exit - free what qcow2_generation_init() made
+ * @img: the image, stopped; what is dirty (after a failure) is dropped
+ */
+void qcow2_generation_exit(struct qcow2_image *img)
+{
+	struct qcow2_generation *g = img->generation;
+
+	if (!g)
+		return;
+	abandon(img);
+	mempool_exit(&g->freed_pool);
+	kfree(g);
+	img->generation = NULL;
+}
+
+int qcow2_generation_module_init(void)
+{
+	freed_slab = KMEM_CACHE(freed_extent, 0);
+	return freed_slab ? 0 : -ENOMEM;
+}
+
+void qcow2_generation_module_exit(void)
+{
+	kmem_cache_destroy(freed_slab);
+}
