@@ -30,9 +30,10 @@
  * nobody knows what is durable, is final.
  *
  * Freed clusters go: unlinked in memory (qcow2_freed_add, open generation) -> that generation
- * durable -> epoch over -> discarded and refcount lowered (alloc_reclaim) -> allocatable.  They were
- * freed in the guest's order; what lies side by side in the storage is put together before it is discarded,
- * and the discards leave the storage time for the guest's I/O unless somebody waits for them.
+ * durable -> epoch over -> discarded and refcount lowered (alloc_reclaim) -> allocatable.  They
+ * were freed in the guest's order; what lies side by side in the storage is put together before it
+ * is discarded, and the discards leave the storage time for the guest's I/O unless somebody waits
+ * for them.
  *
  * Takes generation.lock for the length of a commit, meta_lock inside it, and commit.io_lock.  Never
  * alloc_lock: its holders wait for commits.

@@ -14,21 +14,27 @@
 #include <linux/slab.h>
 
 #include "compat.h"
-#include "write.h"
+#include "cow.h"
+#include "decompress.h"
+#include "generation.h"
 
 #define MAX_ZERO_VECS	((1U << QCOW2_MAX_CLUSTER_BITS) / ZERO_BUF_SIZE)
 
+#define RESERVED_OPS		4
+#define RESERVED_BUFFERS	2
+
+static struct kmem_cache *op_slab;
 static struct bio_vec zero_vecs[MAX_ZERO_VECS];	/* constant: a cluster of zeroes */
 
 /**
- * op_alloc - get an operation and the memory it needs
+ * qcow2_op_alloc - get an operation and the memory it needs
  * @w: the writer
  * @need_freed: it may free a cluster
  * @need_buf: it copies
  *
  * Does not wait.  Return: the operation, or NULL when one must end, or a commit, first.
  */
-struct cow_op *op_alloc(struct qcow2_writer *w, bool need_freed, bool need_buf)
+struct cow_op *qcow2_op_alloc(struct qcow2_writer *w, bool need_freed, bool need_buf)
 {
 	struct cow_op *op = mempool_alloc(&w->ops, GFP_NOWAIT | __GFP_NOWARN);
 
@@ -41,18 +47,18 @@ struct cow_op *op_alloc(struct qcow2_writer *w, bool need_freed, bool need_buf)
 	if (need_buf)
 		op->buf = mempool_alloc(&w->buffers, GFP_NOWAIT | __GFP_NOWARN);
 	if ((need_freed && !op->freed) || (need_buf && !op->buf)) {
-		op_free(w, op);
+		qcow2_op_free(w, op);
 		return NULL;
 	}
 	return op;
 }
 
 /**
- * op_free - give an operation and its memory back
+ * qcow2_op_free - give an operation and its memory back
  * @w: the writer
  * @op: the operation
  */
-void op_free(struct qcow2_writer *w, struct cow_op *op)
+void qcow2_op_free(struct qcow2_writer *w, struct cow_op *op)
 {
 	if (op->l2)
 		slice_put(op->l2);
@@ -334,11 +340,11 @@ static void start_writes(struct qcow2_writer *w, struct cow_op *op)
 }
 
 /**
- * op_start - start the I/O of an operation
+ * qcow2_op_start - start the I/O of an operation
  * @w: the writer
  * @op: the operation, filled in
  */
-void op_start(struct qcow2_writer *w, struct cow_op *op)
+void qcow2_op_start(struct qcow2_writer *w, struct cow_op *op)
 {
 	if (op->fill == FILL_COPY)
 		start_reads(w, op);
@@ -347,13 +353,13 @@ void op_start(struct qcow2_writer *w, struct cow_op *op)
 }
 
 /**
- * op_continue - the I/O of a stage has ended: start the next
+ * qcow2_op_continue - the I/O of a stage has ended: start the next
  * @w: the writer
  * @op: the operation
  *
  * Return: whether there was a next; if not, the operation has ended, in success or with op->error.
  */
-bool op_continue(struct qcow2_writer *w, struct cow_op *op)
+bool qcow2_op_continue(struct qcow2_writer *w, struct cow_op *op)
 {
 	if (op->error || op->stage == STAGE_WRITE)
 		return false;
@@ -373,11 +379,53 @@ bool op_continue(struct qcow2_writer *w, struct cow_op *op)
 	return true;
 }
 
-/* Once, at load. */
-void cow_module_init(void)
+/*
+ * Compound, since filesystems take references to single pages of what they are given (NFS does).
+ */
+static void *copy_alloc(gfp_t gfp, void *unused)
+{
+	return alloc_pages(gfp | __GFP_COMP, COPY_ORDER);
+}
+
+static void copy_free(void *page, void *unused)
+{
+	__free_pages(page, COPY_ORDER);
+}
+
+/**
+ * qcow2_op_pools_init - set up what operations and copying need
+ * @w: the writer
+ *
+ * Return: 0 or -ENOMEM; qcow2_op_pools_exit() must be called either way.
+ */
+int qcow2_op_pools_init(struct qcow2_writer *w)
+{
+	int r = mempool_init_slab_pool(&w->ops, RESERVED_OPS, op_slab);
+
+	return r ?: mempool_init(&w->buffers, RESERVED_BUFFERS, copy_alloc, copy_free, NULL);
+}
+
+/**
+ * qcow2_op_pools_exit - free what qcow2_op_pools_init() made
+ * @w: the writer, without an operation
+ */
+void qcow2_op_pools_exit(struct qcow2_writer *w)
+{
+	mempool_exit(&w->buffers);
+	mempool_exit(&w->ops);
+}
+
+int qcow2_cow_module_init(void)
 {
 	unsigned int i;
 
 	for (i = 0; i < MAX_ZERO_VECS; i++)
 		bvec_set_page(&zero_vecs[i], storage_zero_page, ZERO_BUF_SIZE, 0);
+	op_slab = KMEM_CACHE(cow_op, 0);
+	return op_slab ? 0 : -ENOMEM;
+}
+
+void qcow2_cow_module_exit(void)
+{
+	kmem_cache_destroy(op_slab);
 }

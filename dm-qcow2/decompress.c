@@ -16,7 +16,7 @@
 #include <linux/slab.h>
 #include <linux/zlib.h>
 
-#include "device.h"
+#include "decompress.h"
 
 #define SLOT_BITS	2
 #define NR_SLOTS	(1U << SLOT_BITS)

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * device.h - one device-mapper target: a chain of layers, and where a guest offset is in it.
+ * device.h - one device-mapper target: a chain of layers, and a bio's epoch.
  */
 #ifndef DM_QCOW2_DEVICE_H
 #define DM_QCOW2_DEVICE_H
 
-#include "entries.h"
 #include "image.h"
 #include "io.h"
 
@@ -43,39 +42,21 @@ struct qcow2_dev {
 	struct qcow2_layer layers[];	/* top first */
 };
 
-/**
- * struct extent - what a range of guest bytes is
- * @img:	The image that decides (not for a zero past the end of all layers).
- * @host:	Byte position in @img's storage; for EXTENT_ZERO, of a preallocated cluster, or 0.
- * @stored:	EXTENT_COMPRESSED: how many bytes are there at @host.
- * @len:	How many bytes, from the offset that was asked for.
- * @own:	The clusters belong to the active table alone: they can be written in place.
- */
-struct extent {
-	enum extent_type type;
-	bool own;
-	struct qcow2_image *img;
-	u32 stored;
-	u64 host;
-	u64 len;
-};
-
-/* lookup.c */
-void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext);
-void chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len, struct extent *ext);
-
-/*
- * Is the extent written where it is?  That depends on its entry alone, and not on how long the
- * storage is now: else one write could be filling the cluster while another goes straight to it.
- */
-static inline bool written_in_place(const struct extent *ext)
+/* Enter the epoch, on a device that can free clusters. */
+static inline void qcow2_io_enter(struct qcow2_io *io)
 {
-	return ext->own && (ext->type == EXTENT_DATA || ext->type == EXTENT_BEYOND);
+	struct qcow2_dev *dev = io->dev;
+
+	if (dev->writable && !io->epoch)
+		io->epoch = epoch_enter(&dev->layers[0].img->epoch);
 }
 
-/* decompress.c */
-int decompress_read(const struct extent *ext, u32 skip, void *buf);
-void decompress_io(struct qcow2_io *io, const struct extent *ext);
-void decompress_exit(struct qcow2_image *img);
+/* Leave it, if the bio is in one. */
+static inline void qcow2_io_leave(struct qcow2_io *io)
+{
+	if (io->epoch)
+		epoch_leave(io->epoch);
+	io->epoch = NULL;
+}
 
 #endif /* DM_QCOW2_DEVICE_H */

@@ -11,10 +11,15 @@
  * A bio walks along its range by io->pos.  When it must wait (for a slice, an operation, a commit)
  * it comes back through the writer's queue and goes on from there.
  *
- * Called by the writer's work item.  Takes meta_lock to change entries.
+ * Called by the writer's work item.  Takes no locks itself.
  */
 #include <linux/device-mapper.h>
 
+#include "discard.h"
+#include "generation.h"
+#include "lookup.h"
+#include "mapping.h"
+#include "wait.h"
 #include "write.h"
 
 #define MAX_STEPS	4096	/* clusters, before other bios get a turn */
@@ -35,26 +40,11 @@ static bool whole_cluster(struct qcow2_io *io, u64 pos, u64 end)
 /* Do the layers below read as zeroes for this cluster?  STEP_WAIT when the bio was parked. */
 static enum step below_is_zero(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, bool *zero)
 {
-	struct qcow2_image *img = io->dev->layers[0].img;
-	u64 left = min_t(u64, img->cluster_size, io->dev->size - pos);
+	int r = qcow2_chain_reads_zeroes(w, io, 1, pos, min_t(u64, w->img->cluster_size,
+							      io->dev->size - pos));
 
-	*zero = false;
-	while (left) {
-		struct extent ext;
-
-		chain_lookup(io->dev, 1, pos, left, &ext);
-		if (ext.type == EXTENT_MISS) {
-			if (load_missed(io, ext.img, pos, &w->gather))
-				continue;
-			return STEP_WAIT;
-		}
-		if (ext.type != EXTENT_ZERO)
-			return STEP_NEXT;
-		pos += ext.len;
-		left -= ext.len;
-	}
-	*zero = true;
-	return STEP_NEXT;
+	*zero = r > 0;
+	return r < 0 ? STEP_WAIT : STEP_NEXT;
 }
 
 /* Set the entry of the cluster at @pos, which drops what the old one referred to unless @keep. */
@@ -62,29 +52,21 @@ static enum step set_entry(struct qcow2_writer *w, struct qcow2_io *io, u64 pos,
 			   bool keep)
 {
 	struct qcow2_image *img = w->img;
-	u32 i = qcow2_cluster_index(img, pos);
 	struct freed_extent *freed;
 	struct slice *s;
-	u64 old;
 
 	freed = qcow2_freed_alloc(img);
 	if (!freed) {
-		stall_io(w, io);
+		qcow2_stall_io(w, io);
 		return STEP_WAIT;
 	}
-	s = get_l2(img, pos);
+	s = qcow2_get_l2(img, pos);
 	if (IS_ERR(s)) {
 		qcow2_freed_drop(img, freed);
-		failed_alloc(w, io, PTR_ERR(s));
+		qcow2_failed_alloc(w, io, PTR_ERR(s));
 		return STEP_WAIT;
 	}
-	mutex_lock(&img->meta_lock);
-	old = slice_entry(s, i);
-	qcow2_slice_dirty(s);
-	slice_set_entry(s, i, val);
-	if (!keep)
-		free_l2_reference(img, &freed, old);
-	mutex_unlock(&img->meta_lock);
+	qcow2_set_mapping(img, s, qcow2_cluster_index(img, pos), val, keep ? NULL : &freed);
 	slice_put(s);
 	qcow2_freed_drop(img, freed);
 	return STEP_NEXT;
@@ -148,29 +130,25 @@ static enum step zero_piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos
 	if (whole && (unmap || !ext->own) && zero_entry(io, &val))
 		return set_entry(w, io, pos, val, false);
 	if (written_in_place(ext))
-		start_in_place(w, io, pos, len, ext);
+		qcow2_start_in_place(w, io, pos, len, ext);
 	else
-		start_allocating(w, io, pos, len, true, ext);
+		qcow2_start_allocating(w, io, pos, len, true, ext);
 	return STEP_WAIT;
 }
 
 /* Find out what the cluster at @pos is; the slice is read if need be. */
 static enum step look(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, struct extent *ext)
 {
-	struct cow_op *op = find_busy(w, pos >> w->img->cluster_bits);
-
-	if (op) {
-		list_add_tail(&io->node, &op->waiters);
+	if (qcow2_wait_for_op(w, io, qcow2_cluster_index(w->img, pos)))
 		return STEP_WAIT;
-	}
 	if (bio_op(io_bio(io)) == REQ_OP_DISCARD ? qcow2_commit_discard_pressure(w->img) :
 						   qcow2_commit_pressure(w->img)) {
-		stall_io(w, io);
+		qcow2_stall_io(w, io);
 		return STEP_WAIT;
 	}
 	do {
 		image_lookup(w->img, pos, w->img->cluster_size - in_cluster(w->img, pos), ext);
-	} while (ext->type == EXTENT_MISS && load_missed(io, w->img, pos, &w->gather));
+	} while (ext->type == EXTENT_MISS && qcow2_load_missed(io, w->img, pos, &w->gather));
 	if (ext->type == EXTENT_MISS)
 		return STEP_WAIT;
 	if (ext->type == EXTENT_INVALID) {
@@ -198,7 +176,7 @@ static void process_range(struct qcow2_writer *w, struct qcow2_io *io, bool disc
 		struct extent ext;
 
 		if (++steps > MAX_STEPS) {
-			writer_add(img, io);
+			qcow2_hand_to_writer(img, io);
 			return;
 		}
 		if (discard && !whole_cluster(io, pos, end)) {
@@ -221,25 +199,25 @@ static void process_range(struct qcow2_writer *w, struct qcow2_io *io, bool disc
 			return;
 		advance(io, next);
 	}
-	finish_io(w, io);
+	qcow2_finish_io(w, io);
 }
 
 /**
- * process_discard - go on with a DISCARD
+ * qcow2_process_discard - go on with a DISCARD
  * @w: the writer
  * @io: the bio
  */
-void process_discard(struct qcow2_writer *w, struct qcow2_io *io)
+void qcow2_process_discard(struct qcow2_writer *w, struct qcow2_io *io)
 {
 	process_range(w, io, true);
 }
 
 /**
- * process_write_zeroes - go on with a WRITE_ZEROES
+ * qcow2_process_write_zeroes - go on with a WRITE_ZEROES
  * @w: the writer
  * @io: the bio
  */
-void process_write_zeroes(struct qcow2_writer *w, struct qcow2_io *io)
+void qcow2_process_write_zeroes(struct qcow2_writer *w, struct qcow2_io *io)
 {
 	process_range(w, io, false);
 }

@@ -243,7 +243,7 @@ int header_read(struct qcow2_image *img, bool write, char **error)
 	if (storage < QCOW2_V2_HEADER_LENGTH)
 		return fail(error, "Image is too short to hold a header");
 	area = (u8 *)__get_free_pages(GFP_KERNEL | __GFP_ZERO | __GFP_COMP,
-				     get_order(MAX_EXT_AREA));
+				      get_order(MAX_EXT_AREA));
 	if (!area) {
 		*error = "Out of memory reading the header";
 		return -ENOMEM;

@@ -139,7 +139,7 @@ struct qcow2_image {
 	struct qcow2_alloc *alloc;	/* alloc.c */
 	struct qcow2_generation *generation;	/* generation.c */
 	struct qcow2_commit *commit;	/* commit.c */
-	struct qcow2_writer *writer;	/* write.c */
+	struct qcow2_writer *writer;	/* writer.c */
 
 	spinlock_t state_lock;
 	enum image_mode mode;		/* state_lock to change */
@@ -148,7 +148,7 @@ struct qcow2_image {
 	struct dm_target *ti;		/* event_lock; the live writing target, or NULL */
 	struct work_struct event_work;	/* raises a DM event, and writes the corrupt bit */
 	struct qcow2_waits waits;
-	struct qcow2_worker write_worker;	/* write.c */
+	struct qcow2_worker write_worker;	/* writer.c */
 	struct qcow2_worker commit_worker;	/* commit.c */
 	struct delayed_work commit_timer;	/* the same, while something is dirty */
 };

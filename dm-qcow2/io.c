@@ -25,7 +25,7 @@ void qcow2_io_end(struct qcow2_io *io, blk_status_t status)
 }
 
 /**
- * qcow2_io_submit - send a bio that map_bio() did not return to where its cluster is
+ * qcow2_io_submit - send a bio that qcow2_map_bio() did not return to where its cluster is
  * @io: the bio
  * @img: the image that has the cluster
  * @host: byte position there

@@ -4,8 +4,8 @@
  *
  * A bio is handled in the submitter's context when its mapping is in memory and needs no change
  * (map.c).  Otherwise it is parked on a table slice that is being read (table-cache.c), or handed
- * to the image's writer (write.c), or waits for a commit (commit.c).  It is owned by exactly one of
- * them at a time, which is what protects the fields below.
+ * to the image's writer (writer.c), or waits for a commit (commit.c); see wait.c.  It is owned by
+ * exactly one of them at a time, which is what protects the fields below.
  *
  * Whoever hands a bio, or an operation, to a worker puts it on a list and then queues the work.
  * The work may be running already: then the bio may end, and its device and image go, before the
@@ -87,17 +87,7 @@ static inline u64 io_start(struct qcow2_io *io)
 	return (u64)io_bio(io)->bi_iter.bi_sector << SECTOR_SHIFT;
 }
 
-/* io.c */
 void qcow2_io_end(struct qcow2_io *io, blk_status_t status);
 void qcow2_io_submit(struct qcow2_io *io, struct qcow2_image *img, u64 host);
-
-/* map.c */
-int map_bio(struct qcow2_dev *dev, struct bio *bio);
-void miss_work(struct work_struct *work);
-void resume_io(struct qcow2_io *io);
-bool load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
-		 struct storage_gather *gather);
-void submit_in_place(struct qcow2_io *io, u64 host);
-void retry_refused(struct qcow2_io *io);
 
 #endif /* DM_QCOW2_IO_H */

@@ -8,7 +8,7 @@
  */
 #include <linux/minmax.h>
 
-#include "device.h"
+#include "lookup.h"
 
 /* How many more bytes from @goff on the L2 table of that offset covers. */
 static u64 l2_rest(const struct qcow2_image *img, u64 goff)

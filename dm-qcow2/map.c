@@ -3,31 +3,17 @@
  * map.c - the path of a bio that needs no change of metadata, and where the others are sent.
  *
  * Everything here runs in the submitter's context when the table slices are in memory: no lock,
- * no allocation, no queue.  A miss parks the bio on the slice that is missing; it then starts
- * again in resume_io().  Takes no locks.
+ * no allocation, no queue.  What has to wait goes to wait.c, and starts again in qcow2_resume_io().
+ * Takes no locks.
  */
 #include <linux/device-mapper.h>
-#include <linux/sched/mm.h>
 
 #include "commit.h"
-#include "device.h"
+#include "decompress.h"
 #include "generation.h"
-#include "write.h"
-
-static void enter(struct qcow2_io *io)
-{
-	struct qcow2_dev *dev = io->dev;
-
-	if (dev->writable && !io->epoch)
-		io->epoch = epoch_enter(&dev->layers[0].img->epoch);
-}
-
-static void leave(struct qcow2_io *io)
-{
-	if (io->epoch)
-		epoch_leave(io->epoch);
-	io->epoch = NULL;
-}
+#include "lookup.h"
+#include "map.h"
+#include "wait.h"
 
 /* The most that a bio at @goff may span so that, once parked, it is one extent for sure. */
 static u64 unsplittable(struct qcow2_dev *dev, u64 goff)
@@ -46,122 +32,6 @@ static void cut(struct bio *bio, u64 len)
 {
 	if (len < bio->bi_iter.bi_size)
 		dm_accept_partial_bio(bio, len >> SECTOR_SHIFT);
-}
-
-static void waited(struct slice_waiter *waiter, int error)
-{
-	struct qcow2_io *io = container_of(waiter, struct qcow2_io, waiter);
-
-	if (error)
-		qcow2_io_end(io, BLK_STS_IOERR);
-	else
-		resume_io(io);
-}
-
-/* Let a bio wait for the L2 slice that it missed; it starts again in resume_io(). */
-static void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff, bool writer)
-{
-	struct slice *s;
-
-	io->waiter.fn = waited;
-	s = slice_get_async(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff), &io->waiter,
-			    !writer);
-	if (IS_ERR(s)) {
-		failed_alloc(io->dev->layers[0].img->writer, io, PTR_ERR(s));
-	} else if (s) {
-		slice_put(s);
-		resume_io(io);
-	}
-}
-
-/**
- * load_missed - see to it that a bio gets the L2 slice that it missed
- * @io: the bio, in no epoch
- * @img: the image whose slice it is
- * @goff: the guest offset
- * @gather: the writer's: writes that are not to wait along with it; NULL if the caller is another
- *
- * The bio is put aside until the slice is loaded.  But what was loaded may be evicted again before
- * the bio gets to it, by the slices that others wait for; and with more of them than the cache has
- * room for, each could push out the next one's without end.  So a bio that comes back too often has
- * its slice read here and now.
- *
- * The writer does not wait for memory, which may be with operations that it has to end: without
- * memory the bio is stalled.
- *
- * Context: a worker.
- *
- * Return: true if the slice has been read and the caller is to look again; false if the bio is not
- * the caller's any more.
- */
-bool load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
-		 struct storage_gather *gather)
-{
-	struct slice *s;
-
-	if (io->misses < io->dev->nr_layers) {
-		io->misses++;
-		park_io(io, img, goff, gather);
-		return false;
-	}
-	if (gather) {
-		storage_gather_submit(gather);
-		s = slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
-	} else {
-		s = slice_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
-	}
-	if (!IS_ERR(s)) {
-		slice_put(s);
-	} else if (gather && PTR_ERR(s) == -ENOMEM) {
-		failed_alloc(io->dev->layers[0].img->writer, io, -ENOMEM);
-		return false;
-	} else if (PTR_ERR(s) != -ENOENT) {
-		qcow2_io_end(io, BLK_STS_IOERR);
-		return false;
-	}
-	return true;
-}
-
-static void missed(struct qcow2_io *io)
-{
-	struct qcow2_dev *dev = io->dev;
-
-	leave(io);
-	rcu_read_lock();	/* see io.h */
-	if (llist_add(&io->lnode, &dev->missed))
-		queue_work(dev->layers[0].img->cache.lookup_wq, &dev->miss_work);
-	rcu_read_unlock();
-}
-
-/**
- * miss_work - park the bios that missed
- * @work: qcow2_dev.miss_work
- *
- * Looks up again, since the slice may be there by now, and which one is missing is not remembered.
- */
-void miss_work(struct work_struct *work)
-{
-	struct qcow2_dev *dev = container_of(work, struct qcow2_dev, miss_work);
-	unsigned int noio = memalloc_noio_save();
-	struct llist_node *list = llist_reverse_order(llist_del_all(&dev->missed));
-	struct qcow2_io *io, *next;
-
-	llist_for_each_entry_safe(io, next, list, lnode) {
-		u64 goff = io_start(io);
-		struct extent ext;
-
-		do {
-			enter(io);
-			if (op_is_write(bio_op(io_bio(io))))
-				image_lookup(dev->layers[0].img, goff, SECTOR_SIZE, &ext);
-			else
-				chain_lookup(dev, 0, goff, SECTOR_SIZE, &ext);
-			leave(io);
-		} while (ext.type == EXTENT_MISS && load_missed(io, ext.img, goff, NULL));
-		if (ext.type != EXTENT_MISS)
-			resume_io(io);
-	}
-	memalloc_noio_restore(noio);
 }
 
 /*
@@ -186,7 +56,7 @@ static int map_read(struct qcow2_io *io, struct bio *bio)
 	u64 goff = io_start(io);
 	struct extent ext;
 
-	enter(io);
+	qcow2_io_enter(io);
 	chain_lookup(dev, 0, goff, bio->bi_iter.bi_size, &ext);
 	switch (ext.type) {
 	case EXTENT_DATA:
@@ -199,14 +69,14 @@ static int map_read(struct qcow2_io *io, struct bio *bio)
 	case EXTENT_MISS:
 		cut(bio, unsplittable(dev, goff));
 		note_payer(bio);
-		missed(io);
+		qcow2_missed(io);
 		return DM_MAPIO_SUBMITTED;
 	case EXTENT_COMPRESSED:
 		cut(bio, ext.len);
 		decompress_io(io, &ext);
 		return DM_MAPIO_SUBMITTED;
 	default:
-		leave(io);
+		qcow2_io_leave(io);
 		return DM_MAPIO_KILL;
 	}
 }
@@ -231,7 +101,7 @@ static void resume_read(struct qcow2_io *io)
 	struct bio *bio = io_bio(io);
 	struct extent ext;
 
-	enter(io);
+	qcow2_io_enter(io);
 	chain_lookup(io->dev, 0, io_start(io), bio->bi_iter.bi_size, &ext);
 	switch (ext.type) {
 	case EXTENT_DATA:
@@ -244,7 +114,7 @@ static void resume_read(struct qcow2_io *io)
 		read_zeroes(bio);
 		break;
 	case EXTENT_MISS:
-		missed(io);
+		qcow2_missed(io);
 		break;
 	case EXTENT_COMPRESSED:
 		decompress_io(io, &ext);
@@ -279,12 +149,12 @@ static void begin_in_place(struct qcow2_io *io, struct bio *bio, struct qcow2_im
 }
 
 /**
- * submit_in_place - send a write that map_bio() did not return to its own clusters
+ * qcow2_submit_in_place - send a write that qcow2_map_bio() did not return to its own clusters
  * @io: the bio, in an epoch
  * @host: byte position in the top image's storage, where all of the bio is mapped one behind the
  * other
  */
-void submit_in_place(struct qcow2_io *io, u64 host)
+void qcow2_submit_in_place(struct qcow2_io *io, u64 host)
 {
 	struct qcow2_image *img = io->dev->layers[0].img;
 
@@ -293,16 +163,16 @@ void submit_in_place(struct qcow2_io *io, u64 host)
 }
 
 /**
- * retry_refused - the storage had no space for a write to an own cluster: it waits for some
+ * qcow2_retry_refused - the storage had no space for a write to an own cluster: it waits for some
  * @io: the bio, which has just ended there
  *
  * Any context.  The writer has it afterwards.
  */
-void retry_refused(struct qcow2_io *io)
+void qcow2_retry_refused(struct qcow2_io *io)
 {
 	struct bio *bio = io_bio(io);
 
-	leave(io);
+	qcow2_io_leave(io);
 	bio->bi_iter = io->iter;
 	bio->bi_status = BLK_STS_OK;
 	/* Down to nothing when the storage had split it; and some storage takes FUA off. */
@@ -310,7 +180,7 @@ void retry_refused(struct qcow2_io *io)
 	if (io->fua)
 		bio->bi_opf |= REQ_FUA;
 	io->commit = false;
-	writer_add(io->dev->layers[0].img, io);
+	qcow2_hand_to_writer(io->dev->layers[0].img, io);
 }
 
 static int map_write(struct qcow2_io *io, struct bio *bio)
@@ -321,7 +191,7 @@ static int map_write(struct qcow2_io *io, struct bio *bio)
 
 	if (!io->dev->writable || image_mode(img) >= MODE_READ_ONLY)
 		return DM_MAPIO_KILL;
-	enter(io);
+	qcow2_io_enter(io);
 	image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
 	if (written_in_place(&ext)) {
 		cut(bio, ext.len);
@@ -331,13 +201,13 @@ static int map_write(struct qcow2_io *io, struct bio *bio)
 	cut(bio, img->cluster_size - in_cluster(img, goff));
 	note_payer(bio);
 	if (ext.type == EXTENT_MISS) {
-		missed(io);
+		qcow2_missed(io);
 		return DM_MAPIO_SUBMITTED;
 	}
-	leave(io);
+	qcow2_io_leave(io);
 	if (ext.type == EXTENT_INVALID)
 		return DM_MAPIO_KILL;
-	writer_add(img, io);
+	qcow2_hand_to_writer(img, io);
 	return DM_MAPIO_SUBMITTED;
 }
 
@@ -347,27 +217,27 @@ static void resume_write(struct qcow2_io *io)
 	struct bio *bio = io_bio(io);
 	struct extent ext;
 
-	enter(io);
+	qcow2_io_enter(io);
 	image_lookup(img, io_start(io), bio->bi_iter.bi_size, &ext);
 	if (written_in_place(&ext)) {
-		submit_in_place(io, ext.host);
+		qcow2_submit_in_place(io, ext.host);
 		return;
 	}
 	if (ext.type == EXTENT_MISS) {
-		missed(io);
+		qcow2_missed(io);
 		return;
 	}
-	leave(io);
-	writer_add(img, io);
+	qcow2_io_leave(io);
+	qcow2_hand_to_writer(img, io);
 }
 
 /**
- * resume_io - start a bio again after what it waited for has happened
+ * qcow2_resume_io - start a bio again after what it waited for has happened
  * @io: the bio; a read or write fits in one cluster of every layer
  *
  * Context: a worker.
  */
-void resume_io(struct qcow2_io *io)
+void qcow2_resume_io(struct qcow2_io *io)
 {
 	switch (bio_op(io_bio(io))) {
 	case REQ_OP_READ:
@@ -377,7 +247,7 @@ void resume_io(struct qcow2_io *io)
 		resume_write(io);
 		break;
 	default:
-		writer_add(io->dev->layers[0].img, io);
+		qcow2_hand_to_writer(io->dev->layers[0].img, io);
 	}
 }
 
@@ -402,13 +272,13 @@ static int map_flush(struct qcow2_io *io, struct bio *bio)
 }
 
 /**
- * map_bio - the target's map function
+ * qcow2_map_bio - the target's map function
  * @dev: the device
  * @bio: the bio, its sector relative to the device
  *
  * Return: one of DM_MAPIO_*.
  */
-int map_bio(struct qcow2_dev *dev, struct bio *bio)
+int qcow2_map_bio(struct qcow2_dev *dev, struct bio *bio)
 {
 	struct qcow2_io *io = bio_io(bio);
 
@@ -431,7 +301,7 @@ int map_bio(struct qcow2_dev *dev, struct bio *bio)
 			return DM_MAPIO_KILL;
 		io->pos = io_start(io);
 		note_payer(bio);
-		writer_add(dev->layers[0].img, io);
+		qcow2_hand_to_writer(dev->layers[0].img, io);
 		return DM_MAPIO_SUBMITTED;
 	default:
 		return DM_MAPIO_KILL;

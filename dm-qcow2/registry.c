@@ -24,11 +24,12 @@
 
 #include "alloc.h"
 #include "commit.h"
+#include "decompress.h"
 #include "device.h"
 #include "generation.h"
 #include "locks.h"
 #include "registry.h"
-#include "write.h"
+#include "writer.h"
 
 static DEFINE_MUTEX(registry_lock);
 static LIST_HEAD(registry);		/* registry_lock */
@@ -82,13 +83,13 @@ static void shut_image(struct qcow2_image *img)
 	 * First all that runs, in the order in which one wakes the other: looking for space starts
 	 * commits, they wake the writer, and all raise events.  Then what they use.
 	 */
-	writer_stop_polling(img);
+	qcow2_writer_stop_polling(img);
 	commit_stop(img);
-	writer_stop(img);
+	qcow2_writer_stop(img);
 	cancel_work_sync(&img->event_work);
 	commit_exit(img);
 	qcow2_generation_exit(img);
-	writer_exit(img);
+	qcow2_writer_exit(img);
 	alloc_exit(img);
 	if (img->can_write)
 		epoch_exit(&img->epoch);
@@ -154,7 +155,7 @@ static int open_writable(struct qcow2_image *img, char **error)
 	if (!r)
 		r = commit_init(img);
 	if (!r)
-		r = writer_init(img);
+		r = qcow2_writer_init(img);
 	if (r)
 		*error = "Out of memory opening the image";
 	return r;
@@ -518,7 +519,7 @@ out:
  * Return: 0, or an error with ti->error set; qcow2_layer_close() is due if @layer has an image.
  */
 int qcow2_layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct layer_spec *spec,
-	       bool top, bool write, unsigned int cache_kib)
+		     bool top, bool write, unsigned int cache_kib)
 {
 	struct block_device *bdev = NULL;
 	struct qcow2_image *img;
@@ -620,7 +621,7 @@ int qcow2_image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 	mutex_lock(&img->event_lock);
 	img->ti = ti;
 	mutex_unlock(&img->event_lock);
-	writer_resume(img);
+	qcow2_writer_resume(img);
 	return 0;
 }
 
@@ -633,7 +634,7 @@ int qcow2_image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
  */
 void qcow2_image_release(struct qcow2_image *img, struct dm_target *ti)
 {
-	writer_flush(img);
+	qcow2_writer_flush(img);
 	commit_everything(img);
 	img->st.ops->hand_back(&img->st);
 	flush_work(&img->event_work);	/* which writes the corrupt bit, while it may */

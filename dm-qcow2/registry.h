@@ -23,7 +23,7 @@ struct layer_spec {
 };
 
 int qcow2_layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct layer_spec *spec,
-	       bool top, bool write, unsigned int cache_kib);
+		     bool top, bool write, unsigned int cache_kib);
 void qcow2_layer_close(struct dm_target *ti, struct qcow2_layer *layer);
 
 int qcow2_registry_init(void);

@@ -174,7 +174,7 @@ blk_status_t image_no_space_status(struct qcow2_image *img)
 {
 	const struct qcow2_waits *w = &img->waits;
 
-	/* Pairs with the release in writer_release_waiting(): @noflush is set by then. */
+	/* Pairs with the release in qcow2_writer_release_waiting(): @noflush is set by then. */
 	return smp_load_acquire(&w->release) && w->noflush ? BLK_STS_DM_REQUEUE : BLK_STS_NOSPC;
 }
 

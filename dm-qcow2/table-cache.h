@@ -15,8 +15,8 @@
  *    they are read anywhere, with READ_ONCE, under RCU or a pin.
  *  - A dirty or writing slice holds a pin, so only clean slices are evicted and what is read from
  *    disk is never older than what was in memory.
- *  - @shadow exists from qcow2_slice_prepare() until the last pin goes, so that a commit that closes
- *    a generation always has where to put its copy.
+ *  - @shadow exists from qcow2_slice_prepare() until the last pin goes, so that a commit that
+ *    closes a generation always has where to put its copy.
  */
 #ifndef DM_QCOW2_TABLE_CACHE_H
 #define DM_QCOW2_TABLE_CACHE_H

@@ -22,11 +22,13 @@
 #include "alloc.h"
 #include "commit.h"
 #include "compat.h"
+#include "cow.h"
 #include "device.h"
 #include "generation.h"
-#include "hooks.h"
+#include "map.h"
 #include "registry.h"
-#include "write.h"
+#include "wait.h"
+#include "writer.h"
 
 #define MAX_CACHE_KIB		(1U << 20)
 #define MAX_SPACE_TIMEOUT	(365U * 24 * 3600)	/* seconds */
@@ -236,7 +238,7 @@ static int open_layers(struct dm_target *ti, struct qcow2_dev *dev, char **names
 		}
 		if (!r)
 			r = qcow2_layer_open(ti, &dev->layers[i], &spec, i == 0, write,
-				       dev->features.cache_kib);
+					     dev->features.cache_kib);
 		if (r)
 			return r;
 	}
@@ -287,7 +289,7 @@ static int qcow2_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	dev->nr_layers = nr;
 	dev->features.space_timeout = SPACE_TIMEOUT;
 	init_llist_head(&dev->missed);
-	INIT_WORK(&dev->miss_work, miss_work);
+	INIT_WORK(&dev->miss_work, qcow2_miss_work);
 	r = parse_features(ti, &as, &dev->features);
 	if (r)
 		goto bad;
@@ -330,7 +332,7 @@ static void qcow2_dtr(struct dm_target *ti)
 static int qcow2_map(struct dm_target *ti, struct bio *bio)
 {
 	bio->bi_iter.bi_sector = dm_target_offset(ti, bio->bi_iter.bi_sector);
-	return map_bio(ti->private, bio);
+	return qcow2_map_bio(ti->private, bio);
 }
 
 static int qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
@@ -339,7 +341,7 @@ static int qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 
 	if (io->in_place) {
 		if (unlikely(*error == BLK_STS_NOSPC)) {
-			retry_refused(io);
+			qcow2_retry_refused(io);
 			return DM_ENDIO_INCOMPLETE;
 		}
 		io->in_place = false;
@@ -368,7 +370,7 @@ static void qcow2_presuspend(struct dm_target *ti)
 	struct qcow2_dev *dev = ti->private;
 
 	if (dev->writable)
-		writer_release_waiting(dev->layers[0].img, dm_noflush_suspending(ti));
+		qcow2_writer_release_waiting(dev->layers[0].img, dm_noflush_suspending(ti));
 }
 
 static void qcow2_presuspend_undo(struct dm_target *ti)
@@ -376,7 +378,7 @@ static void qcow2_presuspend_undo(struct dm_target *ti)
 	struct qcow2_dev *dev = ti->private;
 
 	if (dev->writable)
-		writer_resume(dev->layers[0].img);
+		qcow2_writer_resume(dev->layers[0].img);
 }
 
 static void qcow2_postsuspend(struct dm_target *ti)
@@ -451,7 +453,7 @@ static int renew_limits(struct dm_target *ti)
 	qcow2_io_hints(ti, &limits);
 	now = queue_limits_start_update(q);
 	limits.features |= now.features & ~(BLK_FEAT_POLL | BLK_FEAT_STABLE_WRITES |
-					     BLK_FEAT_ROTATIONAL);
+					    BLK_FEAT_ROTATIONAL);
 	limits.flags = now.flags;
 	compat_keep_user_limits(&limits, &now);
 	return queue_limits_commit_update(q, &limits);
@@ -628,7 +630,7 @@ static int qcow2_message(struct dm_target *ti, unsigned int argc, char **argv, c
 	}
 	if (argc == 1 && !strcasecmp(argv[0], "grown")) {
 		if (dev->writable)
-			writer_grown(img);
+			qcow2_writer_grown(img);
 		return 0;
 	}
 	DMERR("unrecognised message %s", argv[0]);
@@ -674,11 +676,6 @@ static struct target_type qcow2_target = {
 	.io_hints = qcow2_io_hints,
 };
 
-#ifdef DM_QCOW2_TEST_HOOKS
-unsigned int test_writer_delay;
-module_param(test_writer_delay, uint, 0600);
-#endif
-
 static int __init qcow2_init(void)
 {
 	int r;
@@ -686,16 +683,15 @@ static int __init qcow2_init(void)
 	r = storage_module_init();
 	if (r)
 		return r;
-	cow_module_init();
 	r = table_cache_module_init();
 	if (r)
 		goto bad_cache;
 	r = qcow2_generation_module_init();
 	if (r)
 		goto bad_generation;
-	r = writer_module_init();
+	r = qcow2_cow_module_init();
 	if (r)
-		goto bad_writer;
+		goto bad_cow;
 	r = qcow2_registry_init();
 	if (r)
 		goto bad_registry;
@@ -704,8 +700,8 @@ static int __init qcow2_init(void)
 		return 0;
 	qcow2_registry_exit();
 bad_registry:
-	writer_module_exit();
-bad_writer:
+	qcow2_cow_module_exit();
+bad_cow:
 	qcow2_generation_module_exit();
 bad_generation:
 	table_cache_module_exit();
@@ -718,7 +714,7 @@ static void __exit qcow2_exit(void)
 {
 	dm_unregister_target(&qcow2_target);
 	qcow2_registry_exit();
-	writer_module_exit();
+	qcow2_cow_module_exit();
 	qcow2_generation_module_exit();
 	table_cache_module_exit();
 	storage_module_exit();

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * lookup.h - from a guest offset to where its bytes are; see lookup.c.
+ */
+#ifndef DM_QCOW2_LOOKUP_H
+#define DM_QCOW2_LOOKUP_H
+
+#include "device.h"
+#include "entries.h"
+
+/**
+ * struct extent - what a range of guest bytes is
+ * @img:	The image that decides (not for a zero past the end of all layers).
+ * @host:	Byte position in @img's storage; for EXTENT_ZERO, of a preallocated cluster, or 0.
+ * @stored:	EXTENT_COMPRESSED: how many bytes are there at @host.
+ * @len:	How many bytes, from the offset that was asked for.
+ * @own:	The clusters belong to the active table alone: they can be written in place.
+ */
+struct extent {
+	enum extent_type type;
+	bool own;
+	struct qcow2_image *img;
+	u32 stored;
+	u64 host;
+	u64 len;
+};
+
+void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext);
+void chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len, struct extent *ext);
+
+/*
+ * Is the extent written where it is?  That depends on its entry alone, and not on how long the
+ * storage is now: else one write could be filling the cluster while another goes straight to it.
+ */
+static inline bool written_in_place(const struct extent *ext)
+{
+	return ext->own && (ext->type == EXTENT_DATA || ext->type == EXTENT_BEYOND);
+}
+
+#endif /* DM_QCOW2_LOOKUP_H */

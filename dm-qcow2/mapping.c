@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * mapping.c - changing the L2 table of a writable image, and making one where there is none.
+ *
+ * Called by the writer's work item, which alone changes mappings.  Takes image.meta_lock around
+ * each change, and image.alloc_lock through alloc_cluster().
+ */
+#include <linux/device-mapper.h>
+
+#include "alloc.h"
+#include "entries.h"
+#include "generation.h"
+#include "mapping.h"
+
+/*
+ * An L2 entry is replaced: its clusters lose a reference.  One extent is enough: two clusters are
+ * adjacent.
+ */
+static void free_reference(struct qcow2_image *img, struct freed_extent **freed, u64 entry)
+{
+	u64 first, last;
+
+	lockdep_assert_held(&img->meta_lock);
+	if (!qcow2_l2_entry_clusters(img, entry, &first, &last))
+		return;
+	for (; first <= last; first++)
+		qcow2_freed_add(img, freed, first);
+}
+
+/*
+ * The L2 table of L1 entry @i does not exist: make it, full of zeroes on disk.  -EDQUOT: there was
+ * a cluster, but the storage refused to write it; freeing another one does not help.
+ */
+static int add_l2_table(struct qcow2_image *img, u32 i)
+{
+	struct slice *l1 = flat_slice(&img->l1, i);
+	struct freed_extent *freed;
+	bool zeroed;
+	u64 pos;
+	int r;
+
+	if (!qcow2_slice_has_place(l1))
+		return -ENOSPC;
+	freed = qcow2_freed_alloc(img);
+	if (!freed || !qcow2_slice_try_prepare(l1)) {
+		r = -ENOMEM;
+		goto out;
+	}
+	r = alloc_cluster(img, &pos, &zeroed);
+	if (r)
+		goto out;
+	if (!zeroed)
+		r = storage_zero_sync(&img->st, pos, img->cluster_size);
+	if (r == -ENOSPC) {
+		alloc_put_back(img, pos);
+		r = -EDQUOT;
+		goto out;
+	}
+	if (!r)
+		r = qcow2_add_metadata(img, pos, img->cluster_size);
+	mutex_lock(&img->meta_lock);
+	if (!r) {
+		qcow2_slice_dirty(l1);
+		slice_set_entry(l1, i, qcow2_l1_entry_make(pos));
+	} else {
+		qcow2_freed_add(img, &freed, pos >> img->cluster_bits);
+	}
+	mutex_unlock(&img->meta_lock);
+out:
+	qcow2_freed_drop(img, freed);
+	return r == -EEXIST ? -EIO : r;
+}
+
+/**
+ * qcow2_get_l2 - get the L2 slice that maps a guest offset, to change it
+ * @img: a writable image
+ * @goff: the guest offset
+ *
+ * Makes an L2 table if there is none.  Sleeps, but not for memory.
+ *
+ * Return: the slice, pinned and ready to be changed; -ENOSPC; -EDQUOT when there is a cluster for a
+ * table, but the storage refused to write it; -ENOMEM when trying again after a commit or an
+ * operation may work; or another error.
+ */
+struct slice *qcow2_get_l2(struct qcow2_image *img, u64 goff)
+{
+	u32 i = qcow2_l1_index(img, goff);
+	struct slice *s;
+	int r;
+
+	if (!qcow2_table_pos(flat_entry(&img->l1, i))) {
+		r = add_l2_table(img, i);
+		if (r)
+			return ERR_PTR(r);
+	}
+	s = slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
+	if (IS_ERR(s))
+		return s;
+	r = !qcow2_slice_has_place(s) ? -ENOSPC : !qcow2_slice_try_prepare(s) ? -ENOMEM : 0;
+	if (r) {
+		slice_put(s);
+		return ERR_PTR(r);
+	}
+	return s;
+}
+
+/**
+ * qcow2_set_mapping - change the L2 entry of a guest cluster
+ * @img: a writable image
+ * @l2: from qcow2_get_l2() for that cluster, and not put since
+ * @cluster: the guest cluster's number
+ * @entry: the new entry; what it refers to is written
+ * @freed: from qcow2_freed_alloc(): what the old entry referred to loses a reference; set to NULL
+ *	if it was used.  NULL: the new entry keeps the host cluster
+ *
+ * Sleeps for meta_lock.
+ */
+void qcow2_set_mapping(struct qcow2_image *img, struct slice *l2, u64 cluster, u64 entry,
+		       struct freed_extent **freed)
+{
+	u64 old;
+
+	mutex_lock(&img->meta_lock);
+	old = slice_entry(l2, cluster);
+	qcow2_slice_dirty(l2);
+	slice_set_entry(l2, cluster, entry);
+	if (freed)
+		free_reference(img, freed, old);
+	mutex_unlock(&img->meta_lock);
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * wait.c - where bios wait that cannot go on: for a slice, for the writer's turn, for an operation,
+ * for memory or a commit ("stalled"), and for space.
+ *
+ * A bio that has waited starts over (qcow2_resume_io()), or has its turn with the writer again.
+ *
+ * But for qcow2_hand_to_writer(), and for what deals with a slice that was missed, everything is
+ * called by the writer's work item.  Takes no locks.
+ */
+#include <linux/sched/mm.h>
+
+#include "commit.h"
+#include "cow.h"
+#include "generation.h"
+#include "lookup.h"
+#include "map.h"
+#include "wait.h"
+
+static void waited(struct slice_waiter *waiter, int error)
+{
+	struct qcow2_io *io = container_of(waiter, struct qcow2_io, waiter);
+
+	if (error)
+		qcow2_io_end(io, BLK_STS_IOERR);
+	else
+		qcow2_resume_io(io);
+}
+
+/* Let a bio wait for the L2 slice that it missed; it starts again in qcow2_resume_io(). */
+static void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff, bool writer)
+{
+	struct slice *s;
+
+	io->waiter.fn = waited;
+	s = slice_get_async(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff), &io->waiter,
+			    !writer);
+	if (IS_ERR(s)) {
+		qcow2_failed_alloc(io->dev->layers[0].img->writer, io, PTR_ERR(s));
+	} else if (s) {
+		slice_put(s);
+		qcow2_resume_io(io);
+	}
+}
+
+/**
+ * qcow2_load_missed - see to it that a bio gets the L2 slice that it missed
+ * @io: the bio, in no epoch
+ * @img: the image whose slice it is
+ * @goff: the guest offset
+ * @gather: the writer's: writes that are not to wait along with it; NULL if the caller is another
+ *
+ * The bio is put aside until the slice is loaded.  But what was loaded may be evicted again before
+ * the bio gets to it, by the slices that others wait for; and with more of them than the cache has
+ * room for, each could push out the next one's without end.  So a bio that comes back too often has
+ * its slice read here and now.
+ *
+ * The writer does not wait for memory, which may be with operations that it has to end: without
+ * memory the bio is stalled.
+ *
+ * Context: a worker.
+ *
+ * Return: true if the slice has been read and the caller is to look again; false if the bio is not
+ * the caller's any more.
+ */
+bool qcow2_load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
+		       struct storage_gather *gather)
+{
+	struct slice *s;
+
+	if (io->misses < io->dev->nr_layers) {
+		io->misses++;
+		park_io(io, img, goff, gather);
+		return false;
+	}
+	if (gather) {
+		storage_gather_submit(gather);
+		s = slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
+	} else {
+		s = slice_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
+	}
+	if (!IS_ERR(s)) {
+		slice_put(s);
+	} else if (gather && PTR_ERR(s) == -ENOMEM) {
+		qcow2_failed_alloc(io->dev->layers[0].img->writer, io, -ENOMEM);
+		return false;
+	} else if (PTR_ERR(s) != -ENOENT) {
+		qcow2_io_end(io, BLK_STS_IOERR);
+		return false;
+	}
+	return true;
+}
+
+/**
+ * qcow2_missed - a slice that a bio needs is not in memory: a worker has it wait for that
+ * @io: the bio; it starts over afterwards
+ *
+ * Any context.
+ */
+void qcow2_missed(struct qcow2_io *io)
+{
+	struct qcow2_dev *dev = io->dev;
+
+	qcow2_io_leave(io);
+	rcu_read_lock();	/* see io.h */
+	if (llist_add(&io->lnode, &dev->missed))
+		queue_work(dev->layers[0].img->cache.lookup_wq, &dev->miss_work);
+	rcu_read_unlock();
+}
+
+/**
+ * qcow2_miss_work - park the bios that missed
+ * @work: qcow2_dev.miss_work
+ *
+ * Looks up again, since the slice may be there by now, and which one is missing is not remembered.
+ */
+void qcow2_miss_work(struct work_struct *work)
+{
+	struct qcow2_dev *dev = container_of(work, struct qcow2_dev, miss_work);
+	unsigned int noio = memalloc_noio_save();
+	struct llist_node *list = llist_reverse_order(llist_del_all(&dev->missed));
+	struct qcow2_io *io, *next;
+
+	llist_for_each_entry_safe(io, next, list, lnode) {
+		u64 goff = io_start(io);
+		struct extent ext;
+
+		do {
+			qcow2_io_enter(io);
+			if (op_is_write(bio_op(io_bio(io))))
+				image_lookup(dev->layers[0].img, goff, SECTOR_SIZE, &ext);
+			else
+				chain_lookup(dev, 0, goff, SECTOR_SIZE, &ext);
+			qcow2_io_leave(io);
+		} while (ext.type == EXTENT_MISS && qcow2_load_missed(io, ext.img, goff, NULL));
+		if (ext.type != EXTENT_MISS)
+			qcow2_resume_io(io);
+	}
+	memalloc_noio_restore(noio);
+}
+
+/* Try again when there may be space, unless nothing is to wait for that any more. */
+static void wait_for_space(struct qcow2_writer *w, struct qcow2_io *io, bool refused,
+			   const char *why)
+{
+	if (image_mode(w->img) >= MODE_READ_ONLY) {
+		qcow2_io_end(io, BLK_STS_IOERR);
+		return;
+	}
+	image_out_of_space(w->img, refused, why);
+	qcow2_reclaim_hurry(w->img);
+	if (image_gives_up(w->img))
+		qcow2_io_end(io, image_no_space_status(w->img));
+	else
+		list_add_tail(&io->node, &w->no_space);
+}
+
+/* The storage has refused to write what @io needs, for want of space. */
+void qcow2_was_refused(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	io->retried = true;
+	wait_for_space(w, io, true, "the storage has no room");
+}
+
+/* Try again when an operation, a commit or a reclaim has ended. */
+void qcow2_stall_io(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	if (qcow2_commit_is_stuck(w->img)) {
+		/* It ends when there is space, and a bio does not wait for that without an end. */
+		wait_for_space(w, io, true, "a commit waits for room");
+		return;
+	}
+	list_add_tail(&io->node, &w->stalled);
+	qcow2_commit_relieve(w->img);
+}
+
+/**
+ * qcow2_wait_for_op - wait if an operation on the same guest cluster is under way
+ * @w: the writer
+ * @io: the bio
+ * @cluster: the guest cluster's number
+ *
+ * Return: whether the bio waits; it then has its turn with the writer again.
+ */
+bool qcow2_wait_for_op(struct qcow2_writer *w, struct qcow2_io *io, u64 cluster)
+{
+	struct cow_op *op;
+
+	hash_for_each_possible(w->busy, op, busy, cluster) {
+		if (op->cluster == cluster) {
+			list_add_tail(&io->node, &op->waiters);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* A bio is done as far as the writer is concerned. */
+void qcow2_finish_io(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	if (io_bio(io)->bi_opf & REQ_FUA)
+		commit_add_io(w->img, io);
+	else
+		qcow2_io_end(io, BLK_STS_OK);
+}
+
+/* There was no cluster for @io. */
+void qcow2_failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
+{
+	struct qcow2_image *img = w->img;
+
+	if (error == -ENOMEM) {
+		qcow2_stall_io(w, io);
+		qcow2_kick_commit(img);
+		return;
+	}
+	if (error == -EDQUOT) {
+		qcow2_was_refused(w, io);
+	} else if (error != -ENOSPC) {
+		qcow2_io_end(io, errno_to_blk_status(error));
+	} else if (qcow2_frees_pending(img) && !qcow2_commit_is_stuck(img)) {
+		/* Space is on its way. */
+		list_add_tail(&io->node, &w->no_space);
+		qcow2_reclaim_hurry(img);
+		qcow2_kick_commit(img);
+	} else {
+		wait_for_space(w, io, false, "no free cluster and no room to grow");
+	}
+}
+
+/*
+ * Nobody is to wait for space any longer, but for clusters that are on their way. What is moved to
+ * @ios gets them, or is ended by qcow2_failed_alloc().
+ */
+void qcow2_stop_waiting(struct qcow2_writer *w, struct list_head *ios)
+{
+	if (image_mode(w->img) < MODE_READ_ONLY && qcow2_frees_pending(w->img) &&
+	    !qcow2_commit_is_stuck(w->img)) {
+		qcow2_reclaim_hurry(w->img);
+		qcow2_commit_relieve(w->img);
+	} else {
+		list_splice_tail_init(&w->no_space, ios);
+	}
+}
+
+/**
+ * qcow2_hand_to_writer - hand a bio to the writer
+ * @img: a writable image
+ * @io: a write that needs an allocation, cut to one cluster; or a DISCARD or WRITE_ZEROES
+ *
+ * Any context.
+ */
+void qcow2_hand_to_writer(struct qcow2_image *img, struct qcow2_io *io)
+{
+	rcu_read_lock();	/* see io.h */
+	if (llist_add(&io->lnode, &img->writer->incoming))
+		qcow2_worker_kick(&img->write_worker);
+	rcu_read_unlock();
+}

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * writer.c - the writer's work item: whose turn it is, how operations end, and looking for space.
+ *
+ * Takes image.meta_lock when an operation has failed, and alloc_lock through alloc_put_back().
+ */
+#include <linux/device-mapper.h>
+#include <linux/module.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include "alloc.h"
+#include "commit.h"
+#include "compat.h"
+#include "cow.h"
+#include "discard.h"
+#include "entries.h"
+#include "generation.h"
+#include "hooks.h"
+#include "lookup.h"
+#include "mapping.h"
+#include "wait.h"
+#include "write.h"
+
+#ifdef DM_QCOW2_TEST_HOOKS
+unsigned int test_writer_delay;
+module_param(test_writer_delay, uint, 0600);
+#endif
+
+static void process(struct qcow2_writer *w, struct qcow2_io *io)
+{
+	struct bio *bio = io_bio(io);
+
+	if (image_mode(w->img) >= MODE_READ_ONLY) {
+		qcow2_io_end(io, BLK_STS_IOERR);
+		return;
+	}
+	if (io->in_place) {
+		/* It was on its way to an own cluster. */
+		io->in_place = false;
+		qcow2_was_refused(w, io);
+		return;
+	}
+	if (qcow2_commit_pressure(w->img)) {
+		qcow2_stall_io(w, io);
+		return;
+	}
+	if (qcow2_wait_for_op(w, io, qcow2_cluster_index(w->img, bio_op(bio) == REQ_OP_WRITE ?
+								 io_start(io) : io->pos)))
+		return;
+	switch (bio_op(bio)) {
+	case REQ_OP_WRITE:
+		qcow2_process_write(w, io);
+		break;
+	case REQ_OP_DISCARD:
+		qcow2_process_discard(w, io);
+		break;
+	default:
+		qcow2_process_write_zeroes(w, io);
+	}
+}
+
+static void process_list(struct qcow2_writer *w, struct list_head *ios)
+{
+	struct qcow2_io *io, *next;
+
+	list_for_each_entry_safe(io, next, ios, node)
+		process(w, io);
+}
+
+static void finish_op(struct qcow2_writer *w, struct cow_op *op)
+{
+	struct qcow2_image *img = w->img;
+	struct qcow2_io *io = op->io;
+	LIST_HEAD(waiters);
+
+	if (!op->error && op->remap) {
+		qcow2_set_mapping(img, op->l2, op->cluster, qcow2_l2_entry_make_data(op->host),
+				  op->new_cluster ? &op->freed : NULL);
+	} else if (op->error == -ENOSPC && op->new_cluster) {
+		/* Through a commit it would only come back to be refused again. */
+		alloc_put_back(img, op->host);
+	} else if (op->error && op->new_cluster) {
+		mutex_lock(&img->meta_lock);
+		qcow2_freed_add(img, &op->freed, op->host >> img->cluster_bits);
+		mutex_unlock(&img->meta_lock);
+	}
+	/* Of those that had been refused none is left to tell when they were failed. */
+	if (!op->error && unlikely(READ_ONCE(img->waits.refused)) &&
+	    (io->retried || (op->new_cluster && image_gives_up(img)))) {
+		io->retried = false;
+		image_has_room(img);
+	}
+	hash_del(&op->busy);
+	WRITE_ONCE(w->nr_ops, w->nr_ops - 1);
+	WRITE_ONCE(img->waits.wake, true);
+	list_splice(&op->waiters, &waiters);
+	epoch_leave(op->epoch);
+
+	if (op->error == -ENOSPC) {
+		qcow2_was_refused(w, io);
+	} else if (op->error) {
+		qcow2_io_end(io, errno_to_blk_status(op->error));
+	} else if (bio_op(io_bio(io)) == REQ_OP_WRITE) {
+		qcow2_finish_io(w, io);
+	} else {
+		io->pos += op->len;
+		io->misses = 0;
+		list_add(&io->node, &waiters);
+	}
+	qcow2_op_free(w, op);
+	process_list(w, &waiters);
+}
+
+static void take_list(struct list_head *from, bool *flag, struct list_head *to)
+{
+	if (xchg(flag, false))
+		list_splice_tail_init(from, to);
+}
+
+static void writer_work(struct work_struct *work)
+{
+	struct qcow2_image *img = container_of(work, struct qcow2_image, write_worker.work);
+	struct qcow2_writer *w = img->writer;
+	unsigned int noio = memalloc_noio_save();
+	struct qcow2_io *io, *next_io;
+	struct cow_op *op, *next;
+	struct llist_node *list;
+	struct blk_plug plug;
+	LIST_HEAD(ios);
+
+	hook_writer();
+	blk_start_plug(&plug);
+	list = llist_reverse_order(llist_del_all(&w->finished));
+	llist_for_each_entry_safe(op, next, list, finished)
+		if (!qcow2_op_continue(w, op))
+			finish_op(w, op);
+	/* What comes next may have to wait, for a table or for space. */
+	storage_gather_submit(&w->gather);
+	/* Without a bio the writer touches nothing but itself: qcow2_writer_stop() relies on it. */
+	if (!list_empty(&w->no_space) &&
+	    (READ_ONCE(img->waits.release) || READ_ONCE(img->waits.expired)))
+		qcow2_stop_waiting(w, &ios);
+	take_list(&w->stalled, &img->waits.wake, &ios);
+	take_list(&w->no_space, &img->waits.space, &ios);
+	list = llist_reverse_order(llist_del_all(&w->incoming));
+	llist_for_each_entry_safe(io, next_io, list, lnode)
+		list_add_tail(&io->node, &ios);
+	process_list(w, &ios);
+	storage_gather_submit(&w->gather);
+	blk_finish_plug(&plug);
+	if (READ_ONCE(img->waits.wake) && !list_empty(&w->stalled))
+		qcow2_worker_kick(&img->write_worker);
+	memalloc_noio_restore(noio);
+}
+
+/**
+ * qcow2_writer_grown - somebody says that the storage has room now
+ * @img: a writable image
+ *
+ * Whatever waits is tried, and may wait anew.
+ */
+void qcow2_writer_grown(struct qcow2_image *img)
+{
+	WRITE_ONCE(img->waits.refused, false);
+	qcow2_space_freed(img);
+	if (qcow2_commit_is_stuck(img))
+		qcow2_kick_commit(img);
+}
+
+static void space_poll(struct work_struct *work)
+{
+	struct qcow2_image *img = container_of(to_delayed_work(work), struct qcow2_image,
+					       waits.poll);
+	struct qcow2_waits *w = &img->waits;
+
+	if (READ_ONCE(w->release))
+		return;
+	/*
+	 * Before the mode is looked at: whoever saw no stuck commit yet may just be saying that
+	 * there is room.  A commit that fails again says otherwise, and has this called again.
+	 */
+	if (qcow2_commit_is_stuck(img))
+		qcow2_kick_commit(img);
+	if (image_mode(img) != MODE_OUT_OF_SPACE)
+		return;
+	/* Where no size tells, the storage is simply asked again. */
+	if (!img->st.bdev || READ_ONCE(w->refused) ||
+	    img->st.ops->limit(&img->st) > READ_ONCE(w->last_limit))
+		qcow2_retry_waiting(img);
+	if (w->space_timeout && !READ_ONCE(w->expired) &&
+	    time_after(jiffies, READ_ONCE(w->no_space_since) +
+		       (unsigned long)w->space_timeout * HZ)) {
+		DMERR("%s: no space for %u seconds: failing writes", img->name, w->space_timeout);
+		WRITE_ONCE(w->expired, true);
+		qcow2_worker_kick(&img->write_worker);
+	}
+	queue_delayed_work(img->write_worker.wq, &w->poll, SPACE_POLL);
+}
+
+/**
+ * qcow2_writer_release_waiting - end the bios that wait for space
+ * @img: a writable image that is being suspended
+ * @noflush: give them back to DM instead of failing them
+ *
+ * Until qcow2_writer_resume() such bios are ended as soon as they come.
+ */
+void qcow2_writer_release_waiting(struct qcow2_image *img, bool noflush)
+{
+	cancel_delayed_work_sync(&img->waits.poll);
+	img->waits.noflush = noflush;
+	/* Who sees it also sees noflush; pairs with the smp_load_acquire() of its readers. */
+	smp_store_release(&img->waits.release, true);
+	qcow2_worker_kick(&img->write_worker);
+	if (qcow2_commit_is_stuck(img))
+		qcow2_kick_commit(img);
+}
+
+/**
+ * qcow2_writer_flush - wait until the writer has nothing to do
+ * @img: a writable image; no bio is coming
+ */
+void qcow2_writer_flush(struct qcow2_image *img)
+{
+	cancel_delayed_work_sync(&img->waits.poll);
+	do {
+		flush_work(&img->write_worker.work);
+	} while (READ_ONCE(img->writer->nr_ops));
+}
+
+/**
+ * qcow2_writer_resume - take bios again
+ * @img: a writable image
+ */
+void qcow2_writer_resume(struct qcow2_image *img)
+{
+	WRITE_ONCE(img->waits.release, false);
+	qcow2_writer_grown(img);
+}
+
+/**
+ * qcow2_writer_configure - take over what the table says
+ * @img: a writable image that is suspended
+ * @f: the features of the table that becomes live
+ */
+void qcow2_writer_configure(struct qcow2_image *img, const struct qcow2_features *f)
+{
+	img->waits.error_if_no_space = f->error_if_no_space;
+	img->waits.space_timeout = f->space_timeout;
+	img->writer->discard_no_unref = f->discard_no_unref;
+	qcow2_alloc_set_passdown(img, !f->no_discard_passdown);
+}
+
+/**
+ * qcow2_writer_init - set up
+ * @img: the image
+ *
+ * Return: 0 or -ENOMEM; qcow2_writer_exit() must be called either way.
+ */
+int qcow2_writer_init(struct qcow2_image *img)
+{
+	struct qcow2_writer *w = kzalloc(sizeof(*w), GFP_KERNEL);
+	int r;
+
+	if (!w)
+		return -ENOMEM;
+	img->writer = w;
+	w->img = img;
+	init_llist_head(&w->incoming);
+	init_llist_head(&w->finished);
+	hash_init(w->busy);
+	INIT_LIST_HEAD(&w->stalled);
+	INIT_LIST_HEAD(&w->no_space);
+	INIT_WORK(&img->write_worker.work, writer_work);
+	INIT_DELAYED_WORK(&img->waits.poll, space_poll);
+	r = qcow2_op_pools_init(w);
+	if (r)
+		return r;
+	img->write_worker.wq = alloc_workqueue("qcow2_writer", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	return img->write_worker.wq ? 0 : -ENOMEM;
+}
+
+/**
+ * qcow2_writer_stop_polling - look for space no more
+ * @img: the image, quiet; before commit_stop(), since looking for space starts commits
+ */
+void qcow2_writer_stop_polling(struct qcow2_image *img)
+{
+	if (!img->writer)
+		return;
+	WRITE_ONCE(img->waits.release, true);
+	cancel_delayed_work_sync(&img->waits.poll);
+}
+
+/**
+ * qcow2_writer_stop - let what has been queued come to its end
+ * @img: the image, quiet, after commit_stop(): nobody wakes the writer any more
+ */
+void qcow2_writer_stop(struct qcow2_image *img)
+{
+	if (img->write_worker.wq)
+		destroy_workqueue(img->write_worker.wq);
+	img->write_worker.wq = NULL;
+}
+
+/**
+ * qcow2_writer_exit - free what qcow2_writer_init() made
+ * @img: the image, after qcow2_writer_stop()
+ */
+void qcow2_writer_exit(struct qcow2_image *img)
+{
+	struct qcow2_writer *w = img->writer;
+
+	if (!w)
+		return;
+	qcow2_op_pools_exit(w);
+	kfree(w);
+	img->writer = NULL;
+}
