@@ -7,9 +7,9 @@
  * run are written by one commit.  A crash leaks what is left of a run, nothing else; a clean
  * suspend gives it back.
  *
- * A cluster is free when its refcount in memory is 0.  It gets there only through alloc_reclaim(),
- * which the commit calls when the loss of the last reference is durable and no I/O can still be
- * using the cluster.
+ * A cluster is free when its refcount in memory is 0.  It gets there only through
+ * qcow2_alloc_reclaim(), which the commit calls when the loss of the last reference is durable and
+ * no I/O can still be using the cluster.
  *
  * Takes image.alloc_lock, and image.meta_lock inside it to change refcounts.
  */
@@ -82,7 +82,7 @@ static int check_unused(struct qcow2_image *img, u64 first, u64 nr)
 
 	if (!mt_find(&img->metadata, &at, first + nr - 1))
 		return 0;
-	image_mark_corrupt(img, "metadata is not counted in the refcounts",
+	qcow2_mark_corrupt(img, "metadata is not counted in the refcounts",
 			   (u64)at << img->cluster_bits);
 	return -EIO;
 }
@@ -131,16 +131,16 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 		return r;
 	r = host_prepare(img, base, clusters + 1, &zeroed);
 	if (!r && !zeroed)
-		r = storage_zero_sync(&img->st, pos, img->cluster_size);
+		r = qcow2_storage_zero_sync(&img->st, pos, img->cluster_size);
 	if (r)
 		return r;
 	freed = qcow2_freed_alloc(img);
 	if (!freed)
 		return -ENOMEM;
-	r = flat_table_grow(&img->reftable, img, SLICE_REFTABLE, entries);
+	r = qcow2_flat_table_grow(&img->reftable, img, SLICE_REFTABLE, entries);
 	if (r)
 		goto drop;
-	s = cache_add_zeroed(&img->cache, SLICE_REFBLOCK, si, pos);
+	s = qcow2_cache_add_zeroed(&img->cache, SLICE_REFBLOCK, si, pos);
 	if (IS_ERR(s)) {
 		r = PTR_ERR(s);
 		goto shrink;
@@ -161,7 +161,7 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 			qcow2_remove_metadata(img, pos);
 	}
 	if (r) {
-		slice_discard(s);
+		qcow2_slice_discard(s);
 		goto shrink;
 	}
 
@@ -169,7 +169,7 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	if (!qcow2_generation_hold(img)) {
 		qcow2_remove_metadata(img, pos);
 		qcow2_remove_metadata(img, pos + img->cluster_size);
-		slice_discard(s);
+		qcow2_slice_discard(s);
 		r = -ENOMEM;
 		goto shrink;
 	}
@@ -192,7 +192,7 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	mutex_unlock(&img->meta_lock);
 	qcow2_generation_release(img);
 	account(a, si, base, clusters + 1);
-	slice_put(s);
+	qcow2_slice_put(s);
 shrink:
 	/* The longer table has no place on disk unless all went well. */
 	if (r)
@@ -223,19 +223,19 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 		return r;
 	r = host_prepare(img, base, 1, &zeroed);
 	if (!r && !zeroed)
-		r = storage_zero_sync(&img->st, pos, img->cluster_size);
+		r = qcow2_storage_zero_sync(&img->st, pos, img->cluster_size);
 	if (!r)
 		r = qcow2_add_metadata(img, pos, img->cluster_size);
 	if (r)
 		return r;
-	s = cache_add_zeroed(&img->cache, SLICE_REFBLOCK, si, pos);
+	s = qcow2_cache_add_zeroed(&img->cache, SLICE_REFBLOCK, si, pos);
 	if (IS_ERR(s)) {
 		qcow2_remove_metadata(img, pos);
 		return PTR_ERR(s);
 	}
 	top = flat_slice(&img->reftable, rb);
 	if (!qcow2_slice_try_prepare(s) || !qcow2_slice_try_prepare(top)) {
-		slice_discard(s);
+		qcow2_slice_discard(s);
 		qcow2_remove_metadata(img, pos);
 		return -ENOMEM;
 	}
@@ -247,7 +247,7 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 	qcow2_refcount_set(img, s, 0, 1);
 	slice_set_entry(top, rb, qcow2_reftable_entry_make(pos));
 	mutex_unlock(&img->meta_lock);
-	slice_put(s);
+	qcow2_slice_put(s);
 	account(a, si, base, 1);
 	return 0;
 }
@@ -372,14 +372,14 @@ static int refill(struct qcow2_image *img)
 		r = grow_used(a, si);
 		if (r)
 			return r;
-		s = slice_try_get(&img->cache, SLICE_REFBLOCK, si);
+		s = qcow2_slice_try_get(&img->cache, SLICE_REFBLOCK, si);
 		if (IS_ERR(s))
 			return PTR_ERR(s);
 		n = find_free(img, s, &c, min_t(u64, want, limit - c));
 		r = 0;
 		if (n && c < limit)
 			r = take_run(img, s, c, refused ? 1 : min_t(u64, n, limit - c));
-		slice_put(s);
+		qcow2_slice_put(s);
 		if (r && r != -ENOSPC)
 			return r;
 		if (r) {
@@ -400,7 +400,7 @@ static int refill(struct qcow2_image *img)
 }
 
 /**
- * alloc_cluster - take a free host cluster
+ * qcow2_alloc_cluster - take a free host cluster
  * @img: a writable image
  * @host: set to its byte position
  * @zeroed: set to whether it reads as zeroes
@@ -410,7 +410,7 @@ static int refill(struct qcow2_image *img)
  * Return: 0; -ENOSPC when neither image nor storage has room; -ENOMEM when it may work after the
  * next commit; or another error.
  */
-int alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed)
+int qcow2_alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed)
 {
 	struct qcow2_alloc *a = img->alloc;
 	int r = 0;
@@ -433,13 +433,13 @@ int alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed)
 }
 
 /**
- * alloc_put_back - a cluster from alloc_cluster() could not be used: keep it for the next who asks
+ * qcow2_alloc_put_back - a cluster that was taken could not be used: keep it for the next who asks
  * @img: a writable image
- * @host: its byte position; no I/O on it is in flight, and nothing refers to it
+ * @host: from qcow2_alloc_cluster(); no I/O on it is in flight, and nothing refers to it
  *
  * Each of the writer's operations holds one at most, and there is room for all of them.  Sleeps.
  */
-void alloc_put_back(struct qcow2_image *img, u64 host)
+void qcow2_alloc_put_back(struct qcow2_image *img, u64 host)
 {
 	struct qcow2_alloc *a = img->alloc;
 
@@ -459,7 +459,7 @@ static struct slice *lock_refs(struct qcow2_image *img, u64 si)
 	struct slice *s;
 
 	mutex_lock(&img->alloc_lock);
-	while ((s = slice_try_get(&img->cache, SLICE_REFBLOCK, si)) == ERR_PTR(-ENOMEM)) {
+	while ((s = qcow2_slice_try_get(&img->cache, SLICE_REFBLOCK, si)) == ERR_PTR(-ENOMEM)) {
 		mutex_unlock(&img->alloc_lock);
 		qcow2_kick_commit(img);
 		schedule_timeout_uninterruptible(1);
@@ -523,20 +523,20 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 	struct slice *s;
 
 	if (mt_find(&img->metadata, &at, first + nr - 1)) {
-		image_mark_corrupt(img, "metadata was used as data",
+		qcow2_mark_corrupt(img, "metadata was used as data",
 				   (u64)at << img->cluster_bits);
 		return -EIO;
 	}
 	s = lock_refs(img, si);
 	if (!IS_ERR(s) && !qcow2_slice_has_place(s)) {
 		/* All zeroes: what is counted there was read from somewhere. */
-		slice_put(s);
+		qcow2_slice_put(s);
 		s = ERR_PTR(-ENOENT);
 	}
 	if (IS_ERR(s)) {
 		mutex_unlock(&img->alloc_lock);
 		if (PTR_ERR(s) == -ENOENT)
-			image_mark_corrupt(img, "cluster in use has no refcount",
+			qcow2_mark_corrupt(img, "cluster in use has no refcount",
 					   first << img->cluster_bits);
 		return PTR_ERR(s);
 	}
@@ -554,7 +554,7 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 
 		/* A block that counted nothing when the image was opened has no counter. */
 		if (!n || si >= a->nr_slices || !a->used[si]) {
-			image_mark_corrupt(img, "cluster in use has refcount 0",
+			qcow2_mark_corrupt(img, "cluster in use has refcount 0",
 					   (first + i) << img->cluster_bits);
 			continue;
 		}
@@ -567,13 +567,13 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 		}
 	}
 	mutex_unlock(&img->meta_lock);
-	slice_put(s);
+	qcow2_slice_put(s);
 	mutex_unlock(&img->alloc_lock);
 	return 0;
 }
 
 /**
- * alloc_reclaim - drop the references that an extent lost
+ * qcow2_alloc_reclaim - drop the references that an extent lost
  * @img: the image
  * @ext: the extent; the loss is durable, and no I/O that could use the clusters is in flight
  *
@@ -581,7 +581,7 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
  *
  * Return: 0 or the first error; the clusters of a failed part stay leaked.
  */
-int alloc_reclaim(struct qcow2_image *img, struct freed_extent *ext)
+int qcow2_alloc_reclaim(struct qcow2_image *img, struct freed_extent *ext)
 {
 	u64 c = ext->start, end = ext->start + ext->nr;
 	int ret = 0;
@@ -597,14 +597,14 @@ int alloc_reclaim(struct qcow2_image *img, struct freed_extent *ext)
 }
 
 /**
- * alloc_return_run - give back what is left of the current run, and what was put back
+ * qcow2_alloc_return_run - give back what is left of the current run, and what was put back
  * @img: the image; no allocation is going on
  *
  * Nothing has ever referred to these clusters, so they need no generation to pass.
  *
  * Return: 0 or -errno.
  */
-int alloc_return_run(struct qcow2_image *img)
+int qcow2_alloc_return_run(struct qcow2_image *img)
 {
 	struct qcow2_alloc *a = img->alloc;
 	struct freed_extent ext;
@@ -621,7 +621,7 @@ int alloc_return_run(struct qcow2_image *img)
 			a->run_next = a->run_end;
 		}
 		mutex_unlock(&img->alloc_lock);
-		r = ext.nr ? alloc_reclaim(img, &ext) : 0;
+		r = ext.nr ? qcow2_alloc_reclaim(img, &ext) : 0;
 		ret = ret ?: r;
 	} while (ext.nr);
 	return ret;
@@ -713,7 +713,7 @@ static int check_counted(struct qcow2_image *img, u64 counted, char **error)
 }
 
 /**
- * alloc_init - learn what is in use
+ * qcow2_alloc_init - learn what is in use
  * @img: the image, its tables loaded; nobody else uses it yet
  * @abandoned: becomes true when nobody is interested any more
  * @error: set to the reason of a failure, for ti->error
@@ -722,7 +722,7 @@ static int check_counted(struct qcow2_image *img, u64 counted, char **error)
  *
  * Return: 0 or -errno.
  */
-int alloc_init(struct qcow2_image *img, const bool *abandoned, char **error)
+int qcow2_alloc_init(struct qcow2_image *img, const bool *abandoned, char **error)
 {
 	u32 shift = img->refblock_bits - img->rb_slice_bits, i, last;
 	u32 chunk = min(img->cluster_size, 64U << 10), order = get_order(chunk);
@@ -789,10 +789,10 @@ int alloc_init(struct qcow2_image *img, const bool *abandoned, char **error)
 }
 
 /**
- * alloc_exit - forget the allocator
+ * qcow2_alloc_exit - forget the allocator
  * @img: the image; the run has been given back, or the image failed
  */
-void alloc_exit(struct qcow2_image *img)
+void qcow2_alloc_exit(struct qcow2_image *img)
 {
 	if (!img->alloc)
 		return;

@@ -31,13 +31,13 @@ struct qcow2_alloc {
 	bool passdown;		/* give freed clusters back to the host */
 };
 
-int alloc_init(struct qcow2_image *img, const bool *abandoned, char **error);
-void alloc_exit(struct qcow2_image *img);
+int qcow2_alloc_init(struct qcow2_image *img, const bool *abandoned, char **error);
+void qcow2_alloc_exit(struct qcow2_image *img);
 
 void qcow2_alloc_set_passdown(struct qcow2_image *img, bool passdown);
-int alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed);
-void alloc_put_back(struct qcow2_image *img, u64 host);
-int alloc_return_run(struct qcow2_image *img);
-int alloc_reclaim(struct qcow2_image *img, struct freed_extent *ext);
+int qcow2_alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed);
+void qcow2_alloc_put_back(struct qcow2_image *img, u64 host);
+int qcow2_alloc_return_run(struct qcow2_image *img);
+int qcow2_alloc_reclaim(struct qcow2_image *img, struct freed_extent *ext);
 
 #endif /* DM_QCOW2_ALLOC_H */

@@ -30,10 +30,10 @@
  * nobody knows what is durable, is final.
  *
  * Freed clusters go: unlinked in memory (qcow2_freed_add, open generation) -> that generation
- * durable -> epoch over -> discarded and refcount lowered (alloc_reclaim) -> allocatable.  They
- * were freed in the guest's order; what lies side by side in the storage is put together before it
- * is discarded, and the discards leave the storage time for the guest's I/O unless somebody waits
- * for them.
+ * durable -> epoch over -> discarded and refcount lowered (qcow2_alloc_reclaim) -> allocatable.
+ * They were freed in the guest's order; what lies side by side in the storage is put together
+ * before it is discarded, and the discards leave the storage time for the guest's I/O unless
+ * somebody waits for them.
  *
  * Takes generation.lock for the length of a commit, meta_lock inside it, and commit.io_lock.  Never
  * alloc_lock: its holders wait for commits.
@@ -187,8 +187,8 @@ static int write_generation(struct qcow2_commit *c)
 	if (r > 0)
 		r = flush_storage(c);
 	if (!r && img->generation->closed_reftable)
-		r = header_set_reftable(img, img->reftable.pos,
-					img->generation->closed_reftable);
+		r = qcow2_header_set_reftable(img, img->reftable.pos,
+					      img->generation->closed_reftable);
 	if (r < 0)
 		return r;
 
@@ -240,16 +240,16 @@ static blk_status_t commit_failed(struct qcow2_commit *c, int error, struct list
 
 	if (!may_try_again(error)) {
 		DMERR("%s: metadata write failed: error %d", img->name, error);
-		image_set_mode(img, MODE_FAILED, "metadata could not be written");
+		qcow2_set_mode(img, MODE_FAILED, "metadata could not be written");
 		return errno_to_blk_status(error);
 	}
 	WRITE_ONCE(c->img->waits.stuck, true);
 	qcow2_reclaim_hurry(img);
-	image_out_of_space(img, true, error == -ENOSPC ? "no room to write the tables" :
+	qcow2_out_of_space(img, true, error == -ENOSPC ? "no room to write the tables" :
 							 "no memory to write the tables");
 	/* No more writing means no looking for space either; the next flush tries again. */
-	if (image_mode(img) >= MODE_READ_ONLY || image_gives_up(img))
-		return image_no_space_status(img);
+	if (image_mode(img) >= MODE_READ_ONLY || qcow2_gives_up(img))
+		return qcow2_no_space_status(img);
 	spin_lock_irq(&c->io_lock);
 	list_splice_init(ios, &c->ios);
 	spin_unlock_irq(&c->io_lock);
@@ -257,7 +257,7 @@ static blk_status_t commit_failed(struct qcow2_commit *c, int error, struct list
 }
 
 /**
- * commit_now - make everything that has been acknowledged durable
+ * qcow2_commit_now - make everything that has been acknowledged durable
  * @img: a writable image
  *
  * Also ends the FLUSH and FUA bios that waited.  Sleeps.
@@ -265,7 +265,7 @@ static blk_status_t commit_failed(struct qcow2_commit *c, int error, struct list
  * Return: 0; the error that made the image MODE_FAILED, now or earlier; or -ENOSPC, -EAGAIN or
  * -ENOMEM when it will be tried again.
  */
-int commit_now(struct qcow2_image *img)
+int qcow2_commit_now(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = img->commit;
 	unsigned int noio = memalloc_noio_save();
@@ -298,7 +298,7 @@ int commit_now(struct qcow2_image *img)
 
 	end_ios(&ios, status);
 	if (was_stuck && !r)
-		image_has_room(img);
+		qcow2_has_room(img);
 	qcow2_wake_writer(img);
 	memalloc_noio_restore(noio);
 	return r;
@@ -314,19 +314,19 @@ static void commit_call_work(struct work_struct *work)
 {
 	struct commit_call *call = container_of(work, struct commit_call, work);
 
-	call->ret = commit_now(call->img);
+	call->ret = qcow2_commit_now(call->img);
 }
 
 /**
- * commit_for_caller - commit_now() when a process asks for it
+ * qcow2_commit_for_caller - qcow2_commit_now() when a process asks for it
  * @img: a writable image
  *
  * A worker does it, since a filesystem applies to whoever writes his file size limit, and may stop
  * waiting when he is killed: neither is to fail an image.  Sleeps.
  *
- * Return: as commit_now()
+ * Return: as qcow2_commit_now()
  */
-int commit_for_caller(struct qcow2_image *img)
+int qcow2_commit_for_caller(struct qcow2_image *img)
 {
 	struct commit_call call = { .img = img };
 
@@ -339,7 +339,7 @@ int commit_for_caller(struct qcow2_image *img)
 
 static void commit_work(struct work_struct *work)
 {
-	commit_now(container_of(work, struct qcow2_image, commit_worker.work));
+	qcow2_commit_now(container_of(work, struct qcow2_image, commit_worker.work));
 }
 
 static void commit_timer(struct work_struct *work)
@@ -349,7 +349,7 @@ static void commit_timer(struct work_struct *work)
 
 	if (qcow2_is_clean(img))
 		return;
-	if (!commit_now(img) && !qcow2_is_clean(img))
+	if (!qcow2_commit_now(img) && !qcow2_is_clean(img))
 		qcow2_start_commit_timer(img);
 }
 
@@ -394,10 +394,10 @@ static void reclaim_work(struct work_struct *work)
 	spin_unlock_irq(&c->io_lock);
 	if (!list_empty(&durable)) {
 		WRITE_ONCE(c->img->generation->reclaiming, true);
-		epoch_flip(&c->img->epoch);
+		qcow2_epoch_flip(&c->img->epoch);
 		merge_freed(c, &durable);
 		list_for_each_entry_safe(ext, next, &durable, node) {
-			alloc_reclaim(c->img, ext);
+			qcow2_alloc_reclaim(c->img, ext);
 			qcow2_freed_done(c->img, ext);
 		}
 		/* What still waits after this will say so again. */
@@ -409,13 +409,13 @@ static void reclaim_work(struct work_struct *work)
 }
 
 /**
- * commit_add_io - end a FLUSH or FUA bio after the next commit
+ * qcow2_commit_add_io - end a FLUSH or FUA bio after the next commit
  * @img: a writable image
  * @io: the bio; what it waits for is in memory already
  *
  * Any context.
  */
-void commit_add_io(struct qcow2_image *img, struct qcow2_io *io)
+void qcow2_commit_add_io(struct qcow2_image *img, struct qcow2_io *io)
 {
 	unsigned long flags;
 
@@ -428,21 +428,21 @@ void commit_add_io(struct qcow2_image *img, struct qcow2_io *io)
 }
 
 /**
- * commit_everything - leave a clean image with no leaked cluster
+ * qcow2_commit_everything - leave a clean image with no leaked cluster
  * @img: a writable image; no I/O and no allocation is going on
  *
  * Return: 0 or -errno.
  */
-int commit_everything(struct qcow2_image *img)
+int qcow2_commit_everything(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = img->commit;
 	int r;
 
 	cancel_delayed_work_sync(&img->commit_timer);
 	if (image_mode(img) < MODE_READ_ONLY)
-		alloc_return_run(img);
+		qcow2_alloc_return_run(img);
 	do {
-		r = commit_for_caller(img);
+		r = qcow2_commit_for_caller(img);
 		flush_work(&img->commit_worker.work);
 		flush_work(&c->reclaim);
 	} while (!r && (!qcow2_is_clean(img) || qcow2_frees_pending(img)));
@@ -451,12 +451,12 @@ int commit_everything(struct qcow2_image *img)
 }
 
 /**
- * commit_init - set up
+ * qcow2_commit_init - set up
  * @img: the image
  *
- * Return: 0 or -ENOMEM; commit_exit() must be called either way.
+ * Return: 0 or -ENOMEM; qcow2_commit_exit() must be called either way.
  */
-int commit_init(struct qcow2_image *img)
+int qcow2_commit_init(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = kzalloc(sizeof(*c), GFP_KERNEL);
 
@@ -477,12 +477,13 @@ int commit_init(struct qcow2_image *img)
 }
 
 /**
- * commit_stop - let what has been queued come to its end
+ * qcow2_commit_stop - let what has been queued come to its end
  * @img: the image, quiet: the writer has no bio and no operation, so it starts no commit
  *
- * The last commit wakes the writer, which is to be stopped after this and before commit_exit().
+ * The last commit wakes the writer, which is to be stopped after this and before
+ * qcow2_commit_exit().
  */
-void commit_stop(struct qcow2_image *img)
+void qcow2_commit_stop(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = img->commit;
 
@@ -501,10 +502,10 @@ void commit_stop(struct qcow2_image *img)
 }
 
 /**
- * commit_exit - free what commit_init() made
- * @img: the image, after commit_stop() and before qcow2_generation_exit()
+ * qcow2_commit_exit - free what qcow2_commit_init() made
+ * @img: the image, after qcow2_commit_stop() and before qcow2_generation_exit()
  */
-void commit_exit(struct qcow2_image *img)
+void qcow2_commit_exit(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = img->commit;
 	struct freed_extent *ext, *next;

@@ -7,13 +7,13 @@
 
 #include "io.h"
 
-int commit_init(struct qcow2_image *img);
-void commit_stop(struct qcow2_image *img);
-void commit_exit(struct qcow2_image *img);
+int qcow2_commit_init(struct qcow2_image *img);
+void qcow2_commit_stop(struct qcow2_image *img);
+void qcow2_commit_exit(struct qcow2_image *img);
 
-void commit_add_io(struct qcow2_image *img, struct qcow2_io *io);
-int commit_now(struct qcow2_image *img);
-int commit_for_caller(struct qcow2_image *img);
-int commit_everything(struct qcow2_image *img);
+void qcow2_commit_add_io(struct qcow2_image *img, struct qcow2_io *io);
+int qcow2_commit_now(struct qcow2_image *img);
+int qcow2_commit_for_caller(struct qcow2_image *img);
+int qcow2_commit_everything(struct qcow2_image *img);
 
 #endif /* DM_QCOW2_COMMIT_H */

@@ -61,7 +61,7 @@ struct cow_op *qcow2_op_alloc(struct qcow2_writer *w, bool need_freed, bool need
 void qcow2_op_free(struct qcow2_writer *w, struct cow_op *op)
 {
 	if (op->l2)
-		slice_put(op->l2);
+		qcow2_slice_put(op->l2);
 	if (op->buf)
 		mempool_free(op->buf, &w->buffers);
 	qcow2_freed_drop(w->img, op->freed);
@@ -123,7 +123,7 @@ static void add_part(struct cow_op *op, struct qcow2_storage *st, blk_opf_t opf,
 	part->sio.done = part_done;
 	atomic_inc(&op->pending);
 	if (op_is_write(opf))
-		storage_gather_write(&op_writer(op)->gather, &part->sio);
+		qcow2_storage_gather_write(&op_writer(op)->gather, &part->sio);
 	else
 		storage_submit(&part->sio);
 }
@@ -137,11 +137,11 @@ static int load_again(struct qcow2_writer *w, struct qcow2_image *img, u64 goff)
 {
 	struct slice *s;
 
-	storage_gather_submit(&w->gather);
-	s = slice_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
+	qcow2_storage_gather_submit(&w->gather);
+	s = qcow2_slice_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
 
 	if (!IS_ERR(s))
-		slice_put(s);
+		qcow2_slice_put(s);
 	else if (PTR_ERR(s) != -ENOENT)
 		return PTR_ERR(s);
 	return 0;
@@ -161,7 +161,7 @@ static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 t
 		void *mem = page_address(op->buf) + from - base;
 		struct extent ext;
 
-		chain_lookup(dev, 0, cluster + from, to - from, &ext);
+		qcow2_chain_lookup(dev, 0, cluster + from, to - from, &ext);
 		switch (ext.type) {
 		case EXTENT_MISS:
 			r = load_again(w, ext.img, cluster + from);
@@ -176,12 +176,13 @@ static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 t
 					 0, op->buf, from - base);
 				break;
 			}
-			storage_gather_submit(&w->gather);
-			r = storage_rw_sync(&ext.img->st, REQ_OP_READ, ext.host, mem, ext.len);
+			qcow2_storage_gather_submit(&w->gather);
+			r = qcow2_storage_rw_sync(&ext.img->st, REQ_OP_READ, ext.host, mem,
+						  ext.len);
 			break;
 		case EXTENT_COMPRESSED:
-			storage_gather_submit(&w->gather);
-			r = decompress_read(&ext, in_cluster(ext.img, cluster + from), mem);
+			qcow2_storage_gather_submit(&w->gather);
+			r = qcow2_decompress_read(&ext, in_cluster(ext.img, cluster + from), mem);
 			break;
 		default:
 			r = -EIO;
@@ -238,7 +239,7 @@ static unsigned int add_zero_vecs(struct cow_op *op, unsigned int n, u32 len)
 	for (; len; n++) {
 		u32 bytes = min_t(u32, len, ZERO_BUF_SIZE);
 
-		bvec_set_page(&op->vecs[n], storage_zero_page, bytes, 0);
+		bvec_set_page(&op->vecs[n], qcow2_zero_page, bytes, 0);
 		len -= bytes;
 	}
 	return n;
@@ -420,7 +421,7 @@ int qcow2_cow_module_init(void)
 	unsigned int i;
 
 	for (i = 0; i < MAX_ZERO_VECS; i++)
-		bvec_set_page(&zero_vecs[i], storage_zero_page, ZERO_BUF_SIZE, 0);
+		bvec_set_page(&zero_vecs[i], qcow2_zero_page, ZERO_BUF_SIZE, 0);
 	op_slab = KMEM_CACHE(cow_op, 0);
 	return op_slab ? 0 : -ENOMEM;
 }

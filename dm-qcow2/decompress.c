@@ -116,8 +116,8 @@ static int inflate(struct qcow2_image *img, struct inflate_slot *slot, u64 pos, 
 	 */
 	for (; len && strm.avail_out; len -= n) {
 		n = min(len, slot->in_size - skip);
-		r = storage_rw_sync(&img->st, REQ_OP_READ, from, slot->in,
-				    round_up(skip + n, img->st.block_size));
+		r = qcow2_storage_rw_sync(&img->st, REQ_OP_READ, from, slot->in,
+					  round_up(skip + n, img->st.block_size));
 		if (r)
 			return r;
 		strm.next_in = slot->in + skip;
@@ -159,14 +159,14 @@ static struct inflate_slot *lock_slot(struct qcow2_image *img, u64 pos, u32 len)
 }
 
 /**
- * decompress_read - read part of a compressed cluster into memory
+ * qcow2_decompress_read - read part of a compressed cluster into memory
  * @ext: EXTENT_COMPRESSED; its length is how much
  * @skip: where in the cluster
  * @buf: where to
  *
  * Sleeps.  Return: 0 or -errno.
  */
-int decompress_read(const struct extent *ext, u32 skip, void *buf)
+int qcow2_decompress_read(const struct extent *ext, u32 skip, void *buf)
 {
 	struct inflate_slot *slot = lock_slot(ext->img, ext->host, ext->stored);
 
@@ -205,14 +205,14 @@ out:
 }
 
 /**
- * decompress_io - read a compressed cluster for a bio
+ * qcow2_decompress_io - read a compressed cluster for a bio
  * @io: the bio, inside one cluster
  * @ext: where it is
  *
  * Does not sleep; a worker ends the bio.  The cluster may have got another mapping by then: what is
  * at the old one stays as long as the bio is in its epoch.
  */
-void decompress_io(struct qcow2_io *io, const struct extent *ext)
+void qcow2_decompress_io(struct qcow2_io *io, const struct extent *ext)
 {
 	io->compressed.pos = ext->host;
 	io->compressed.len = ext->stored;
@@ -222,10 +222,10 @@ void decompress_io(struct qcow2_io *io, const struct extent *ext)
 }
 
 /**
- * decompress_exit - free what an image keeps decompressed
+ * qcow2_decompress_exit - free what an image keeps decompressed
  * @img: the image, quiet
  */
-void decompress_exit(struct qcow2_image *img)
+void qcow2_decompress_exit(struct qcow2_image *img)
 {
 	if (img->decompressor)
 		free_slots(img->decompressor);

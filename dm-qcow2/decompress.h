@@ -7,8 +7,8 @@
 
 #include "lookup.h"
 
-int decompress_read(const struct extent *ext, u32 skip, void *buf);
-void decompress_io(struct qcow2_io *io, const struct extent *ext);
-void decompress_exit(struct qcow2_image *img);
+int qcow2_decompress_read(const struct extent *ext, u32 skip, void *buf);
+void qcow2_decompress_io(struct qcow2_io *io, const struct extent *ext);
+void qcow2_decompress_exit(struct qcow2_image *img);
 
 #endif /* DM_QCOW2_DECOMPRESS_H */

@@ -67,7 +67,7 @@ static enum step set_entry(struct qcow2_writer *w, struct qcow2_io *io, u64 pos,
 		return STEP_WAIT;
 	}
 	qcow2_set_mapping(img, s, qcow2_cluster_index(img, pos), val, keep ? NULL : &freed);
-	slice_put(s);
+	qcow2_slice_put(s);
 	qcow2_freed_drop(img, freed);
 	return STEP_NEXT;
 }
@@ -147,7 +147,8 @@ static enum step look(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, stru
 		return STEP_WAIT;
 	}
 	do {
-		image_lookup(w->img, pos, w->img->cluster_size - in_cluster(w->img, pos), ext);
+		qcow2_image_lookup(w->img, pos, w->img->cluster_size - in_cluster(w->img, pos),
+				   ext);
 	} while (ext->type == EXTENT_MISS && qcow2_load_missed(io, w->img, pos, &w->gather));
 	if (ext->type == EXTENT_MISS)
 		return STEP_WAIT;
@@ -190,7 +191,7 @@ static void process_range(struct qcow2_writer *w, struct qcow2_io *io, bool disc
 			 * Nothing there, at once for the rest of the slice or of no table.  What a
 			 * write in flight is about to map there comes after us.
 			 */
-			image_lookup(img, pos, end - pos, &ext);
+			qcow2_image_lookup(img, pos, end - pos, &ext);
 			advance(io, ext.type == EXTENT_UNALLOCATED ? pos + ext.len : next);
 			continue;
 		}

@@ -186,7 +186,7 @@ void qcow2_slice_check(struct qcow2_image *img, struct slice *s)
 		DMERR_LIMIT("%s: invalid L2 entry %#llx for guest offset %llu", img->name, e,
 			    ((s->index << SLICE_ENTRY_SHIFT) + i) << img->cluster_bits);
 		if (qcow2_is_metadata(img, e & QCOW2_OFFSET_MASK) && e & QCOW2_OFFSET_MASK)
-			image_mark_corrupt(img, "L2 entry maps guest data onto metadata",
+			qcow2_mark_corrupt(img, "L2 entry maps guest data onto metadata",
 					   e & QCOW2_OFFSET_MASK);
 	}
 }

@@ -3,9 +3,9 @@
  * epoch.h - knowing when nobody uses a host cluster any more that has been unlinked.
  *
  * Every I/O on a writable image enters the current epoch before it looks its mapping up and leaves
- * it when the I/O on the mapped cluster has ended, on whatever CPU that is.  epoch_flip() starts a
- * new epoch and waits until the old one is empty: I/O that could have seen a mapping that was
- * removed before the flip is then over.
+ * it when the I/O on the mapped cluster has ended, on whatever CPU that is.  qcow2_epoch_flip()
+ * starts a new epoch and waits until the old one is empty: I/O that could have seen a mapping that
+ * was removed before the flip is then over.
  *
  * Two percpu_refs take turns, so that entering and leaving writes nothing that another CPU writes.
  *
@@ -28,9 +28,9 @@ struct epoch {
 	struct completion empty;	/* the killed reference has dropped to zero */
 };
 
-int epoch_init(struct epoch *e);
-void epoch_exit(struct epoch *e);
-void epoch_flip(struct epoch *e);
+int qcow2_epoch_init(struct epoch *e);
+void qcow2_epoch_exit(struct epoch *e);
+void qcow2_epoch_flip(struct epoch *e);
 
 /**
  * epoch_enter - enter the current epoch

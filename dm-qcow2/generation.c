@@ -106,7 +106,7 @@ void qcow2_slice_dirty(struct slice *s)
 		return;
 	WRITE_ONCE(s->dirty, true);
 	if (!s->writing) {
-		slice_pin(s);
+		qcow2_slice_pin(s);
 		if (atomic_inc_return(&img->cache.nr_dirty) == 1)
 			qcow2_start_commit_timer(img);
 	}
@@ -331,7 +331,7 @@ void qcow2_generation_close(struct qcow2_image *img)
 static void slice_clean(struct slice *s)
 {
 	atomic_dec(&s->img->cache.nr_dirty);
-	slice_put(s);
+	qcow2_slice_put(s);
 }
 
 /**

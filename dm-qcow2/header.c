@@ -227,14 +227,14 @@ static int parse(struct qcow2_image *img, u8 *area, u32 len, bool write, char **
 }
 
 /**
- * header_read - read and judge the header
+ * qcow2_header_read - read and judge the header
  * @img: the image, its storage opened; geometry and backing fields are filled in
  * @write: the image is to be written
  * @error: set to the reason when it is refused, for ti->error
  *
  * Return: 0 or -errno.
  */
-int header_read(struct qcow2_image *img, bool write, char **error)
+int qcow2_header_read(struct qcow2_image *img, bool write, char **error)
 {
 	u64 storage = img->st.ops->size(&img->st);
 	u8 *area;
@@ -248,8 +248,8 @@ int header_read(struct qcow2_image *img, bool write, char **error)
 		*error = "Out of memory reading the header";
 		return -ENOMEM;
 	}
-	r = storage_rw_sync(&img->st, REQ_OP_READ, 0, area,
-			    min_t(u64, MAX_EXT_AREA, round_up(storage, img->st.block_size)));
+	r = qcow2_storage_rw_sync(&img->st, REQ_OP_READ, 0, area,
+				  min_t(u64, MAX_EXT_AREA, round_up(storage, img->st.block_size)));
 	if (r) {
 		*error = "Cannot read the header";
 		goto out;
@@ -273,23 +273,23 @@ out:
 
 static int header_write(struct qcow2_image *img)
 {
-	int r = storage_rw_sync(&img->st, REQ_OP_WRITE, 0, img->header, img->header_len);
+	int r = qcow2_storage_rw_sync(&img->st, REQ_OP_WRITE, 0, img->header, img->header_len);
 
 	/* Unlike a write, a flush that fails is not tried again, whatever its error. */
 	return r ?: (img->st.ops->flush(&img->st) ? -EIO : 0);
 }
 
 /**
- * header_prepare_write - make the header honest before the first write
+ * qcow2_header_prepare_write - make the header honest before the first write
  * @img: the image
  *
  * Clears the autoclear bits: we know none of the features well enough to keep them ("Header",
  * autoclear_features).  Bits that stand for something that we would have to maintain have been
- * refused by header_read().
+ * refused by qcow2_header_read().
  *
  * Return: 0 or -errno.
  */
-int header_prepare_write(struct qcow2_image *img)
+int qcow2_header_prepare_write(struct qcow2_image *img)
 {
 	struct qcow2_header *h = img->header;
 	__be64 autoclear;
@@ -309,12 +309,12 @@ int header_prepare_write(struct qcow2_image *img)
 }
 
 /**
- * header_set_corrupt - record on disk that the image needs repair
+ * qcow2_header_set_corrupt - record on disk that the image needs repair
  * @img: a writable image; version 2 has nowhere to record it
  *
  * Return: 0 or -errno.
  */
-int header_set_corrupt(struct qcow2_image *img)
+int qcow2_header_set_corrupt(struct qcow2_image *img)
 {
 	struct qcow2_header *h = img->header;
 	int r = 0;
@@ -329,7 +329,7 @@ int header_set_corrupt(struct qcow2_image *img)
 }
 
 /**
- * header_set_reftable - switch to a refcount table that has been written elsewhere
+ * qcow2_header_set_reftable - switch to a refcount table that has been written elsewhere
  * @img: the image
  * @pos: where, in bytes
  * @clusters: its length
@@ -338,7 +338,7 @@ int header_set_corrupt(struct qcow2_image *img)
  *
  * Return: 0 or -errno.
  */
-int header_set_reftable(struct qcow2_image *img, u64 pos, u32 clusters)
+int qcow2_header_set_reftable(struct qcow2_image *img, u64 pos, u32 clusters)
 {
 	struct qcow2_header *h = img->header;
 	int r;
@@ -352,10 +352,10 @@ int header_set_reftable(struct qcow2_image *img, u64 pos, u32 clusters)
 }
 
 /**
- * header_free - forget the header
+ * qcow2_header_free - forget the header
  * @img: the image
  */
-void header_free(struct qcow2_image *img)
+void qcow2_header_free(struct qcow2_image *img)
 {
 	free_page((unsigned long)img->header);
 	img->header = NULL;

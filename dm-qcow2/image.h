@@ -37,7 +37,7 @@ struct qcow2_dev;
 struct qcow2_generation;
 struct qcow2_writer;
 
-/* What stands between a request and the disk.  Set by image_set_mode() only. */
+/* What stands between a request and the disk.  Set by qcow2_set_mode() only. */
 enum image_mode {
 	MODE_RW,		/* all is well */
 	MODE_OUT_OF_SPACE,	/* writes that need room wait for it, and so may a commit */
@@ -161,24 +161,24 @@ struct qcow2_layer {
 };
 
 /* header.c */
-int header_read(struct qcow2_image *img, bool write, char **error);
-int header_prepare_write(struct qcow2_image *img);
-int header_set_corrupt(struct qcow2_image *img);
-int header_set_reftable(struct qcow2_image *img, u64 pos, u32 clusters);
-void header_free(struct qcow2_image *img);
+int qcow2_header_read(struct qcow2_image *img, bool write, char **error);
+int qcow2_header_prepare_write(struct qcow2_image *img);
+int qcow2_header_set_corrupt(struct qcow2_image *img);
+int qcow2_header_set_reftable(struct qcow2_image *img, u64 pos, u32 clusters);
+void qcow2_header_free(struct qcow2_image *img);
 
 /* tables.c */
-int tables_load(struct qcow2_image *img, char **error);
-int tables_reserve(struct qcow2_image *img);
+int qcow2_tables_load(struct qcow2_image *img, char **error);
+int qcow2_tables_reserve(struct qcow2_image *img);
 
 /* state.c */
-void image_set_mode(struct qcow2_image *img, enum image_mode mode, const char *why);
-void image_out_of_space(struct qcow2_image *img, bool refused, const char *why);
-void image_has_room(struct qcow2_image *img);
-bool image_gives_up(struct qcow2_image *img);
-blk_status_t image_no_space_status(struct qcow2_image *img);
-void image_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos);
-void image_event_work(struct work_struct *work);
+void qcow2_set_mode(struct qcow2_image *img, enum image_mode mode, const char *why);
+void qcow2_out_of_space(struct qcow2_image *img, bool refused, const char *why);
+void qcow2_has_room(struct qcow2_image *img);
+bool qcow2_gives_up(struct qcow2_image *img);
+blk_status_t qcow2_no_space_status(struct qcow2_image *img);
+void qcow2_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos);
+void qcow2_event_work(struct work_struct *work);
 void qcow2_wake_writer(struct qcow2_image *img);
 void qcow2_retry_waiting(struct qcow2_image *img);
 void qcow2_space_freed(struct qcow2_image *img);

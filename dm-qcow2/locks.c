@@ -78,13 +78,13 @@ static int ask(struct file *file, const u8 *bytes, unsigned int nr)
 }
 
 /**
- * image_lock - take an image's locks
+ * qcow2_image_lock - take an image's locks
  * @file: the file or device node that the user named
  * @write: for writing
  *
  * Return: 0; -EAGAIN when another process uses the image in a way that excludes ours; or an error.
  */
-int image_lock(struct file *file, bool write)
+int qcow2_image_lock(struct file *file, bool write)
 {
 	int r;
 
@@ -96,15 +96,15 @@ int image_lock(struct file *file, bool write)
 	if (!r && write)
 		r = ask(file, write_asks, ARRAY_SIZE(write_asks));
 	if (r)
-		image_unlock(file);
+		qcow2_image_unlock(file);
 	return r;
 }
 
 /**
- * image_lock_downgrade - go from writing to reading
- * @file: as given to image_lock()
+ * qcow2_image_lock_downgrade - go from writing to reading
+ * @file: as given to qcow2_image_lock()
  */
-void image_lock_downgrade(struct file *file)
+void qcow2_image_lock_downgrade(struct file *file)
 {
 	unsigned int i;
 
@@ -113,10 +113,10 @@ void image_lock_downgrade(struct file *file)
 }
 
 /**
- * image_unlock - release all of an image's locks
- * @file: as given to image_lock()
+ * qcow2_image_unlock - release all of an image's locks
+ * @file: as given to qcow2_image_lock()
  */
-void image_unlock(struct file *file)
+void qcow2_image_unlock(struct file *file)
 {
 	set(file, F_UNLCK, PERM, UNSHARED + RESIZE);
 }

@@ -7,8 +7,8 @@
 
 #include <linux/fs.h>
 
-int image_lock(struct file *file, bool write);
-void image_lock_downgrade(struct file *file);
-void image_unlock(struct file *file);
+int qcow2_image_lock(struct file *file, bool write);
+void qcow2_image_lock_downgrade(struct file *file);
+void qcow2_image_unlock(struct file *file);
 
 #endif /* DM_QCOW2_LOCKS_H */

@@ -41,7 +41,7 @@ static void judge_suspect(struct qcow2_image *img, u64 entry, struct extent *ext
 }
 
 /**
- * image_lookup - what one image says about a range
+ * qcow2_image_lookup - what one image says about a range
  * @img: the image, not raw
  * @goff: guest offset, inside the image
  * @len: bytes wanted
@@ -49,7 +49,7 @@ static void judge_suspect(struct qcow2_image *img, u64 entry, struct extent *ext
  *
  * Any context that may take an RCU read lock.
  */
-void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext)
+void qcow2_image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext)
 {
 	u32 i = qcow2_cluster_index(img, goff) & (SLICE_ENTRIES - 1);
 	u64 entry, host, got = img->cluster_size - in_cluster(img, goff);
@@ -100,16 +100,17 @@ void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext
 }
 
 /**
- * chain_lookup - where a range is read from
+ * qcow2_chain_lookup - where a range is read from
  * @dev: the device
  * @from: the first layer to ask
  * @goff: guest offset
  * @len: bytes wanted
  * @ext: the answer, for at least one byte; never EXTENT_UNALLOCATED
  *
- * Context: as image_lookup().
+ * Context: as qcow2_image_lookup().
  */
-void chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len, struct extent *ext)
+void qcow2_chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len,
+			struct extent *ext)
 {
 	unsigned int i;
 
@@ -128,7 +129,7 @@ void chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len, s
 			ext->len = len;
 			return;
 		}
-		image_lookup(layer->img, goff, len, ext);
+		qcow2_image_lookup(layer->img, goff, len, ext);
 		len = ext->len;
 		if (ext->type != EXTENT_UNALLOCATED)
 			return;

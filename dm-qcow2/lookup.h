@@ -25,8 +25,9 @@ struct extent {
 	u64 len;
 };
 
-void image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext);
-void chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len, struct extent *ext);
+void qcow2_image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext);
+void qcow2_chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len,
+			struct extent *ext);
 
 /*
  * Is the extent written where it is?  That depends on its entry alone, and not on how long the

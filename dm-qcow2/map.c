@@ -57,7 +57,7 @@ static int map_read(struct qcow2_io *io, struct bio *bio)
 	struct extent ext;
 
 	qcow2_io_enter(io);
-	chain_lookup(dev, 0, goff, bio->bi_iter.bi_size, &ext);
+	qcow2_chain_lookup(dev, 0, goff, bio->bi_iter.bi_size, &ext);
 	switch (ext.type) {
 	case EXTENT_DATA:
 		cut(bio, ext.len);
@@ -73,7 +73,7 @@ static int map_read(struct qcow2_io *io, struct bio *bio)
 		return DM_MAPIO_SUBMITTED;
 	case EXTENT_COMPRESSED:
 		cut(bio, ext.len);
-		decompress_io(io, &ext);
+		qcow2_decompress_io(io, &ext);
 		return DM_MAPIO_SUBMITTED;
 	default:
 		qcow2_io_leave(io);
@@ -102,7 +102,7 @@ static void resume_read(struct qcow2_io *io)
 	struct extent ext;
 
 	qcow2_io_enter(io);
-	chain_lookup(io->dev, 0, io_start(io), bio->bi_iter.bi_size, &ext);
+	qcow2_chain_lookup(io->dev, 0, io_start(io), bio->bi_iter.bi_size, &ext);
 	switch (ext.type) {
 	case EXTENT_DATA:
 		if (unlikely(ext.len < bio->bi_iter.bi_size))
@@ -117,7 +117,7 @@ static void resume_read(struct qcow2_io *io)
 		qcow2_missed(io);
 		break;
 	case EXTENT_COMPRESSED:
-		decompress_io(io, &ext);
+		qcow2_decompress_io(io, &ext);
 		break;
 	default:
 		qcow2_io_end(io, BLK_STS_IOERR);
@@ -192,7 +192,7 @@ static int map_write(struct qcow2_io *io, struct bio *bio)
 	if (!io->dev->writable || image_mode(img) >= MODE_READ_ONLY)
 		return DM_MAPIO_KILL;
 	qcow2_io_enter(io);
-	image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
+	qcow2_image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
 	if (written_in_place(&ext)) {
 		cut(bio, ext.len);
 		begin_in_place(io, bio, img);
@@ -218,7 +218,7 @@ static void resume_write(struct qcow2_io *io)
 	struct extent ext;
 
 	qcow2_io_enter(io);
-	image_lookup(img, io_start(io), bio->bi_iter.bi_size, &ext);
+	qcow2_image_lookup(img, io_start(io), bio->bi_iter.bi_size, &ext);
 	if (written_in_place(&ext)) {
 		qcow2_submit_in_place(io, ext.host);
 		return;
@@ -267,7 +267,7 @@ static int map_flush(struct qcow2_io *io, struct bio *bio)
 		return DM_MAPIO_KILL;
 	if (img->st.bdev && qcow2_is_clean(img))
 		return img->st.ops->map_bio(&img->st, io, bio, 0);
-	commit_add_io(img, io);
+	qcow2_commit_add_io(img, io);
 	return DM_MAPIO_SUBMITTED;
 }
 

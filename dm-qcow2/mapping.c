@@ -3,7 +3,7 @@
  * mapping.c - changing the L2 table of a writable image, and making one where there is none.
  *
  * Called by the writer's work item, which alone changes mappings.  Takes image.meta_lock around
- * each change, and image.alloc_lock through alloc_cluster().
+ * each change, and image.alloc_lock through qcow2_alloc_cluster().
  */
 #include <linux/device-mapper.h>
 
@@ -46,13 +46,13 @@ static int add_l2_table(struct qcow2_image *img, u32 i)
 		r = -ENOMEM;
 		goto out;
 	}
-	r = alloc_cluster(img, &pos, &zeroed);
+	r = qcow2_alloc_cluster(img, &pos, &zeroed);
 	if (r)
 		goto out;
 	if (!zeroed)
-		r = storage_zero_sync(&img->st, pos, img->cluster_size);
+		r = qcow2_storage_zero_sync(&img->st, pos, img->cluster_size);
 	if (r == -ENOSPC) {
-		alloc_put_back(img, pos);
+		qcow2_alloc_put_back(img, pos);
 		r = -EDQUOT;
 		goto out;
 	}
@@ -93,12 +93,12 @@ struct slice *qcow2_get_l2(struct qcow2_image *img, u64 goff)
 		if (r)
 			return ERR_PTR(r);
 	}
-	s = slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
+	s = qcow2_slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
 	if (IS_ERR(s))
 		return s;
 	r = !qcow2_slice_has_place(s) ? -ENOSPC : !qcow2_slice_try_prepare(s) ? -ENOMEM : 0;
 	if (r) {
-		slice_put(s);
+		qcow2_slice_put(s);
 		return ERR_PTR(r);
 	}
 	return s;

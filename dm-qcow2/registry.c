@@ -84,21 +84,21 @@ static void shut_image(struct qcow2_image *img)
 	 * commits, they wake the writer, and all raise events.  Then what they use.
 	 */
 	qcow2_writer_stop_polling(img);
-	commit_stop(img);
+	qcow2_commit_stop(img);
 	qcow2_writer_stop(img);
 	cancel_work_sync(&img->event_work);
-	commit_exit(img);
+	qcow2_commit_exit(img);
 	qcow2_generation_exit(img);
 	qcow2_writer_exit(img);
-	alloc_exit(img);
+	qcow2_alloc_exit(img);
 	if (img->can_write)
-		epoch_exit(&img->epoch);
+		qcow2_epoch_exit(&img->epoch);
 	if (!img->raw) {
-		flat_table_free(&img->l1, img);
-		flat_table_free(&img->reftable, img);
-		cache_exit(&img->cache);
-		decompress_exit(img);
-		header_free(img);
+		qcow2_flat_table_free(&img->l1, img);
+		qcow2_flat_table_free(&img->reftable, img);
+		qcow2_cache_exit(&img->cache);
+		qcow2_decompress_exit(img);
+		qcow2_header_free(img);
 		/*
 		 * Not left to RCU: nobody reads the set any more, and mt_free_walk() follows what
 		 * is no pointer in an inner node with one slot to spare, as a large set has.
@@ -107,13 +107,13 @@ static void shut_image(struct qcow2_image *img)
 		mtree_destroy(&img->metadata);
 	}
 	if (img->locked)
-		image_unlock(img->st.file);
-	storage_close(&img->st);
+		qcow2_image_unlock(img->st.file);
+	qcow2_storage_close(&img->st);
 }
 
 static int open_storage(struct qcow2_image *img, struct block_device *bdev, char **error)
 {
-	int r = bdev ? storage_init_bdev(&img->st, bdev) : storage_init_file(&img->st);
+	int r = bdev ? qcow2_storage_init_bdev(&img->st, bdev) : qcow2_storage_init_file(&img->st);
 
 	if (r == -EOPNOTSUPP)
 		*error = "Filesystem does not support direct I/O";
@@ -124,7 +124,7 @@ static int open_storage(struct qcow2_image *img, struct block_device *bdev, char
 
 static int lock_image(struct qcow2_image *img, bool write, char **error)
 {
-	int r = image_lock(img->st.file, write);
+	int r = qcow2_image_lock(img->st.file, write);
 
 	if (r) {
 		if (r == -EAGAIN)
@@ -143,7 +143,7 @@ static int open_writable(struct qcow2_image *img, char **error)
 {
 	int r;
 
-	r = epoch_init(&img->epoch);
+	r = qcow2_epoch_init(&img->epoch);
 	if (r) {
 		*error = "Out of memory opening the image";
 		return r;
@@ -153,7 +153,7 @@ static int open_writable(struct qcow2_image *img, char **error)
 	mutex_init(&img->meta_lock);
 	r = qcow2_generation_init(img);
 	if (!r)
-		r = commit_init(img);
+		r = qcow2_commit_init(img);
 	if (!r)
 		r = qcow2_writer_init(img);
 	if (r)
@@ -167,12 +167,12 @@ static int open_qcow2(struct qcow2_image *img, bool write, unsigned int cache_ki
 	int r;
 
 	mt_init_flags(&img->metadata, MT_FLAGS_USE_RCU);
-	r = cache_init(&img->cache, img, cache_kib);
+	r = qcow2_cache_init(&img->cache, img, cache_kib);
 	if (r) {
 		*error = "Out of memory opening the image";
 		return r;
 	}
-	r = header_read(img, write, error);
+	r = qcow2_header_read(img, write, error);
 	if (r)
 		return r;
 	if (img->st.block_size > SLICE_SIZE) {
@@ -182,8 +182,8 @@ static int open_qcow2(struct qcow2_image *img, bool write, unsigned int cache_ki
 	/* More than all L2 tables and an eighth for refcounts is never needed. */
 	cover = (img->size >> (img->cluster_bits - 3)) * 9 / 8 / 1024;
 	if (!cache_kib)
-		cache_resize(&img->cache, clamp_t(u64, cover, 256, 32 * 1024));
-	r = tables_load(img, error);
+		qcow2_cache_resize(&img->cache, clamp_t(u64, cover, 256, 32 * 1024));
+	r = qcow2_tables_load(img, error);
 	if (r)
 		return r;
 	return write ? open_writable(img, error) : 0;
@@ -262,9 +262,9 @@ static void open_work(struct work_struct *work)
 		r = open_image(img, o);
 	/* For allocation, and for the status to say what is in use. */
 	if (!r && o->top && !img->raw && !img->alloc) {
-		r = alloc_init(img, &o->abandoned, &o->error);
+		r = qcow2_alloc_init(img, &o->abandoned, &o->error);
 		if (r)
-			alloc_exit(img);
+			qcow2_alloc_exit(img);
 	}
 	mutex_lock(&registry_lock);
 	if (o->abandoned) {
@@ -327,7 +327,7 @@ static struct qcow2_image *new_image(struct file *file, bool write)
 	mutex_init(&img->header_lock);
 	mutex_init(&img->event_lock);
 	spin_lock_init(&img->state_lock);
-	INIT_WORK(&img->event_work, image_event_work);
+	INIT_WORK(&img->event_work, qcow2_event_work);
 	img->raw = true;	/* until there is something to free */
 	img->st.file = file;
 	img->mode = write ? MODE_RW : MODE_READ_ONLY;
@@ -603,16 +603,16 @@ int qcow2_image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 	mutex_unlock(&role_lock);
 	/* Nobody else becomes its writer as long as it is open. */
 	if (downgrade)
-		image_lock_downgrade(img->st.file);
+		qcow2_image_lock_downgrade(img->st.file);
 	if (r || !write)
 		return r;
 
 	if (!img->reserved)
-		r = tables_reserve(img);
+		r = qcow2_tables_reserve(img);
 	if (r)
 		DMERR("%s: no room on the host for the tables: error %d", img->name, r);
 	else
-		r = header_prepare_write(img);
+		r = qcow2_header_prepare_write(img);
 	img->reserved = !r;
 	if (r) {
 		DMERR("%s: cannot make the image writable: error %d", img->name, r);
@@ -635,7 +635,7 @@ int qcow2_image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 void qcow2_image_release(struct qcow2_image *img, struct dm_target *ti)
 {
 	qcow2_writer_flush(img);
-	commit_everything(img);
+	qcow2_commit_everything(img);
 	img->st.ops->hand_back(&img->st);
 	flush_work(&img->event_work);	/* which writes the corrupt bit, while it may */
 	mutex_lock(&img->event_lock);

@@ -64,14 +64,14 @@ void qcow2_retry_waiting(struct qcow2_image *img)
 }
 
 /**
- * image_set_mode - change what the image may do
+ * qcow2_set_mode - change what the image may do
  * @img: the image
  * @mode: the new mode; MODE_READ_ONLY and MODE_FAILED are never left for a better one
  * @why: for the log
  *
  * Any context.  Raises a DM event when the mode changes.
  */
-void image_set_mode(struct qcow2_image *img, enum image_mode mode, const char *why)
+void qcow2_set_mode(struct qcow2_image *img, enum image_mode mode, const char *why)
 {
 	unsigned long flags;
 	bool changed;
@@ -108,13 +108,13 @@ void qcow2_space_freed(struct qcow2_image *img)
 	if (!READ_ONCE(img->waits.refused)) {
 		WRITE_ONCE(img->waits.expired, false);
 		if (image_mode(img) == MODE_OUT_OF_SPACE)
-			image_set_mode(img, MODE_RW, "clusters were freed or the storage grew");
+			qcow2_set_mode(img, MODE_RW, "clusters were freed or the storage grew");
 	}
 	qcow2_retry_waiting(img);
 }
 
 /**
- * image_out_of_space - something waits for space
+ * qcow2_out_of_space - something waits for space
  * @img: a writable image
  * @refused: the storage has refused a write; only a write that it takes tells that it has room
  * again
@@ -122,7 +122,7 @@ void qcow2_space_freed(struct qcow2_image *img)
  *
  * From now on it is tried again every second, for as long as the table says.  Any context.
  */
-void image_out_of_space(struct qcow2_image *img, bool refused, const char *why)
+void qcow2_out_of_space(struct qcow2_image *img, bool refused, const char *why)
 {
 	struct qcow2_waits *w = &img->waits;
 
@@ -132,7 +132,7 @@ void image_out_of_space(struct qcow2_image *img, bool refused, const char *why)
 		WRITE_ONCE(w->last_limit, img->st.ops->limit(&img->st));
 		WRITE_ONCE(w->no_space_since, jiffies);
 		WRITE_ONCE(w->expired, false);
-		image_set_mode(img, MODE_OUT_OF_SPACE, why);
+		qcow2_set_mode(img, MODE_OUT_OF_SPACE, why);
 	}
 	/* A suspended image is left alone: its release stops the polling after setting this. */
 	if (!READ_ONCE(w->release))
@@ -140,12 +140,12 @@ void image_out_of_space(struct qcow2_image *img, bool refused, const char *why)
 }
 
 /**
- * image_has_room - the storage has taken what it had refused
+ * qcow2_has_room - the storage has taken what it had refused
  * @img: a writable image
  *
  * Any context.
  */
-void image_has_room(struct qcow2_image *img)
+void qcow2_has_room(struct qcow2_image *img)
 {
 	if (qcow2_commit_is_stuck(img))
 		return;
@@ -154,10 +154,10 @@ void image_has_room(struct qcow2_image *img)
 }
 
 /**
- * image_gives_up - is what has no space to be failed, rather than to wait?
+ * qcow2_gives_up - is what has no space to be failed, rather than to wait?
  * @img: a writable image
  */
-bool image_gives_up(struct qcow2_image *img)
+bool qcow2_gives_up(struct qcow2_image *img)
 {
 	const struct qcow2_waits *w = &img->waits;
 
@@ -165,12 +165,12 @@ bool image_gives_up(struct qcow2_image *img)
 }
 
 /**
- * image_no_space_status - what a bio is ended with that is not to wait for space
+ * qcow2_no_space_status - what a bio is ended with that is not to wait for space
  * @img: a writable image
  *
  * While a suspend that must not flush is waiting, DM keeps the bio.
  */
-blk_status_t image_no_space_status(struct qcow2_image *img)
+blk_status_t qcow2_no_space_status(struct qcow2_image *img)
 {
 	const struct qcow2_waits *w = &img->waits;
 
@@ -179,14 +179,14 @@ blk_status_t image_no_space_status(struct qcow2_image *img)
 }
 
 /**
- * image_mark_corrupt - metadata says something impossible
+ * qcow2_mark_corrupt - metadata says something impossible
  * @img: the image
  * @what: what it says
  * @pos: where, in bytes
  *
  * Any context.  The image takes no more changes, and its header will say that it needs repair.
  */
-void image_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos)
+void qcow2_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos)
 {
 	unsigned long flags;
 	bool first;
@@ -198,14 +198,14 @@ void image_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos)
 	if (!first)
 		return;
 	DMERR("%s: image is corrupt: %s (at %llu)", img->name, what, pos);
-	image_set_mode(img, MODE_READ_ONLY, "corrupt metadata");
+	qcow2_set_mode(img, MODE_READ_ONLY, "corrupt metadata");
 }
 
 /**
- * image_event_work - tell userspace, and the header, of a change of mode
+ * qcow2_event_work - tell userspace, and the header, of a change of mode
  * @work: image.event_work
  */
-void image_event_work(struct work_struct *work)
+void qcow2_event_work(struct work_struct *work)
 {
 	struct qcow2_image *img = container_of(work, struct qcow2_image, event_work);
 
@@ -214,7 +214,7 @@ void image_event_work(struct work_struct *work)
 	/* Under the lock: a target that is going away clears img->ti first. */
 	mutex_lock(&img->event_lock);
 	if (img->ti) {
-		if (READ_ONCE(img->corrupt) && header_set_corrupt(img))
+		if (READ_ONCE(img->corrupt) && qcow2_header_set_corrupt(img))
 			DMERR("%s: cannot mark the image corrupt", img->name);
 		dm_table_event(img->ti->table);
 	}

@@ -159,13 +159,13 @@ static const struct storage_ops bdev_ops = {
 };
 
 /**
- * storage_init_bdev - use a block device as storage
+ * qcow2_storage_init_bdev - use a block device as storage
  * @st: zeroed but for @st->file, the opened device node
  * @bdev: the device; the caller keeps it open for as long as @st is used
  *
  * Return: 0 or -ENOMEM.
  */
-int storage_init_bdev(struct qcow2_storage *st, struct block_device *bdev)
+int qcow2_storage_init_bdev(struct qcow2_storage *st, struct block_device *bdev)
 {
 	int r;
 

@@ -318,7 +318,7 @@ static int file_prepare(struct qcow2_storage *st, u64 pos, u64 len, bool *zeroed
 		return r;
 	if (pos + len <= i_size_read(inode))
 		return 0;
-	return storage_zero_sync(st, pos + len - st->block_size, st->block_size);
+	return qcow2_storage_zero_sync(st, pos + len - st->block_size, st->block_size);
 }
 
 static int file_reserve(struct qcow2_storage *st, u64 pos, u64 len)
@@ -390,12 +390,12 @@ static const struct storage_ops file_ops = {
 };
 
 /**
- * storage_init_file - use a regular file as storage
+ * qcow2_storage_init_file - use a regular file as storage
  * @st: zeroed but for @st->file, opened for direct I/O
  *
  * Return: 0, -ENOMEM, or -EOPNOTSUPP when the filesystem cannot do direct I/O on this file.
  */
-int storage_init_file(struct qcow2_storage *st)
+int qcow2_storage_init_file(struct qcow2_storage *st)
 {
 	struct kstat stat;
 	int cpu, r;

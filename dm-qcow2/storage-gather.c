@@ -106,12 +106,12 @@ static bool alike(struct bio *a, struct bio *b)
 }
 
 /**
- * storage_gather_submit - submit what has been gathered
+ * qcow2_storage_gather_submit - submit what has been gathered
  * @gather: empty afterwards
  *
  * May sleep for memory, like storage_submit().
  */
-void storage_gather_submit(struct storage_gather *gather)
+void qcow2_storage_gather_submit(struct storage_gather *gather)
 {
 	struct gathered_io *g = NULL;
 
@@ -127,13 +127,13 @@ void storage_gather_submit(struct storage_gather *gather)
 }
 
 /**
- * storage_gather_write - submit a write, now or with the next storage_gather_submit() at the latest
+ * qcow2_storage_gather_write - submit a write, now or with what is gathered
  * @gather: all zeroes before its first use
  * @sio: filled in as for storage_submit()
  *
  * May sleep for memory, like storage_submit().
  */
-void storage_gather_write(struct storage_gather *gather, struct storage_io *sio)
+void qcow2_storage_gather_write(struct storage_gather *gather, struct storage_io *sio)
 {
 	if (sio->st->bdev) {
 		storage_submit(sio);
@@ -143,7 +143,7 @@ void storage_gather_write(struct storage_gather *gather, struct storage_io *sio)
 	    (sio->st != gather->st || sio->pos != gather->end || sio->opf != gather->opf ||
 	     !alike(sio->owner, gather->owner) ||
 	     gather->len + sio->len > GATHER_BYTES || gather->nr_bv + sio->nr_bv > GATHER_VECS))
-		storage_gather_submit(gather);
+		qcow2_storage_gather_submit(gather);
 	if (!gather->first) {
 		gather->st = sio->st;
 		gather->opf = sio->opf;

@@ -11,7 +11,7 @@
 
 #include "storage.h"
 
-struct page *storage_zero_page;
+struct page *qcow2_zero_page;
 
 struct sync_io {
 	struct storage_io sio;
@@ -45,7 +45,7 @@ static int run_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, const stru
 }
 
 /**
- * storage_rw_sync - read or write kernel memory and wait
+ * qcow2_storage_rw_sync - read or write kernel memory and wait
  * @st: the storage
  * @opf: REQ_OP_READ or REQ_OP_WRITE
  * @pos: byte position, a multiple of the storage's block size
@@ -58,7 +58,8 @@ static int run_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, const stru
  *
  * Return: 0 or the storage's error.
  */
-int storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void *buf, unsigned int len)
+int qcow2_storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void *buf,
+			  unsigned int len)
 {
 	struct bio_vec bv;
 
@@ -70,7 +71,7 @@ int storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void *buf,
  * qcow2_storage_read_table - read part of a table
  * @st: the storage
  * @pos: byte position
- * @buf: where to, as storage_rw_sync() wants it
+ * @buf: where to, as qcow2_storage_rw_sync() wants it
  * @len: bytes
  *
  * QEMU writes a table no further than its last entry, so that a file can end inside one, and a
@@ -88,18 +89,18 @@ int qcow2_storage_read_table(struct qcow2_storage *st, u64 pos, void *buf, u32 l
 	else if (st->bdev)	/* of a file the rest is zeroes without our help */
 		there = min_t(u64, len, size - pos);
 	memset(buf + there, 0, len - there);
-	return there ? storage_rw_sync(st, REQ_OP_READ, pos, buf, there) : 0;
+	return there ? qcow2_storage_rw_sync(st, REQ_OP_READ, pos, buf, there) : 0;
 }
 
 /**
- * storage_zero_sync - write zeroes to a range and wait
+ * qcow2_storage_zero_sync - write zeroes to a range and wait
  * @st: the storage
  * @pos: byte position
  * @len: bytes
  *
  * Return: 0 or the storage's error.
  */
-int storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len)
+int qcow2_storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len)
 {
 	struct bio_vec bv;
 	int r = 0;
@@ -107,7 +108,7 @@ int storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len)
 	while (len && !r) {
 		unsigned int n = min_t(u64, len, ZERO_BUF_SIZE);
 
-		bvec_set_page(&bv, storage_zero_page, n, 0);
+		bvec_set_page(&bv, qcow2_zero_page, n, 0);
 		r = run_sync(st, REQ_OP_WRITE, pos, &bv, 1, n);
 		pos += n;
 		len -= n;
@@ -116,10 +117,10 @@ int storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len)
 }
 
 /**
- * storage_close - release the backend's resources and the file
+ * qcow2_storage_close - release the backend's resources and the file
  * @st: the storage; nothing may be in flight on it
  */
-void storage_close(struct qcow2_storage *st)
+void qcow2_storage_close(struct qcow2_storage *st)
 {
 	if (st->ops)
 		st->ops->close(st);
@@ -128,13 +129,13 @@ void storage_close(struct qcow2_storage *st)
 	st->file = NULL;
 }
 
-int storage_module_init(void)
+int qcow2_storage_module_init(void)
 {
-	storage_zero_page = alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_COMP, ZERO_BUF_ORDER);
-	return storage_zero_page ? 0 : -ENOMEM;
+	qcow2_zero_page = alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_COMP, ZERO_BUF_ORDER);
+	return qcow2_zero_page ? 0 : -ENOMEM;
 }
 
-void storage_module_exit(void)
+void qcow2_storage_module_exit(void)
 {
-	__free_pages(storage_zero_page, ZERO_BUF_ORDER);
+	__free_pages(qcow2_zero_page, ZERO_BUF_ORDER);
 }

@@ -119,16 +119,17 @@ struct qcow2_storage {
 	bool discard_unsupported;	/* set once by anybody, never cleared */
 };
 
-int storage_init_bdev(struct qcow2_storage *st, struct block_device *bdev);
-int storage_init_file(struct qcow2_storage *st);
-void storage_close(struct qcow2_storage *st);
+int qcow2_storage_init_bdev(struct qcow2_storage *st, struct block_device *bdev);
+int qcow2_storage_init_file(struct qcow2_storage *st);
+void qcow2_storage_close(struct qcow2_storage *st);
 
-int storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void *buf, unsigned int len);
+int qcow2_storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void *buf,
+			  unsigned int len);
 int qcow2_storage_read_table(struct qcow2_storage *st, u64 pos, void *buf, u32 len);
-int storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len);
+int qcow2_storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len);
 
-void storage_gather_write(struct storage_gather *gather, struct storage_io *sio);
-void storage_gather_submit(struct storage_gather *gather);
+void qcow2_storage_gather_write(struct storage_gather *gather, struct storage_io *sio);
+void qcow2_storage_gather_submit(struct storage_gather *gather);
 
 static inline void storage_submit(struct storage_io *sio)
 {
@@ -139,9 +140,9 @@ static inline void storage_submit(struct storage_io *sio)
 /* A buffer of zeroes, shared by every image, to be written wherever zeroes are needed. */
 #define ZERO_BUF_ORDER	4
 #define ZERO_BUF_SIZE	(PAGE_SIZE << ZERO_BUF_ORDER)
-extern struct page *storage_zero_page;
+extern struct page *qcow2_zero_page;
 
-int storage_module_init(void);
-void storage_module_exit(void);
+int qcow2_storage_module_init(void);
+void qcow2_storage_module_exit(void);
 
 #endif /* DM_QCOW2_STORAGE_H */

@@ -211,7 +211,7 @@ static void slice_load(struct slice *s)
 	if (r)
 		free_later(cache, s);
 	else
-		slice_put(s);	/* the pin that kept it from eviction until now */
+		qcow2_slice_put(s);	/* the pin that kept it from eviction until now */
 }
 
 static void slice_load_work(struct work_struct *work)
@@ -272,7 +272,7 @@ static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind ki
 }
 
 /**
- * slice_get_async - get a slice, or be told when it is loaded
+ * qcow2_slice_get_async - get a slice, or be told when it is loaded
  * @cache: the cache
  * @kind: SLICE_L2 or SLICE_REFBLOCK
  * @index: which one
@@ -283,8 +283,8 @@ static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind ki
  *
  * Return: the slice, pinned; NULL when @waiter will be called; or -ENOMEM, unless @wait.
  */
-struct slice *slice_get_async(struct table_cache *cache, enum slice_kind kind, u64 index,
-			      struct slice_waiter *waiter, bool wait)
+struct slice *qcow2_slice_get_async(struct table_cache *cache, enum slice_kind kind, u64 index,
+				    struct slice_waiter *waiter, bool wait)
 {
 	struct slice *fresh, *s;
 
@@ -329,24 +329,24 @@ static struct slice *get_sync(struct table_cache *cache, enum slice_kind kind, u
 }
 
 /**
- * slice_get - get a slice, reading it if need be
+ * qcow2_slice_get - get a slice, reading it if need be
  * @cache: the cache
  * @kind: SLICE_L2 or SLICE_REFBLOCK
  * @index: which one
  *
  * Sleeps for the read, and for memory.  With the reserve in use, memory comes back when operations
  * and commits end.  So neither the writer, which ends operations, nor who holds alloc_lock, for
- * which the writer waits, may ask so for a slice of the top image: see slice_try_get().
+ * which the writer waits, may ask so for a slice of the top image: see qcow2_slice_try_get().
  *
  * Return: the slice, pinned; -ENOENT when the table does not exist; or another error.
  */
-struct slice *slice_get(struct table_cache *cache, enum slice_kind kind, u64 index)
+struct slice *qcow2_slice_get(struct table_cache *cache, enum slice_kind kind, u64 index)
 {
 	return get_sync(cache, kind, index, GFP_NOIO);
 }
 
 /**
- * slice_try_get - get a slice, reading it if need be and if memory allows
+ * qcow2_slice_try_get - get a slice, reading it if need be and if memory allows
  * @cache: the cache
  * @kind: SLICE_L2 or SLICE_REFBLOCK
  * @index: which one
@@ -357,13 +357,13 @@ struct slice *slice_get(struct table_cache *cache, enum slice_kind kind, u64 ind
  * Return: the slice, pinned; -ENOMEM when trying again after a commit or an operation may work;
  * -ENOENT when the table does not exist; or another error.
  */
-struct slice *slice_try_get(struct table_cache *cache, enum slice_kind kind, u64 index)
+struct slice *qcow2_slice_try_get(struct table_cache *cache, enum slice_kind kind, u64 index)
 {
 	return get_sync(cache, kind, index, NO_WAIT);
 }
 
 /**
- * cache_add_zeroed - add the first slice of a table that has just been made
+ * qcow2_cache_add_zeroed - add the first slice of a table that has just been made
  * @cache: the cache
  * @kind: SLICE_L2 or SLICE_REFBLOCK
  * @index: which one; nobody can be asking for it yet
@@ -373,7 +373,8 @@ struct slice *slice_try_get(struct table_cache *cache, enum slice_kind kind, u64
  *
  * Return: the slice, READY, pinned and full of zeroes; or an error.
  */
-struct slice *cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, u64 index, u64 pos)
+struct slice *qcow2_cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, u64 index,
+				     u64 pos)
 {
 	struct slice *s;
 	int r;
@@ -400,10 +401,10 @@ struct slice *cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, 
 }
 
 /**
- * slice_pin - take another pin on a slice that is pinned already
+ * qcow2_slice_pin - take another pin on a slice that is pinned already
  * @s: the slice
  */
-void slice_pin(struct slice *s)
+void qcow2_slice_pin(struct slice *s)
 {
 	struct table_cache *cache = &s->img->cache;
 
@@ -413,10 +414,10 @@ void slice_pin(struct slice *s)
 }
 
 /**
- * slice_put - drop a pin
+ * qcow2_slice_put - drop a pin
  * @s: the slice; not to be used afterwards
  */
-void slice_put(struct slice *s)
+void qcow2_slice_put(struct slice *s)
 {
 	struct table_cache *cache = &s->img->cache;
 	void *shadow = NULL;
@@ -432,10 +433,10 @@ void slice_put(struct slice *s)
 }
 
 /**
- * slice_discard - drop the only pin of a clean slice, and the slice with it
- * @s: from cache_add_zeroed(), and not wanted after all
+ * qcow2_slice_discard - drop the only pin of a clean slice, and the slice with it
+ * @s: from qcow2_cache_add_zeroed(), and not wanted after all
  */
-void slice_discard(struct slice *s)
+void qcow2_slice_discard(struct slice *s)
 {
 	struct table_cache *cache = &s->img->cache;
 
@@ -480,7 +481,7 @@ static int flat_fill(struct slice **slices, struct qcow2_image *img, enum slice_
 }
 
 /**
- * flat_table_load - read a whole table into memory
+ * qcow2_flat_table_load - read a whole table into memory
  * @t: where to put it
  * @img: the image
  * @kind: SLICE_L1 or SLICE_REFTABLE
@@ -488,10 +489,10 @@ static int flat_fill(struct slice **slices, struct qcow2_image *img, enum slice_
  * @nr_entries: its length; what follows it in the last slice belongs to the same cluster, and is
  *	written back as it was read
  *
- * Return: 0 or -errno; on error flat_table_free() cleans up.
+ * Return: 0 or -errno; on error qcow2_flat_table_free() cleans up.
  */
-int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind, u64 pos,
-		    u32 nr_entries)
+int qcow2_flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
+			  u64 pos, u32 nr_entries)
 {
 	u32 i;
 	int r = 0;
@@ -510,7 +511,7 @@ int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_ki
 }
 
 /**
- * flat_table_grow - make a table longer, in memory
+ * qcow2_flat_table_grow - make a table longer, in memory
  * @t: the table
  * @img: the image; the caller holds alloc_lock, and not meta_lock
  * @kind: its kind
@@ -518,8 +519,8 @@ int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_ki
  *
  * Return: 0 or -ENOMEM, with the table unchanged.
  */
-int flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
-		    u32 nr_entries)
+int qcow2_flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
+			  u32 nr_entries)
 {
 	/* Not fewer than there are: an earlier call may have made more than was used in the end. */
 	u32 nr = max(DIV_ROUND_UP(nr_entries, SLICE_ENTRIES), t->nr_slices);
@@ -547,11 +548,11 @@ int flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_ki
 }
 
 /**
- * flat_table_free - forget a table
+ * qcow2_flat_table_free - forget a table
  * @t: the table, loaded or half loaded or never
  * @img: the image
  */
-void flat_table_free(struct flat_table *t, struct qcow2_image *img)
+void qcow2_flat_table_free(struct flat_table *t, struct qcow2_image *img)
 {
 	u32 i;
 
@@ -588,11 +589,11 @@ static unsigned int kib_to_slices(unsigned int kib)
 }
 
 /**
- * cache_resize - change the bound of a cache
+ * qcow2_cache_resize - change the bound of a cache
  * @cache: the cache
  * @max_kib: the new bound, in KiB of tables; raised to a small minimum
  */
-void cache_resize(struct table_cache *cache, unsigned int max_kib)
+void qcow2_cache_resize(struct table_cache *cache, unsigned int max_kib)
 {
 	spin_lock(&cache->lock);
 	WRITE_ONCE(cache->max, kib_to_slices(max_kib));
@@ -601,10 +602,10 @@ void cache_resize(struct table_cache *cache, unsigned int max_kib)
 }
 
 /**
- * cache_drop - evict everything that is clean and not in use
+ * qcow2_cache_drop - evict everything that is clean and not in use
  * @cache: the cache
  */
-void cache_drop(struct table_cache *cache)
+void qcow2_cache_drop(struct table_cache *cache)
 {
 	unsigned int left = READ_ONCE(cache->nr);
 
@@ -636,14 +637,14 @@ static void buffer_free(void *buffer, void *unused)
 }
 
 /**
- * cache_init - set up the cache of an image
+ * qcow2_cache_init - set up the cache of an image
  * @cache: the cache, zeroed
  * @img: its image
  * @max_kib: bound, in KiB of tables
  *
- * Return: 0 or -ENOMEM; cache_exit() must be called either way.
+ * Return: 0 or -ENOMEM; qcow2_cache_exit() must be called either way.
  */
-int cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int max_kib)
+int qcow2_cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int max_kib)
 {
 	int r;
 
@@ -675,10 +676,10 @@ int cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int 
 }
 
 /**
- * cache_exit - free a cache and all its slices
+ * qcow2_cache_exit - free a cache and all its slices
  * @cache: the cache; nothing is loading, pinned or dirty
  */
-void cache_exit(struct table_cache *cache)
+void qcow2_cache_exit(struct table_cache *cache)
 {
 	if (cache->shrinker)
 		shrinker_free(cache->shrinker);
@@ -686,20 +687,20 @@ void cache_exit(struct table_cache *cache)
 		destroy_workqueue(cache->lookup_wq);
 	if (cache->wq)
 		destroy_workqueue(cache->wq);
-	cache_drop(cache);
+	qcow2_cache_drop(cache);
 	WARN_ON_ONCE(cache->nr);
 	rcu_barrier();		/* freed slices go back to the pools */
 	mempool_exit(&cache->slices);
 	mempool_exit(&cache->buffers);
 }
 
-int table_cache_module_init(void)
+int qcow2_cache_module_init(void)
 {
 	slice_slab = KMEM_CACHE(slice, 0);
 	return slice_slab ? 0 : -ENOMEM;
 }
 
-void table_cache_module_exit(void)
+void qcow2_cache_module_exit(void)
 {
 	kmem_cache_destroy(slice_slab);
 }

@@ -106,27 +106,27 @@ struct flat_table {
 	struct slice **slices;
 };
 
-int cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int max_kib);
-void cache_exit(struct table_cache *cache);
-void cache_drop(struct table_cache *cache);
-void cache_resize(struct table_cache *cache, unsigned int max_kib);
+int qcow2_cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int max_kib);
+void qcow2_cache_exit(struct table_cache *cache);
+void qcow2_cache_drop(struct table_cache *cache);
+void qcow2_cache_resize(struct table_cache *cache, unsigned int max_kib);
 
-struct slice *slice_get(struct table_cache *cache, enum slice_kind kind, u64 index);
-struct slice *slice_try_get(struct table_cache *cache, enum slice_kind kind, u64 index);
-struct slice *slice_get_async(struct table_cache *cache, enum slice_kind kind, u64 index,
-			      struct slice_waiter *waiter, bool wait);
-struct slice *cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, u64 index,
-			       u64 pos);
-void slice_pin(struct slice *s);
-void slice_put(struct slice *s);
-void slice_discard(struct slice *s);
+struct slice *qcow2_slice_get(struct table_cache *cache, enum slice_kind kind, u64 index);
+struct slice *qcow2_slice_try_get(struct table_cache *cache, enum slice_kind kind, u64 index);
+struct slice *qcow2_slice_get_async(struct table_cache *cache, enum slice_kind kind, u64 index,
+				    struct slice_waiter *waiter, bool wait);
+struct slice *qcow2_cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, u64 index,
+				     u64 pos);
+void qcow2_slice_pin(struct slice *s);
+void qcow2_slice_put(struct slice *s);
+void qcow2_slice_discard(struct slice *s);
 bool qcow2_slice_has_place(const struct slice *s);
 
-int flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind, u64 pos,
-		    u32 nr_entries);
-int flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
-		    u32 nr_entries);
-void flat_table_free(struct flat_table *t, struct qcow2_image *img);
+int qcow2_flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
+			  u64 pos, u32 nr_entries);
+int qcow2_flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
+			  u32 nr_entries);
+void qcow2_flat_table_free(struct flat_table *t, struct qcow2_image *img);
 
 static inline struct slice *flat_slice(const struct flat_table *t, u32 i)
 {
@@ -177,7 +177,7 @@ static inline struct slice *slice_find(struct xarray *slices, u64 index)
 	return s;
 }
 
-int table_cache_module_init(void);
-void table_cache_module_exit(void);
+int qcow2_cache_module_init(void);
+void qcow2_cache_module_exit(void);
 
 #endif /* DM_QCOW2_TABLE_CACHE_H */

@@ -43,13 +43,13 @@ static int check_top(struct qcow2_image *img, const struct flat_table *t, enum s
 }
 
 /**
- * tables_load - read the L1 and refcount tables and learn where all metadata is
+ * qcow2_tables_load - read the L1 and refcount tables and learn where all metadata is
  * @img: the image, its header read
  * @error: set to the reason when it is refused, for ti->error
  *
  * Return: 0 or -errno.
  */
-int tables_load(struct qcow2_image *img, char **error)
+int qcow2_tables_load(struct qcow2_image *img, char **error)
 {
 	const struct qcow2_header *h = img->header;
 	u64 l1_pos = be64_to_cpu(h->l1_table_offset);
@@ -58,10 +58,10 @@ int tables_load(struct qcow2_image *img, char **error)
 	u32 rt_bytes = be32_to_cpu(h->refcount_table_clusters) << img->cluster_bits;
 	int r;
 
-	r = flat_table_load(&img->l1, img, SLICE_L1, l1_pos, l1_entries);
+	r = qcow2_flat_table_load(&img->l1, img, SLICE_L1, l1_pos, l1_entries);
 	if (!r)
-		r = flat_table_load(&img->reftable, img, SLICE_REFTABLE, rt_pos,
-				    rt_bytes / sizeof(__be64));
+		r = qcow2_flat_table_load(&img->reftable, img, SLICE_REFTABLE, rt_pos,
+					  rt_bytes / sizeof(__be64));
 	if (r) {
 		*error = "Cannot read the L1 or refcount table";
 		return r;
@@ -108,7 +108,7 @@ static int reserve_top(struct qcow2_image *img, const struct flat_table *t, u64 
 }
 
 /**
- * tables_reserve - give every table its room on the host before the first write
+ * qcow2_tables_reserve - give every table its room on the host before the first write
  * @img: a writable image
  *
  * Images are made with tables that are holes in the file.  A commit must not be the one who finds
@@ -117,7 +117,7 @@ static int reserve_top(struct qcow2_image *img, const struct flat_table *t, u64 
  *
  * Return: 0 or -errno.
  */
-int tables_reserve(struct qcow2_image *img)
+int qcow2_tables_reserve(struct qcow2_image *img)
 {
 	int r;
 

@@ -346,7 +346,7 @@ static int qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 		}
 		io->in_place = false;
 		if (unlikely(io->retried) && !*error)
-			image_has_room(io->dev->layers[0].img);
+			qcow2_has_room(io->dev->layers[0].img);
 	}
 	/* Before it waits for a commit, which may need clusters that are reclaimed afterwards. */
 	if (io->epoch) {
@@ -358,7 +358,7 @@ static int qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 		if (!*error) {
 			struct qcow2_dev *dev = ti->private;
 
-			commit_add_io(dev->layers[0].img, io);
+			qcow2_commit_add_io(dev->layers[0].img, io);
 			return DM_ENDIO_INCOMPLETE;
 		}
 	}
@@ -469,7 +469,7 @@ static int qcow2_preresume(struct dm_target *ti)
 	if (dev->writable)
 		qcow2_writer_configure(img, &dev->features);
 	if (dev->features.has_cache_kib)
-		cache_resize(&img->cache, dev->features.cache_kib);
+		qcow2_cache_resize(&img->cache, dev->features.cache_kib);
 	r = renew_limits(ti);
 	if (r)
 		DMERR("%s: cannot set the limits of the device: error %d", img->name, r);
@@ -618,7 +618,7 @@ static int qcow2_message(struct dm_target *ti, unsigned int argc, char **argv, c
 
 		for (i = 0; i < dev->nr_layers; i++)
 			if (!dev->layers[i].img->raw)
-				cache_drop(&dev->layers[i].img->cache);
+				qcow2_cache_drop(&dev->layers[i].img->cache);
 		return 0;
 	}
 	if (argc == 1 && !strcasecmp(argv[0], "commit")) {
@@ -626,7 +626,7 @@ static int qcow2_message(struct dm_target *ti, unsigned int argc, char **argv, c
 			DMERR("%s: commit: device is read-only", img->name);
 			return -EROFS;
 		}
-		return commit_for_caller(img);
+		return qcow2_commit_for_caller(img);
 	}
 	if (argc == 1 && !strcasecmp(argv[0], "grown")) {
 		if (dev->writable)
@@ -680,10 +680,10 @@ static int __init qcow2_init(void)
 {
 	int r;
 
-	r = storage_module_init();
+	r = qcow2_storage_module_init();
 	if (r)
 		return r;
-	r = table_cache_module_init();
+	r = qcow2_cache_module_init();
 	if (r)
 		goto bad_cache;
 	r = qcow2_generation_module_init();
@@ -704,9 +704,9 @@ bad_registry:
 bad_cow:
 	qcow2_generation_module_exit();
 bad_generation:
-	table_cache_module_exit();
+	qcow2_cache_module_exit();
 bad_cache:
-	storage_module_exit();
+	qcow2_storage_module_exit();
 	return r;
 }
 
@@ -716,8 +716,8 @@ static void __exit qcow2_exit(void)
 	qcow2_registry_exit();
 	qcow2_cow_module_exit();
 	qcow2_generation_module_exit();
-	table_cache_module_exit();
-	storage_module_exit();
+	qcow2_cache_module_exit();
+	qcow2_storage_module_exit();
 }
 
 module_init(qcow2_init);

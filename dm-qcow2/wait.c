@@ -33,12 +33,12 @@ static void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff, bool
 	struct slice *s;
 
 	io->waiter.fn = waited;
-	s = slice_get_async(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff), &io->waiter,
-			    !writer);
+	s = qcow2_slice_get_async(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff),
+				  &io->waiter, !writer);
 	if (IS_ERR(s)) {
 		qcow2_failed_alloc(io->dev->layers[0].img->writer, io, PTR_ERR(s));
 	} else if (s) {
-		slice_put(s);
+		qcow2_slice_put(s);
 		qcow2_resume_io(io);
 	}
 }
@@ -74,13 +74,13 @@ bool qcow2_load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
 		return false;
 	}
 	if (gather) {
-		storage_gather_submit(gather);
-		s = slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
+		qcow2_storage_gather_submit(gather);
+		s = qcow2_slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
 	} else {
-		s = slice_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
+		s = qcow2_slice_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
 	}
 	if (!IS_ERR(s)) {
-		slice_put(s);
+		qcow2_slice_put(s);
 	} else if (gather && PTR_ERR(s) == -ENOMEM) {
 		qcow2_failed_alloc(io->dev->layers[0].img->writer, io, -ENOMEM);
 		return false;
@@ -128,9 +128,9 @@ void qcow2_miss_work(struct work_struct *work)
 		do {
 			qcow2_io_enter(io);
 			if (op_is_write(bio_op(io_bio(io))))
-				image_lookup(dev->layers[0].img, goff, SECTOR_SIZE, &ext);
+				qcow2_image_lookup(dev->layers[0].img, goff, SECTOR_SIZE, &ext);
 			else
-				chain_lookup(dev, 0, goff, SECTOR_SIZE, &ext);
+				qcow2_chain_lookup(dev, 0, goff, SECTOR_SIZE, &ext);
 			qcow2_io_leave(io);
 		} while (ext.type == EXTENT_MISS && qcow2_load_missed(io, ext.img, goff, NULL));
 		if (ext.type != EXTENT_MISS)
@@ -147,10 +147,10 @@ static void wait_for_space(struct qcow2_writer *w, struct qcow2_io *io, bool ref
 		qcow2_io_end(io, BLK_STS_IOERR);
 		return;
 	}
-	image_out_of_space(w->img, refused, why);
+	qcow2_out_of_space(w->img, refused, why);
 	qcow2_reclaim_hurry(w->img);
-	if (image_gives_up(w->img))
-		qcow2_io_end(io, image_no_space_status(w->img));
+	if (qcow2_gives_up(w->img))
+		qcow2_io_end(io, qcow2_no_space_status(w->img));
 	else
 		list_add_tail(&io->node, &w->no_space);
 }
@@ -199,7 +199,7 @@ bool qcow2_wait_for_op(struct qcow2_writer *w, struct qcow2_io *io, u64 cluster)
 void qcow2_finish_io(struct qcow2_writer *w, struct qcow2_io *io)
 {
 	if (io_bio(io)->bi_opf & REQ_FUA)
-		commit_add_io(w->img, io);
+		qcow2_commit_add_io(w->img, io);
 	else
 		qcow2_io_end(io, BLK_STS_OK);
 }

@@ -38,7 +38,7 @@ int qcow2_chain_reads_zeroes(struct qcow2_writer *w, struct qcow2_io *io, unsign
 	struct extent ext;
 
 	while (len) {
-		chain_lookup(io->dev, from, goff, len, &ext);
+		qcow2_chain_lookup(io->dev, from, goff, len, &ext);
 		if (ext.type == EXTENT_MISS) {
 			if (qcow2_load_missed(io, ext.img, goff, &w->gather))
 				continue;
@@ -72,7 +72,7 @@ static void start_op(struct qcow2_writer *w, struct cow_op *op, struct qcow2_io 
  * @goff: guest offset of what is written, in one cluster
  * @len: its length
  * @zeroes: write zeroes, not the bio's data
- * @ext: what image_lookup() said about @goff; not EXTENT_MISS
+ * @ext: what qcow2_image_lookup() said about @goff; not EXTENT_MISS
  *
  * Return: 0 if the operation was started, -EAGAIN if the bio waits for something.
  */
@@ -114,7 +114,7 @@ int qcow2_start_allocating(struct qcow2_writer *w, struct qcow2_io *io, u64 goff
 	if (reuse) {
 		op->host = ext->host;
 	} else {
-		r = alloc_cluster(img, &op->host, &zeroed);
+		r = qcow2_alloc_cluster(img, &op->host, &zeroed);
 		if (r) {
 			qcow2_op_free(w, op);
 			qcow2_failed_alloc(w, io, r);
@@ -173,7 +173,7 @@ static void process_in_cluster(struct qcow2_writer *w, struct qcow2_io *io)
 
 	/* In no epoch: only the writer changes mappings, so what it finds cannot go away. */
 	do {
-		image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
+		qcow2_image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
 	} while (ext.type == EXTENT_MISS && qcow2_load_missed(io, img, goff, &w->gather));
 	if (written_in_place(&ext)) {
 		/* The usual case after waiting for an operation on the same cluster. */
@@ -212,17 +212,18 @@ static void process_long_write(struct qcow2_writer *w, struct qcow2_io *io)
 
 	/* In no epoch: only the writer changes mappings, and it submits before it goes on. */
 	for (; goff < end; goff += ext.len) {
-		image_lookup(img, goff, end - goff, &ext);
+		qcow2_image_lookup(img, goff, end - goff, &ext);
 		if (ext.type == EXTENT_MISS) {
-			storage_gather_submit(&w->gather);
-			s = slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
+			qcow2_storage_gather_submit(&w->gather);
+			s = qcow2_slice_try_get(&img->cache, SLICE_L2,
+						qcow2_l2_slice_index(img, goff));
 			if (s == ERR_PTR(-ENOMEM)) {
 				qcow2_stall_io(w, io);
 				return;
 			}
 			if (!IS_ERR(s)) {
-				image_lookup(img, goff, end - goff, &ext);
-				slice_put(s);
+				qcow2_image_lookup(img, goff, end - goff, &ext);
+				qcow2_slice_put(s);
 			}
 		}
 		if (!host)

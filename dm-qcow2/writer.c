@@ -2,7 +2,8 @@
 /*
  * writer.c - the writer's work item: whose turn it is, how operations end, and looking for space.
  *
- * Takes image.meta_lock when an operation has failed, and alloc_lock through alloc_put_back().
+ * Takes image.meta_lock when an operation has failed, and alloc_lock through
+ * qcow2_alloc_put_back().
  */
 #include <linux/device-mapper.h>
 #include <linux/module.h>
@@ -79,7 +80,7 @@ static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 				  op->new_cluster ? &op->freed : NULL);
 	} else if (op->error == -ENOSPC && op->new_cluster) {
 		/* Through a commit it would only come back to be refused again. */
-		alloc_put_back(img, op->host);
+		qcow2_alloc_put_back(img, op->host);
 	} else if (op->error && op->new_cluster) {
 		mutex_lock(&img->meta_lock);
 		qcow2_freed_add(img, &op->freed, op->host >> img->cluster_bits);
@@ -87,9 +88,9 @@ static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 	}
 	/* Of those that had been refused none is left to tell when they were failed. */
 	if (!op->error && unlikely(READ_ONCE(img->waits.refused)) &&
-	    (io->retried || (op->new_cluster && image_gives_up(img)))) {
+	    (io->retried || (op->new_cluster && qcow2_gives_up(img)))) {
 		io->retried = false;
-		image_has_room(img);
+		qcow2_has_room(img);
 	}
 	hash_del(&op->busy);
 	WRITE_ONCE(w->nr_ops, w->nr_ops - 1);
@@ -136,7 +137,7 @@ static void writer_work(struct work_struct *work)
 		if (!qcow2_op_continue(w, op))
 			finish_op(w, op);
 	/* What comes next may have to wait, for a table or for space. */
-	storage_gather_submit(&w->gather);
+	qcow2_storage_gather_submit(&w->gather);
 	/* Without a bio the writer touches nothing but itself: qcow2_writer_stop() relies on it. */
 	if (!list_empty(&w->no_space) &&
 	    (READ_ONCE(img->waits.release) || READ_ONCE(img->waits.expired)))
@@ -147,7 +148,7 @@ static void writer_work(struct work_struct *work)
 	llist_for_each_entry_safe(io, next_io, list, lnode)
 		list_add_tail(&io->node, &ios);
 	process_list(w, &ios);
-	storage_gather_submit(&w->gather);
+	qcow2_storage_gather_submit(&w->gather);
 	blk_finish_plug(&plug);
 	if (READ_ONCE(img->waits.wake) && !list_empty(&w->stalled))
 		qcow2_worker_kick(&img->write_worker);
@@ -282,7 +283,7 @@ int qcow2_writer_init(struct qcow2_image *img)
 
 /**
  * qcow2_writer_stop_polling - look for space no more
- * @img: the image, quiet; before commit_stop(), since looking for space starts commits
+ * @img: the image, quiet; before qcow2_commit_stop(), since looking for space starts commits
  */
 void qcow2_writer_stop_polling(struct qcow2_image *img)
 {
@@ -294,7 +295,7 @@ void qcow2_writer_stop_polling(struct qcow2_image *img)
 
 /**
  * qcow2_writer_stop - let what has been queued come to its end
- * @img: the image, quiet, after commit_stop(): nobody wakes the writer any more
+ * @img: the image, quiet, after qcow2_commit_stop(): nobody wakes the writer any more
  */
 void qcow2_writer_stop(struct qcow2_image *img)
 {

@@ -158,7 +158,7 @@ def test_gathered(dm, bdev, filesystem, tmp_path, kernel_log):
     chain = Chain(Place("xfs", bdev, filesystem), tmp_path, cluster=64 * KIB, seed=SEED)
     with Attached(dm, chain.layers) as disk:
         disk.close()
-        with Failing("dm_qcow2", 1, kernel_log, Failing.FILES, "storage_gather_|join$") as failing:
+        with Failing("dm_qcow2", 1, kernel_log, Failing.FILES, "qcow2_storage_gather_|join$") as failing:
             exercise(dm, "q", chain, SEED, 200)
         assert failing.failed
     chain.verify()
