@@ -23,7 +23,12 @@
 #include "alloc.h"
 #include "entries.h"
 #include "generation.h"
+#include "image.h"
+#include "state.h"
+#include "storage.h"
+#include "table-cache.h"
 
+#define ALLOC_SPARES	257	/* one for each operation of the writer, and one for a table */
 #define RUN_BYTES	(8U << 20)
 #define MAX_REFUSED	64		/* clusters refused, before alloc_lock is let go */
 #define MAX_PAUSE_US	10000LL		/* after a discard, for the guest's I/O */
@@ -33,6 +38,26 @@
  * 16 bits enough for 256 TiB in clusters of 4 KiB, or 4 PiB in those of 64 KiB.
  */
 #define MAX_SLICES	(32ULL << 20)
+
+/*
+ * struct qcow2_alloc - the allocator of a writable image
+ *
+ * All of it is under image.alloc_lock; status reads @nr_used and @end without, for show.
+ */
+struct qcow2_alloc {
+	u64 run_next;		/* clusters reserved ahead, their refcounts already 1: */
+	u64 run_end;		/* [run_next, run_end) */
+	bool run_zeroed;	/* and they read as zeroes */
+	u64 *spare;		/* more clusters with refcount 1 that nothing uses */
+	unsigned int nr_spare;
+	u64 cursor;		/* where to look for free clusters next */
+	unsigned long full_until;	/* jiffies; 0 but after a long round in vain */
+	u64 end;		/* the first cluster after the last one in use */
+	u64 nr_used;		/* clusters whose refcount is not 0 */
+	u16 *used;		/* the same, for each 4 KiB slice of refcounts */
+	u64 nr_slices;		/* length of @used */
+	bool passdown;		/* give freed clusters back to the host */
+};
 
 static u32 per_slice(const struct qcow2_image *img)
 {
@@ -121,6 +146,7 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	u32 i;
 	int r;
 
+	lockdep_assert_held(&img->alloc_lock);
 	if (entries > most || clusters + 1 > per_slice(img) ||
 	    base + clusters + 1 > limit_clusters(img))
 		return -ENOSPC;
@@ -184,7 +210,7 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 		img->reftable.slices[i]->pos = img->reftable.pos + (u64)i * SLICE_SIZE;
 		qcow2_slice_dirty(img->reftable.slices[i]);
 	}
-	slice_set_entry(flat_slice(&img->reftable, rb), rb,
+	qcow2_set_entry(flat_slice(&img->reftable, rb), rb,
 			qcow2_reftable_entry_make(pos));
 	qcow2_generation_reftable_moved(img, clusters);
 	for (i = 0; i < DIV_ROUND_UP(old_entries, per_cluster); i++)
@@ -212,6 +238,7 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 	bool zeroed;
 	int r;
 
+	lockdep_assert_held(&img->alloc_lock);
 	if (rb >= img->reftable.nr_entries)
 		return move_reftable(img, rb);
 	if (!qcow2_slice_has_place(flat_slice(&img->reftable, rb)))
@@ -245,7 +272,7 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 	qcow2_slice_dirty(s);
 	qcow2_slice_dirty(top);
 	qcow2_refcount_set(img, s, 0, 1);
-	slice_set_entry(top, rb, qcow2_reftable_entry_make(pos));
+	qcow2_set_entry(top, rb, qcow2_reftable_entry_make(pos));
 	mutex_unlock(&img->meta_lock);
 	qcow2_slice_put(s);
 	account(a, si, base, 1);
@@ -285,6 +312,7 @@ static int take_run(struct qcow2_image *img, struct slice *s, u64 first, u32 nr)
 	bool zeroed;
 	int r;
 
+	lockdep_assert_held(&img->alloc_lock);
 	r = check_unused(img, first, nr);
 	if (r)
 		return r;
@@ -333,6 +361,7 @@ static int refill(struct qcow2_image *img)
 	unsigned long began = jiffies;
 	bool wrapped = false;
 
+	lockdep_assert_held(&img->alloc_lock);
 	if (a->full_until && time_before(jiffies, a->full_until))
 		return -ENOSPC;
 	a->full_until = 0;
@@ -399,17 +428,6 @@ static int refill(struct qcow2_image *img)
 	return -ENOSPC;
 }
 
-/**
- * qcow2_alloc_cluster - take a free host cluster
- * @img: a writable image
- * @host: set to its byte position
- * @zeroed: set to whether it reads as zeroes
- *
- * Its refcount is 1 in the open generation, or in an earlier one.  Sleeps.
- *
- * Return: 0; -ENOSPC when neither image nor storage has room; -ENOMEM when it may work after the
- * next commit; or another error.
- */
 int qcow2_alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed)
 {
 	struct qcow2_alloc *a = img->alloc;
@@ -432,13 +450,6 @@ int qcow2_alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed)
 	return r;
 }
 
-/**
- * qcow2_alloc_put_back - a cluster that was taken could not be used: keep it for the next who asks
- * @img: a writable image
- * @host: from qcow2_alloc_cluster(); no I/O on it is in flight, and nothing refers to it
- *
- * Each of the writer's operations holds one at most, and there is room for all of them.  Sleeps.
- */
 void qcow2_alloc_put_back(struct qcow2_image *img, u64 host)
 {
 	struct qcow2_alloc *a = img->alloc;
@@ -572,15 +583,6 @@ static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 	return 0;
 }
 
-/**
- * qcow2_alloc_reclaim - drop the references that an extent lost
- * @img: the image
- * @ext: the extent; the loss is durable, and no I/O that could use the clusters is in flight
- *
- * Sleeps, also on discards.
- *
- * Return: 0 or the first error; the clusters of a failed part stay leaked.
- */
 int qcow2_alloc_reclaim(struct qcow2_image *img, struct freed_extent *ext)
 {
 	u64 c = ext->start, end = ext->start + ext->nr;
@@ -596,14 +598,6 @@ int qcow2_alloc_reclaim(struct qcow2_image *img, struct freed_extent *ext)
 	return ret;
 }
 
-/**
- * qcow2_alloc_return_run - give back what is left of the current run, and what was put back
- * @img: the image; no allocation is going on
- *
- * Nothing has ever referred to these clusters, so they need no generation to pass.
- *
- * Return: 0 or -errno.
- */
 int qcow2_alloc_return_run(struct qcow2_image *img)
 {
 	struct qcow2_alloc *a = img->alloc;
@@ -627,11 +621,16 @@ int qcow2_alloc_return_run(struct qcow2_image *img)
 	return ret;
 }
 
-/**
- * qcow2_alloc_set_passdown - say whether freed clusters are given back to the host
- * @img: a writable image that is suspended
- * @passdown: whether
- */
+u64 qcow2_alloc_used(const struct qcow2_image *img)
+{
+	return READ_ONCE(img->alloc->nr_used);
+}
+
+u64 qcow2_alloc_end(const struct qcow2_image *img)
+{
+	return READ_ONCE(img->alloc->end) << img->cluster_bits;
+}
+
 void qcow2_alloc_set_passdown(struct qcow2_image *img, bool passdown)
 {
 	img->alloc->passdown = passdown;
@@ -712,16 +711,6 @@ static int check_counted(struct qcow2_image *img, u64 counted, char **error)
 	return -EINVAL;
 }
 
-/**
- * qcow2_alloc_init - learn what is in use
- * @img: the image, its tables loaded; nobody else uses it yet
- * @abandoned: becomes true when nobody is interested any more
- * @error: set to the reason of a failure, for ti->error
- *
- * Reads all refcount blocks once.  An image that is to be written must count its metadata.
- *
- * Return: 0 or -errno.
- */
 int qcow2_alloc_init(struct qcow2_image *img, const bool *abandoned, char **error)
 {
 	u32 shift = img->refblock_bits - img->rb_slice_bits, i, last;
@@ -788,10 +777,6 @@ int qcow2_alloc_init(struct qcow2_image *img, const bool *abandoned, char **erro
 	return !r && img->can_write ? check_counted(img, metadata, error) : r;
 }
 
-/**
- * qcow2_alloc_exit - forget the allocator
- * @img: the image; the run has been given back, or the image failed
- */
 void qcow2_alloc_exit(struct qcow2_image *img)
 {
 	if (!img->alloc)

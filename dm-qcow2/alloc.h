@@ -9,35 +9,88 @@
 
 struct freed_extent;
 
-#define ALLOC_SPARES	257	/* one for each operation of the writer, and one for a table */
+/**
+ * qcow2_alloc_init - learn what is in use
+ * @img: the image, its tables loaded; nobody else uses it yet
+ * @abandoned: becomes true when nobody is interested any more
+ * @error: set to the reason of a failure, for ti->error
+ *
+ * Reads all refcount blocks once.  An image that is to be written must count its metadata.
+ *
+ * Return: 0 or -errno.
+ */
+int qcow2_alloc_init(struct qcow2_image *img, const bool *abandoned, char **error);
 
 /**
- * struct qcow2_alloc - the allocator of a writable image
- *
- * All of it is under image.alloc_lock; status reads @nr_used and @end without, for show.
+ * qcow2_alloc_exit - forget the allocator
+ * @img: the image; the run has been given back, or the image failed
  */
-struct qcow2_alloc {
-	u64 run_next;		/* clusters reserved ahead, their refcounts already 1: */
-	u64 run_end;		/* [run_next, run_end) */
-	bool run_zeroed;	/* and they read as zeroes */
-	u64 *spare;		/* more clusters with refcount 1 that nothing uses */
-	unsigned int nr_spare;
-	u64 cursor;		/* where to look for free clusters next */
-	unsigned long full_until;	/* jiffies; 0 but after a long round in vain */
-	u64 end;		/* the first cluster after the last one in use */
-	u64 nr_used;		/* clusters whose refcount is not 0 */
-	u16 *used;		/* the same, for each 4 KiB slice of refcounts */
-	u64 nr_slices;		/* length of @used */
-	bool passdown;		/* give freed clusters back to the host */
-};
-
-int qcow2_alloc_init(struct qcow2_image *img, const bool *abandoned, char **error);
 void qcow2_alloc_exit(struct qcow2_image *img);
 
+/**
+ * qcow2_alloc_used - how many clusters are in use
+ * @img: an image with an allocator
+ *
+ * Any context; for show, since no lock is taken.
+ */
+u64 qcow2_alloc_used(const struct qcow2_image *img);
+
+/**
+ * qcow2_alloc_end - where what is in use ends, in bytes
+ * @img: an image with an allocator
+ *
+ * Any context; for show, since no lock is taken.
+ */
+u64 qcow2_alloc_end(const struct qcow2_image *img);
+
+/**
+ * qcow2_alloc_set_passdown - say whether freed clusters are given back to the host
+ * @img: a writable image that is suspended
+ * @passdown: whether
+ */
 void qcow2_alloc_set_passdown(struct qcow2_image *img, bool passdown);
+
+/**
+ * qcow2_alloc_cluster - take a free host cluster
+ * @img: a writable image
+ * @host: set to its byte position
+ * @zeroed: set to whether it reads as zeroes
+ *
+ * Its refcount is 1 in the open generation, or in an earlier one.  Sleeps.
+ *
+ * Return: 0; -ENOSPC when neither image nor storage has room; -ENOMEM when it may work after the
+ * next commit; or another error.
+ */
 int qcow2_alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed);
+
+/**
+ * qcow2_alloc_put_back - a cluster that was taken could not be used: keep it for the next who asks
+ * @img: a writable image
+ * @host: from qcow2_alloc_cluster(); no I/O on it is in flight, and nothing refers to it
+ *
+ * Each of the writer's operations holds one at most, and there is room for all of them.  Sleeps.
+ */
 void qcow2_alloc_put_back(struct qcow2_image *img, u64 host);
+
+/**
+ * qcow2_alloc_return_run - give back what is left of the current run, and what was put back
+ * @img: the image; no allocation is going on
+ *
+ * Nothing has ever referred to these clusters, so they need no generation to pass.
+ *
+ * Return: 0 or -errno.
+ */
 int qcow2_alloc_return_run(struct qcow2_image *img);
+
+/**
+ * qcow2_alloc_reclaim - drop the references that an extent lost
+ * @img: the image
+ * @ext: the extent; the loss is durable, and no I/O that could use the clusters is in flight
+ *
+ * Sleeps, also on discards.
+ *
+ * Return: 0 or the first error; the clusters of a failed part stay leaked.
+ */
 int qcow2_alloc_reclaim(struct qcow2_image *img, struct freed_extent *ext);
 
 #endif /* DM_QCOW2_ALLOC_H */

@@ -45,9 +45,13 @@
 
 #include "alloc.h"
 #include "commit.h"
-#include "compat.h"
+#include "epoch.h"
 #include "generation.h"
+#include "header.h"
+#include "image.h"
 #include "io.h"
+#include "state.h"
+#include "storage.h"
 
 #define COMMIT_BATCH		32		/* slice writes in flight */
 
@@ -256,15 +260,6 @@ static blk_status_t commit_failed(struct qcow2_commit *c, int error, struct list
 	return BLK_STS_OK;
 }
 
-/**
- * qcow2_commit_now - make everything that has been acknowledged durable
- * @img: a writable image
- *
- * Also ends the FLUSH and FUA bios that waited.  Sleeps.
- *
- * Return: 0; the error that made the image MODE_FAILED, now or earlier; or -ENOSPC, -EAGAIN or
- * -ENOMEM when it will be tried again.
- */
 int qcow2_commit_now(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = img->commit;
@@ -317,15 +312,6 @@ static void commit_call_work(struct work_struct *work)
 	call->ret = qcow2_commit_now(call->img);
 }
 
-/**
- * qcow2_commit_for_caller - qcow2_commit_now() when a process asks for it
- * @img: a writable image
- *
- * A worker does it, since a filesystem applies to whoever writes his file size limit, and may stop
- * waiting when he is killed: neither is to fail an image.  Sleeps.
- *
- * Return: as qcow2_commit_now()
- */
 int qcow2_commit_for_caller(struct qcow2_image *img)
 {
 	struct commit_call call = { .img = img };
@@ -408,13 +394,6 @@ static void reclaim_work(struct work_struct *work)
 	memalloc_noio_restore(noio);
 }
 
-/**
- * qcow2_commit_add_io - end a FLUSH or FUA bio after the next commit
- * @img: a writable image
- * @io: the bio; what it waits for is in memory already
- *
- * Any context.
- */
 void qcow2_commit_add_io(struct qcow2_image *img, struct qcow2_io *io)
 {
 	unsigned long flags;
@@ -427,12 +406,6 @@ void qcow2_commit_add_io(struct qcow2_image *img, struct qcow2_io *io)
 	rcu_read_unlock();
 }
 
-/**
- * qcow2_commit_everything - leave a clean image with no leaked cluster
- * @img: a writable image; no I/O and no allocation is going on
- *
- * Return: 0 or -errno.
- */
 int qcow2_commit_everything(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = img->commit;
@@ -450,12 +423,6 @@ int qcow2_commit_everything(struct qcow2_image *img)
 	return r;
 }
 
-/**
- * qcow2_commit_init - set up
- * @img: the image
- *
- * Return: 0 or -ENOMEM; qcow2_commit_exit() must be called either way.
- */
 int qcow2_commit_init(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = kzalloc(sizeof(*c), GFP_KERNEL);
@@ -476,13 +443,6 @@ int qcow2_commit_init(struct qcow2_image *img)
 	return img->commit_worker.wq && c->reclaim_wq ? 0 : -ENOMEM;
 }
 
-/**
- * qcow2_commit_stop - let what has been queued come to its end
- * @img: the image, quiet: the writer has no bio and no operation, so it starts no commit
- *
- * The last commit wakes the writer, which is to be stopped after this and before
- * qcow2_commit_exit().
- */
 void qcow2_commit_stop(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = img->commit;
@@ -501,10 +461,6 @@ void qcow2_commit_stop(struct qcow2_image *img)
 	img->commit_worker.wq = NULL;
 }
 
-/**
- * qcow2_commit_exit - free what qcow2_commit_init() made
- * @img: the image, after qcow2_commit_stop() and before qcow2_generation_exit()
- */
 void qcow2_commit_exit(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = img->commit;

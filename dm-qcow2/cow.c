@@ -16,7 +16,15 @@
 #include "compat.h"
 #include "cow.h"
 #include "decompress.h"
+#include "device.h"
+#include "entries.h"
 #include "generation.h"
+#include "image.h"
+#include "io.h"
+#include "lookup.h"
+#include "storage.h"
+#include "table-cache.h"
+#include "writer.h"
 
 #define MAX_ZERO_VECS	((1U << QCOW2_MAX_CLUSTER_BITS) / ZERO_BUF_SIZE)
 
@@ -26,14 +34,6 @@
 static struct kmem_cache *op_slab;
 static struct bio_vec zero_vecs[MAX_ZERO_VECS];	/* constant: a cluster of zeroes */
 
-/**
- * qcow2_op_alloc - get an operation and the memory it needs
- * @w: the writer
- * @need_freed: it may free a cluster
- * @need_buf: it copies
- *
- * Does not wait.  Return: the operation, or NULL when one must end, or a commit, first.
- */
 struct cow_op *qcow2_op_alloc(struct qcow2_writer *w, bool need_freed, bool need_buf)
 {
 	struct cow_op *op = mempool_alloc(&w->ops, GFP_NOWAIT | __GFP_NOWARN);
@@ -53,11 +53,6 @@ struct cow_op *qcow2_op_alloc(struct qcow2_writer *w, bool need_freed, bool need
 	return op;
 }
 
-/**
- * qcow2_op_free - give an operation and its memory back
- * @w: the writer
- * @op: the operation
- */
 void qcow2_op_free(struct qcow2_writer *w, struct cow_op *op)
 {
 	if (op->l2)
@@ -340,11 +335,6 @@ static void start_writes(struct qcow2_writer *w, struct cow_op *op)
 	put_parts(op);
 }
 
-/**
- * qcow2_op_start - start the I/O of an operation
- * @w: the writer
- * @op: the operation, filled in
- */
 void qcow2_op_start(struct qcow2_writer *w, struct cow_op *op)
 {
 	if (op->fill == FILL_COPY)
@@ -353,13 +343,6 @@ void qcow2_op_start(struct qcow2_writer *w, struct cow_op *op)
 		start_writes(w, op);
 }
 
-/**
- * qcow2_op_continue - the I/O of a stage has ended: start the next
- * @w: the writer
- * @op: the operation
- *
- * Return: whether there was a next; if not, the operation has ended, in success or with op->error.
- */
 bool qcow2_op_continue(struct qcow2_writer *w, struct cow_op *op)
 {
 	if (op->error || op->stage == STAGE_WRITE)
@@ -393,12 +376,6 @@ static void copy_free(void *page, void *unused)
 	__free_pages(page, COPY_ORDER);
 }
 
-/**
- * qcow2_op_pools_init - set up what operations and copying need
- * @w: the writer
- *
- * Return: 0 or -ENOMEM; qcow2_op_pools_exit() must be called either way.
- */
 int qcow2_op_pools_init(struct qcow2_writer *w)
 {
 	int r = mempool_init_slab_pool(&w->ops, RESERVED_OPS, op_slab);
@@ -406,10 +383,6 @@ int qcow2_op_pools_init(struct qcow2_writer *w)
 	return r ?: mempool_init(&w->buffers, RESERVED_BUFFERS, copy_alloc, copy_free, NULL);
 }
 
-/**
- * qcow2_op_pools_exit - free what qcow2_op_pools_init() made
- * @w: the writer, without an operation
- */
 void qcow2_op_pools_exit(struct qcow2_writer *w)
 {
 	mempool_exit(&w->buffers);

@@ -72,11 +72,51 @@ struct cow_op {
 	struct bio_vec vecs[OP_VECS];
 };
 
+/**
+ * qcow2_op_pools_init - set up what operations and copying need
+ * @w: the writer
+ *
+ * Return: 0 or -ENOMEM; qcow2_op_pools_exit() must be called either way.
+ */
 int qcow2_op_pools_init(struct qcow2_writer *w);
+
+/**
+ * qcow2_op_pools_exit - free what qcow2_op_pools_init() made
+ * @w: the writer, without an operation
+ */
 void qcow2_op_pools_exit(struct qcow2_writer *w);
+
+/**
+ * qcow2_op_alloc - get an operation and the memory it needs
+ * @w: the writer
+ * @need_freed: it may free a cluster
+ * @need_buf: it copies
+ *
+ * Does not wait.  Return: the operation, or NULL when one must end, or a commit, first.
+ */
 struct cow_op *qcow2_op_alloc(struct qcow2_writer *w, bool need_freed, bool need_buf);
+
+/**
+ * qcow2_op_free - give an operation and its memory back
+ * @w: the writer
+ * @op: the operation
+ */
 void qcow2_op_free(struct qcow2_writer *w, struct cow_op *op);
+
+/**
+ * qcow2_op_start - start the I/O of an operation
+ * @w: the writer
+ * @op: the operation, filled in
+ */
 void qcow2_op_start(struct qcow2_writer *w, struct cow_op *op);
+
+/**
+ * qcow2_op_continue - the I/O of a stage has ended: start the next
+ * @w: the writer
+ * @op: the operation
+ *
+ * Return: whether there was a next; if not, the operation has ended, in success or with op->error.
+ */
 bool qcow2_op_continue(struct qcow2_writer *w, struct cow_op *op);
 
 int qcow2_cow_module_init(void);

@@ -17,6 +17,10 @@
 #include <linux/zlib.h>
 
 #include "decompress.h"
+#include "image.h"
+#include "io.h"
+#include "lookup.h"
+#include "storage.h"
 
 #define SLOT_BITS	2
 #define NR_SLOTS	(1U << SLOT_BITS)
@@ -158,14 +162,6 @@ static struct inflate_slot *lock_slot(struct qcow2_image *img, u64 pos, u32 len)
 	return slot;
 }
 
-/**
- * qcow2_decompress_read - read part of a compressed cluster into memory
- * @ext: EXTENT_COMPRESSED; its length is how much
- * @skip: where in the cluster
- * @buf: where to
- *
- * Sleeps.  Return: 0 or -errno.
- */
 int qcow2_decompress_read(const struct extent *ext, u32 skip, void *buf)
 {
 	struct inflate_slot *slot = lock_slot(ext->img, ext->host, ext->stored);
@@ -204,14 +200,6 @@ out:
 	memalloc_noio_restore(noio);
 }
 
-/**
- * qcow2_decompress_io - read a compressed cluster for a bio
- * @io: the bio, inside one cluster
- * @ext: where it is
- *
- * Does not sleep; a worker ends the bio.  The cluster may have got another mapping by then: what is
- * at the old one stays as long as the bio is in its epoch.
- */
 void qcow2_decompress_io(struct qcow2_io *io, const struct extent *ext)
 {
 	io->compressed.pos = ext->host;
@@ -221,10 +209,6 @@ void qcow2_decompress_io(struct qcow2_io *io, const struct extent *ext)
 	queue_work(ext->img->cache.lookup_wq, &io->inflate.work);
 }
 
-/**
- * qcow2_decompress_exit - free what an image keeps decompressed
- * @img: the image, quiet
- */
 void qcow2_decompress_exit(struct qcow2_image *img)
 {
 	if (img->decompressor)

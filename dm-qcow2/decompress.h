@@ -7,8 +7,30 @@
 
 #include "lookup.h"
 
+/**
+ * qcow2_decompress_read - read part of a compressed cluster into memory
+ * @ext: EXTENT_COMPRESSED; its length is how much
+ * @skip: where in the cluster
+ * @buf: where to
+ *
+ * Sleeps.  Return: 0 or -errno.
+ */
 int qcow2_decompress_read(const struct extent *ext, u32 skip, void *buf);
+
+/**
+ * qcow2_decompress_io - read a compressed cluster for a bio
+ * @io: the bio, inside one cluster
+ * @ext: where it is
+ *
+ * Does not sleep; a worker ends the bio.  The cluster may have got another mapping by then: what is
+ * at the old one stays as long as the bio is in its epoch.
+ */
 void qcow2_decompress_io(struct qcow2_io *io, const struct extent *ext);
+
+/**
+ * qcow2_decompress_exit - free what an image keeps decompressed
+ * @img: the image, quiet
+ */
 void qcow2_decompress_exit(struct qcow2_image *img);
 
 #endif /* DM_QCOW2_DECOMPRESS_H */

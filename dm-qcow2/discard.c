@@ -15,12 +15,18 @@
  */
 #include <linux/device-mapper.h>
 
+#include "device.h"
 #include "discard.h"
+#include "entries.h"
 #include "generation.h"
+#include "image.h"
+#include "io.h"
 #include "lookup.h"
 #include "mapping.h"
+#include "table-cache.h"
 #include "wait.h"
 #include "write.h"
+#include "writer.h"
 
 #define MAX_STEPS	4096	/* clusters, before other bios get a turn */
 
@@ -203,21 +209,11 @@ static void process_range(struct qcow2_writer *w, struct qcow2_io *io, bool disc
 	qcow2_finish_io(w, io);
 }
 
-/**
- * qcow2_process_discard - go on with a DISCARD
- * @w: the writer
- * @io: the bio
- */
 void qcow2_process_discard(struct qcow2_writer *w, struct qcow2_io *io)
 {
 	process_range(w, io, true);
 }
 
-/**
- * qcow2_process_write_zeroes - go on with a WRITE_ZEROES
- * @w: the writer
- * @io: the bio
- */
 void qcow2_process_write_zeroes(struct qcow2_writer *w, struct qcow2_io *io)
 {
 	process_range(w, io, false);

@@ -7,7 +7,18 @@
 
 #include "writer.h"
 
+/**
+ * qcow2_process_discard - go on with a DISCARD
+ * @w: the writer
+ * @io: the bio
+ */
 void qcow2_process_discard(struct qcow2_writer *w, struct qcow2_io *io);
+
+/**
+ * qcow2_process_write_zeroes - go on with a WRITE_ZEROES
+ * @w: the writer
+ * @io: the bio
+ */
 void qcow2_process_write_zeroes(struct qcow2_writer *w, struct qcow2_io *io);
 
 #endif /* DM_QCOW2_DISCARD_H */

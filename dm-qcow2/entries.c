@@ -10,16 +10,9 @@
 #include <linux/sched.h>
 
 #include "entries.h"
+#include "image.h"
+#include "state.h"
 
-/**
- * qcow2_l2_entry_compressed - where the data of a compressed cluster is
- * @img: the image
- * @entry: the L2 entry
- * @pos: set to the byte position, which has no alignment
- * @len: set to the number of bytes, to the end of the last sector
- *
- * "Compressed Clusters Descriptor".
- */
 void qcow2_l2_entry_compressed(const struct qcow2_image *img, u64 entry, u64 *pos, u32 *len)
 {
 	u32 x = 62 - (img->cluster_bits - 8);
@@ -29,14 +22,6 @@ void qcow2_l2_entry_compressed(const struct qcow2_image *img, u64 entry, u64 *po
 	*len = (sectors + 1) * SECTOR_SIZE - (*pos & (SECTOR_SIZE - 1));
 }
 
-/**
- * qcow2_add_metadata - note that a host range holds metadata
- * @img: the image
- * @pos: byte position, cluster-aligned
- * @len: bytes, rounded up to clusters
- *
- * Return: 0, -EEXIST when part of it is noted already, or -ENOMEM.
- */
 int qcow2_add_metadata(struct qcow2_image *img, u64 pos, u64 len)
 {
 	unsigned long first = pos >> img->cluster_bits;
@@ -45,11 +30,6 @@ int qcow2_add_metadata(struct qcow2_image *img, u64 pos, u64 len)
 	return mtree_insert_range(&img->metadata, first, last, xa_mk_value(1), GFP_NOIO);
 }
 
-/**
- * qcow2_remove_metadata - forget the range that begins at @pos
- * @img: the image
- * @pos: as given to qcow2_add_metadata()
- */
 void qcow2_remove_metadata(struct qcow2_image *img, u64 pos)
 {
 	unsigned long cluster = pos >> img->cluster_bits;
@@ -65,11 +45,6 @@ void qcow2_remove_metadata(struct qcow2_image *img, u64 pos)
 	}
 }
 
-/**
- * qcow2_is_metadata - does a host cluster hold metadata?
- * @img: the image
- * @pos: a byte position in it
- */
 bool qcow2_is_metadata(struct qcow2_image *img, u64 pos)
 {
 	return mtree_load(&img->metadata, pos >> img->cluster_bits) != NULL;
@@ -80,14 +55,6 @@ static bool inside(struct qcow2_image *img, u64 pos)
 	return pos < img->st.ops->size(&img->st);
 }
 
-/**
- * qcow2_l2_entry_valid - can this L2 entry be followed?
- * @img: the image
- * @entry: the entry
- *
- * "L2 table entry": offsets aligned, reserved bits clear, not on metadata.  Compressed data must
- * begin inside the storage.  A cluster may lie behind its end: QEMU, too, reads it as zeroes.
- */
 bool qcow2_l2_entry_valid(struct qcow2_image *img, u64 entry)
 {
 	u64 host = entry & QCOW2_OFFSET_MASK;
@@ -109,18 +76,6 @@ bool qcow2_l2_entry_valid(struct qcow2_image *img, u64 entry)
 	return !host || (!in_cluster(img, host) && !qcow2_is_metadata(img, host));
 }
 
-/**
- * qcow2_l2_entry_clusters - the host clusters that an L2 entry refers to
- * @img: the image
- * @entry: the entry
- * @first: set to the number of the first one
- * @last: and of the last one
- *
- * "Compressed clusters": the data covers part of one host cluster or of two adjacent ones, and each
- * counts it.
- *
- * Return: whether there is any.
- */
 bool qcow2_l2_entry_clusters(const struct qcow2_image *img, u64 entry, u64 *first, u64 *last)
 {
 	u64 pos = entry & QCOW2_OFFSET_MASK;
@@ -133,14 +88,6 @@ bool qcow2_l2_entry_clusters(const struct qcow2_image *img, u64 entry, u64 *firs
 	return *first;
 }
 
-/**
- * qcow2_top_entry_valid - can this entry of the L1 or refcount table be followed?
- * @img: the image
- * @kind: SLICE_L1 or SLICE_REFTABLE
- * @entry: the entry, not 0
- *
- * Reserved bits clear, and a table there: aligned, not at 0, and begun inside the storage.
- */
 bool qcow2_top_entry_valid(struct qcow2_image *img, enum slice_kind kind, u64 entry)
 {
 	u64 reserved = kind == SLICE_L1 ? QCOW2_L1_RESERVED : QCOW2_REFTABLE_RESERVED;
@@ -159,14 +106,6 @@ static bool reaches_beyond(struct qcow2_image *img, u64 entry)
 	return !inside(img, host) || (img->st.bdev && !inside(img, host + img->cluster_size - 1));
 }
 
-/**
- * qcow2_slice_check - look at what has just been read
- * @img: the image
- * @s: a slice that nobody else sees yet
- *
- * A slice with an entry that is invalid, or leads behind the end of the storage, stays usable;
- * lookups then judge each entry that they use.
- */
 void qcow2_slice_check(struct qcow2_image *img, struct slice *s)
 {
 	unsigned int i;
@@ -191,16 +130,6 @@ void qcow2_slice_check(struct qcow2_image *img, struct slice *s)
 	}
 }
 
-/**
- * qcow2_slice_position - where a slice of an L2 table or refcount block is stored
- * @img: the image
- * @kind: SLICE_L2 or SLICE_REFBLOCK; for the latter the caller holds alloc_lock, or its load was
- *	started by somebody who does and waits
- * @index: which one
- * @pos: set to the byte position
- *
- * Return: 0, or -ENOENT when the table does not exist.
- */
 int qcow2_slice_position(struct qcow2_image *img, enum slice_kind kind, u64 index, u64 *pos)
 {
 	const struct flat_table *top = kind == SLICE_L2 ? &img->l1 : &img->reftable;
@@ -216,14 +145,6 @@ int qcow2_slice_position(struct qcow2_image *img, enum slice_kind kind, u64 inde
 	return 0;
 }
 
-/**
- * qcow2_refcount_get - read a refcount
- * @img: the image
- * @s: a slice of a refcount block
- * @i: which one of the slice
- *
- * "Refcounts"; those narrower than a byte are packed from the low bits up.
- */
 u64 qcow2_refcount_get(const struct qcow2_image *img, const struct slice *s, u32 i)
 {
 	const void *data = s->data;
@@ -247,13 +168,6 @@ u64 qcow2_refcount_get(const struct qcow2_image *img, const struct slice *s, u32
 	}
 }
 
-/**
- * qcow2_refcount_set - change a refcount
- * @img: the image; the caller holds meta_lock
- * @s: a slice of a refcount block, dirty
- * @i: which one of the slice
- * @val: its new value
- */
 void qcow2_refcount_set(const struct qcow2_image *img, struct slice *s, u32 i, u64 val)
 {
 	void *data = s->data;

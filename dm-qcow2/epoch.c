@@ -20,12 +20,6 @@ static void epoch_empty_second(struct percpu_ref *ref)
 	complete(&e->empty);
 }
 
-/**
- * qcow2_epoch_init - set up
- * @e: the epoch pair
- *
- * Return: 0 or -ENOMEM.
- */
 int qcow2_epoch_init(struct epoch *e)
 {
 	int r;
@@ -42,22 +36,12 @@ int qcow2_epoch_init(struct epoch *e)
 	return r;
 }
 
-/**
- * qcow2_epoch_exit - tear down; nobody may be in an epoch
- * @e: the epoch pair
- */
 void qcow2_epoch_exit(struct epoch *e)
 {
 	percpu_ref_exit(&e->ref[0]);
 	percpu_ref_exit(&e->ref[1]);
 }
 
-/**
- * qcow2_epoch_flip - wait until all I/O that is in the epoch now has left it
- * @e: the epoch pair
- *
- * Sleeps for as long as the slowest such I/O takes.  Not to be called from inside an epoch.
- */
 void qcow2_epoch_flip(struct epoch *e)
 {
 	struct percpu_ref *old;

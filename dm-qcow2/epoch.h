@@ -28,8 +28,26 @@ struct epoch {
 	struct completion empty;	/* the killed reference has dropped to zero */
 };
 
+/**
+ * qcow2_epoch_init - set up
+ * @e: the epoch pair
+ *
+ * Return: 0 or -ENOMEM.
+ */
 int qcow2_epoch_init(struct epoch *e);
+
+/**
+ * qcow2_epoch_exit - tear down; nobody may be in an epoch
+ * @e: the epoch pair
+ */
 void qcow2_epoch_exit(struct epoch *e);
+
+/**
+ * qcow2_epoch_flip - wait until all I/O that is in the epoch now has left it
+ * @e: the epoch pair
+ *
+ * Sleeps for as long as the slowest such I/O takes.  Not to be called from inside an epoch.
+ */
 void qcow2_epoch_flip(struct epoch *e);
 
 /**

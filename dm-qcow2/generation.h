@@ -44,32 +44,178 @@ struct qcow2_generation {
 	mempool_t freed_pool;
 };
 
+/**
+ * qcow2_generation_init - set up
+ * @img: the image
+ *
+ * Return: 0 or -ENOMEM; qcow2_generation_exit() must be called either way.
+ */
 int qcow2_generation_init(struct qcow2_image *img);
+
+/**
+ * qcow2_generation_exit - free what qcow2_generation_init() made
+ * @img: the image, stopped; what is dirty (after a failure) is dropped
+ */
 void qcow2_generation_exit(struct qcow2_image *img);
 
+/**
+ * qcow2_is_clean - is everything that has been acknowledged durable but for the storage's cache?
+ * @img: a writable image
+ */
 bool qcow2_is_clean(struct qcow2_image *img);
+
+/**
+ * qcow2_start_commit_timer - commit a few seconds from now at the latest
+ * @img: a writable image
+ */
 void qcow2_start_commit_timer(struct qcow2_image *img);
 
+/**
+ * qcow2_slice_prepare - make sure that a pinned slice can be changed
+ * @s: the slice
+ *
+ * May wait for operations and commits to return memory, so the caller must hold no lock that they
+ * need, and must not be the writer.
+ */
 void qcow2_slice_prepare(struct slice *s);
+
+/**
+ * qcow2_slice_try_prepare - make sure that a pinned slice can be changed, if memory allows
+ * @s: the slice
+ *
+ * For the writer and for who holds alloc_lock: they cannot wait, since the memory may be with
+ * operations that only the writer can finish.
+ *
+ * Return: whether it can be changed; if not, trying again after a commit or an operation may work.
+ */
 bool qcow2_slice_try_prepare(struct slice *s);
+
+/**
+ * qcow2_slice_dirty - say that a slice is about to be changed
+ * @s: the slice, pinned and prepared; the caller holds meta_lock
+ */
 void qcow2_slice_dirty(struct slice *s);
 
+/**
+ * qcow2_freed_alloc - get an extent to record freed clusters in
+ * @img: a writable image
+ *
+ * Does not wait: extents come back when the I/O in an epoch has ended, and that may need the
+ * caller.
+ *
+ * Return: the extent; or NULL, and then a commit has been started that will free some.
+ */
 struct freed_extent *qcow2_freed_alloc(struct qcow2_image *img);
+
+/**
+ * qcow2_freed_add - record that a cluster lost a reference in the open generation
+ * @img: the image; the caller holds meta_lock
+ * @ext: from qcow2_freed_alloc(); set to NULL if it was used
+ * @cluster: number of the host cluster
+ */
 void qcow2_freed_add(struct qcow2_image *img, struct freed_extent **ext, u64 cluster);
+
+/**
+ * qcow2_freed_drop - return an extent that is not needed
+ * @img: the image
+ * @ext: the extent or NULL
+ */
 void qcow2_freed_drop(struct qcow2_image *img, struct freed_extent *ext);
+
+/**
+ * qcow2_freed_done - one of the extents that the reclaimer took is dealt with
+ * @img: a writable image
+ * @ext: the extent; not to be used afterwards
+ */
 void qcow2_freed_done(struct qcow2_image *img, struct freed_extent *ext);
+
+/**
+ * qcow2_frees_pending - are clusters on their way to becoming allocatable?
+ * @img: a writable image
+ */
 bool qcow2_frees_pending(struct qcow2_image *img);
 
+/**
+ * qcow2_commit_pressure - should writers wait for a commit before they change more?
+ * @img: a writable image
+ */
 bool qcow2_commit_pressure(struct qcow2_image *img);
+
+/**
+ * qcow2_commit_discard_pressure - should discards wait before they free more?
+ * @img: a writable image
+ *
+ * Earlier than writes do, so that a guest's fstrim does not hold up its writes.
+ */
 bool qcow2_commit_discard_pressure(struct qcow2_image *img);
+
+/**
+ * qcow2_commit_relieve - start a commit if that is what takes the pressure off
+ * @img: a writable image; called by its writer
+ *
+ * It is not while clusters are being reclaimed: one commit more would not speed that up, and its
+ * flushes cost what the reclaimer's pauses save.  The end of the reclaim wakes the writer, which
+ * comes here again if it still has to wait.
+ */
 void qcow2_commit_relieve(struct qcow2_image *img);
+
+/**
+ * qcow2_reclaim_hurry - somebody waits for what is being reclaimed
+ * @img: a writable image
+ *
+ * For the rest of what the reclaimer has taken, its discards come one straight after the other.
+ * Any context.  The end of a reclaim has everything that waits tried again, so that what still
+ * waits then says so again.
+ */
 void qcow2_reclaim_hurry(struct qcow2_image *img);
+
+/**
+ * qcow2_reclaim_in_haste - does somebody wait for what is being reclaimed?
+ * @img: a writable image
+ *
+ * So does a suspend from its beginning to its end, also for what comes on the way.
+ */
 bool qcow2_reclaim_in_haste(struct qcow2_image *img);
 
+/**
+ * qcow2_generation_hold - keep commits from starting
+ * @img: a writable image
+ *
+ * For a change that cannot be made in one section of meta_lock, or that a closed generation must
+ * not see.  Sleeps until a running commit has ended.
+ *
+ * Return: whether commits are held; not when one is stuck, for its generation is still to be
+ * written.
+ */
 bool qcow2_generation_hold(struct qcow2_image *img);
+
+/**
+ * qcow2_generation_release - the end of qcow2_generation_hold()
+ * @img: the image
+ */
 void qcow2_generation_release(struct qcow2_image *img);
+
+/**
+ * qcow2_generation_reftable_moved - the open generation has a refcount table elsewhere
+ * @img: the image; the caller holds meta_lock and has dirtied all slices of the table
+ * @clusters: its length now
+ */
 void qcow2_generation_reftable_moved(struct qcow2_image *img, u32 clusters);
+
+/**
+ * qcow2_generation_close - close the open generation: from here on changes belong to the next one
+ * @img: a writable image; the caller holds generation.lock, and the last closed one is durable
+ *
+ * Sleeps for meta_lock.
+ */
 void qcow2_generation_close(struct qcow2_image *img);
+
+/**
+ * qcow2_generation_finish - the closed generation is durable, or will never be
+ * @img: a writable image; the caller holds generation.lock, or nobody else uses the image
+ *
+ * Its freed extents are left to the caller.  Sleeps for meta_lock.
+ */
 void qcow2_generation_finish(struct qcow2_image *img);
 
 int qcow2_generation_module_init(void);

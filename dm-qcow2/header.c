@@ -10,7 +10,9 @@
 #include <linux/log2.h>
 #include <linux/slab.h>
 
+#include "header.h"
 #include "image.h"
+#include "storage.h"
 
 /* Enough for header and extensions of any sane image; the rest of the cluster is not needed. */
 #define MAX_EXT_AREA	(64U << 10)
@@ -226,14 +228,6 @@ static int parse(struct qcow2_image *img, u8 *area, u32 len, bool write, char **
 	return check_extensions(img, area, hlen, min_t(u64, ext_end, len), write, error);
 }
 
-/**
- * qcow2_header_read - read and judge the header
- * @img: the image, its storage opened; geometry and backing fields are filled in
- * @write: the image is to be written
- * @error: set to the reason when it is refused, for ti->error
- *
- * Return: 0 or -errno.
- */
 int qcow2_header_read(struct qcow2_image *img, bool write, char **error)
 {
 	u64 storage = img->st.ops->size(&img->st);
@@ -279,16 +273,6 @@ static int header_write(struct qcow2_image *img)
 	return r ?: (img->st.ops->flush(&img->st) ? -EIO : 0);
 }
 
-/**
- * qcow2_header_prepare_write - make the header honest before the first write
- * @img: the image
- *
- * Clears the autoclear bits: we know none of the features well enough to keep them ("Header",
- * autoclear_features).  Bits that stand for something that we would have to maintain have been
- * refused by qcow2_header_read().
- *
- * Return: 0 or -errno.
- */
 int qcow2_header_prepare_write(struct qcow2_image *img)
 {
 	struct qcow2_header *h = img->header;
@@ -308,12 +292,6 @@ int qcow2_header_prepare_write(struct qcow2_image *img)
 	return r;
 }
 
-/**
- * qcow2_header_set_corrupt - record on disk that the image needs repair
- * @img: a writable image; version 2 has nowhere to record it
- *
- * Return: 0 or -errno.
- */
 int qcow2_header_set_corrupt(struct qcow2_image *img)
 {
 	struct qcow2_header *h = img->header;
@@ -328,16 +306,6 @@ int qcow2_header_set_corrupt(struct qcow2_image *img)
 	return r;
 }
 
-/**
- * qcow2_header_set_reftable - switch to a refcount table that has been written elsewhere
- * @img: the image
- * @pos: where, in bytes
- * @clusters: its length
- *
- * Both fields lie in one sector.  Durable on return.
- *
- * Return: 0 or -errno.
- */
 int qcow2_header_set_reftable(struct qcow2_image *img, u64 pos, u32 clusters)
 {
 	struct qcow2_header *h = img->header;
@@ -351,10 +319,6 @@ int qcow2_header_set_reftable(struct qcow2_image *img, u64 pos, u32 clusters)
 	return r;
 }
 
-/**
- * qcow2_header_free - forget the header
- * @img: the image
- */
 void qcow2_header_free(struct qcow2_image *img)
 {
 	free_page((unsigned long)img->header);

@@ -5,14 +5,19 @@
  * An image is shared through a registry by every device that uses it (registry.c).  Raw layers are
  * images without tables, so that a chain is an array of images.
  *
- * Locks, outermost first:
- *   registry lock (registry.c)  opening and closing
- *   role lock (registry.c)      changing hands
- *   alloc_lock                  refcounts and free space; may sleep on table reads
- *   meta_lock                   the content of table slices, the open generation; held briefly
- *   table_cache.lock, free_lock, commit_lock, state_lock    innermost, spinlocks
- * A commit takes meta_lock but never alloc_lock, so whoever holds alloc_lock may wait for a commit
- * to return memory.
+ * Locks, outermost first; this is the list of them all:
+ *   registry_lock (registry.c)   images come, go and change phase; no I/O
+ *   role_lock (registry.c)       who may write an image; no I/O
+ *   event_lock                   the live writing target; the corrupt bit is written under it
+ *   alloc_lock                   refcounts and free space; table reads and fallocate under it
+ *   generation.lock              a commit runs, or none starts; metadata writes and flushes
+ *   header_lock                  the header block; it is written under it
+ *   meta_lock                    the content of table slices, the open generation; no I/O
+ *   epoch.flip_lock              one flip at a time; guest I/O ends under it
+ *   inflate_slot.lock            a decompressed cluster; the storage is read under it
+ * and spinlocks, under which nothing else is taken:
+ *   table_cache.lock, qcow2_commit.io_lock, state_lock, and that of the maple tree metadata
+ * A commit never takes alloc_lock, so whoever holds that may wait for a commit to return memory.
  */
 #ifndef DM_QCOW2_IMAGE_H
 #define DM_QCOW2_IMAGE_H
@@ -159,31 +164,6 @@ struct qcow2_layer {
 	struct dm_dev *dev;		/* for a bdev */
 	u64 size;			/* bytes that can be read from it; past that are zeroes */
 };
-
-/* header.c */
-int qcow2_header_read(struct qcow2_image *img, bool write, char **error);
-int qcow2_header_prepare_write(struct qcow2_image *img);
-int qcow2_header_set_corrupt(struct qcow2_image *img);
-int qcow2_header_set_reftable(struct qcow2_image *img, u64 pos, u32 clusters);
-void qcow2_header_free(struct qcow2_image *img);
-
-/* tables.c */
-int qcow2_tables_load(struct qcow2_image *img, char **error);
-int qcow2_tables_reserve(struct qcow2_image *img);
-
-/* state.c */
-void qcow2_set_mode(struct qcow2_image *img, enum image_mode mode, const char *why);
-void qcow2_out_of_space(struct qcow2_image *img, bool refused, const char *why);
-void qcow2_has_room(struct qcow2_image *img);
-bool qcow2_gives_up(struct qcow2_image *img);
-blk_status_t qcow2_no_space_status(struct qcow2_image *img);
-void qcow2_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos);
-void qcow2_event_work(struct work_struct *work);
-void qcow2_wake_writer(struct qcow2_image *img);
-void qcow2_retry_waiting(struct qcow2_image *img);
-void qcow2_space_freed(struct qcow2_image *img);
-void qcow2_kick_commit(struct qcow2_image *img);
-bool qcow2_commit_is_stuck(struct qcow2_image *img);
 
 /* Any context.  The worker runs soon, and once more if it is running. */
 static inline void qcow2_worker_kick(struct qcow2_worker *w)

@@ -9,13 +9,6 @@
 #include "image.h"
 #include "io.h"
 
-/**
- * qcow2_io_end - end a bio
- * @io: the bio
- * @status: its result
- *
- * Any context.  The epoch is left, and a commit awaited, by the target's end_io hook.
- */
 void qcow2_io_end(struct qcow2_io *io, blk_status_t status)
 {
 	struct bio *bio = io_bio(io);
@@ -24,12 +17,6 @@ void qcow2_io_end(struct qcow2_io *io, blk_status_t status)
 	bio_endio(bio);
 }
 
-/**
- * qcow2_io_submit - send a bio that qcow2_map_bio() did not return to where its cluster is
- * @io: the bio
- * @img: the image that has the cluster
- * @host: byte position there
- */
 void qcow2_io_submit(struct qcow2_io *io, struct qcow2_image *img, u64 host)
 {
 	struct bio *bio = io_bio(io);

@@ -77,13 +77,6 @@ static int ask(struct file *file, const u8 *bytes, unsigned int nr)
 	return 0;
 }
 
-/**
- * qcow2_image_lock - take an image's locks
- * @file: the file or device node that the user named
- * @write: for writing
- *
- * Return: 0; -EAGAIN when another process uses the image in a way that excludes ours; or an error.
- */
 int qcow2_image_lock(struct file *file, bool write)
 {
 	int r;
@@ -100,10 +93,6 @@ int qcow2_image_lock(struct file *file, bool write)
 	return r;
 }
 
-/**
- * qcow2_image_lock_downgrade - go from writing to reading
- * @file: as given to qcow2_image_lock()
- */
 void qcow2_image_lock_downgrade(struct file *file)
 {
 	unsigned int i;
@@ -112,10 +101,6 @@ void qcow2_image_lock_downgrade(struct file *file)
 		set(file, F_UNLCK, write_takes[i], write_takes[i]);
 }
 
-/**
- * qcow2_image_unlock - release all of an image's locks
- * @file: as given to qcow2_image_lock()
- */
 void qcow2_image_unlock(struct file *file)
 {
 	set(file, F_UNLCK, PERM, UNSHARED + RESIZE);

@@ -8,6 +8,9 @@
  */
 #include <linux/minmax.h>
 
+#include "device.h"
+#include "entries.h"
+#include "image.h"
 #include "lookup.h"
 
 /* How many more bytes from @goff on the L2 table of that offset covers. */
@@ -40,15 +43,6 @@ static void judge_suspect(struct qcow2_image *img, u64 entry, struct extent *ext
 		*got = min(*got, size - ext->host - skip);
 }
 
-/**
- * qcow2_image_lookup - what one image says about a range
- * @img: the image, not raw
- * @goff: guest offset, inside the image
- * @len: bytes wanted
- * @ext: the answer, for at least one byte
- *
- * Any context that may take an RCU read lock.
- */
 void qcow2_image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext)
 {
 	u32 i = qcow2_cluster_index(img, goff) & (SLICE_ENTRIES - 1);
@@ -99,16 +93,6 @@ void qcow2_image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct exten
 	ext->len = min(len, got);
 }
 
-/**
- * qcow2_chain_lookup - where a range is read from
- * @dev: the device
- * @from: the first layer to ask
- * @goff: guest offset
- * @len: bytes wanted
- * @ext: the answer, for at least one byte; never EXTENT_UNALLOCATED
- *
- * Context: as qcow2_image_lookup().
- */
 void qcow2_chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len,
 			struct extent *ext)
 {

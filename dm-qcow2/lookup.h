@@ -25,7 +25,27 @@ struct extent {
 	u64 len;
 };
 
+/**
+ * qcow2_image_lookup - what one image says about a range
+ * @img: the image, not raw
+ * @goff: guest offset, inside the image
+ * @len: bytes wanted
+ * @ext: the answer, for at least one byte
+ *
+ * Any context that may take an RCU read lock.
+ */
 void qcow2_image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext);
+
+/**
+ * qcow2_chain_lookup - where a range is read from
+ * @dev: the device
+ * @from: the first layer to ask
+ * @goff: guest offset
+ * @len: bytes wanted
+ * @ext: the answer, for at least one byte; never EXTENT_UNALLOCATED
+ *
+ * Context: as qcow2_image_lookup().
+ */
 void qcow2_chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len,
 			struct extent *ext);
 

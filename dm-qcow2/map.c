@@ -10,7 +10,11 @@
 
 #include "commit.h"
 #include "decompress.h"
+#include "device.h"
+#include "entries.h"
 #include "generation.h"
+#include "image.h"
+#include "io.h"
 #include "lookup.h"
 #include "map.h"
 #include "wait.h"
@@ -148,12 +152,6 @@ static void begin_in_place(struct qcow2_io *io, struct bio *bio, struct qcow2_im
 	decide_fua(io, bio, img);
 }
 
-/**
- * qcow2_submit_in_place - send a write that qcow2_map_bio() did not return to its own clusters
- * @io: the bio, in an epoch
- * @host: byte position in the top image's storage, where all of the bio is mapped one behind the
- * other
- */
 void qcow2_submit_in_place(struct qcow2_io *io, u64 host)
 {
 	struct qcow2_image *img = io->dev->layers[0].img;
@@ -162,12 +160,6 @@ void qcow2_submit_in_place(struct qcow2_io *io, u64 host)
 	qcow2_io_submit(io, img, host);
 }
 
-/**
- * qcow2_retry_refused - the storage had no space for a write to an own cluster: it waits for some
- * @io: the bio, which has just ended there
- *
- * Any context.  The writer has it afterwards.
- */
 void qcow2_retry_refused(struct qcow2_io *io)
 {
 	struct bio *bio = io_bio(io);
@@ -231,12 +223,6 @@ static void resume_write(struct qcow2_io *io)
 	qcow2_hand_to_writer(img, io);
 }
 
-/**
- * qcow2_resume_io - start a bio again after what it waited for has happened
- * @io: the bio; a read or write fits in one cluster of every layer
- *
- * Context: a worker.
- */
 void qcow2_resume_io(struct qcow2_io *io)
 {
 	switch (bio_op(io_bio(io))) {
@@ -271,13 +257,6 @@ static int map_flush(struct qcow2_io *io, struct bio *bio)
 	return DM_MAPIO_SUBMITTED;
 }
 
-/**
- * qcow2_map_bio - the target's map function
- * @dev: the device
- * @bio: the bio, its sector relative to the device
- *
- * Return: one of DM_MAPIO_*.
- */
 int qcow2_map_bio(struct qcow2_dev *dev, struct bio *bio)
 {
 	struct qcow2_io *io = bio_io(bio);

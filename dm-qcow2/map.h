@@ -7,9 +7,37 @@
 
 #include "device.h"
 
+/**
+ * qcow2_map_bio - the target's map function
+ * @dev: the device
+ * @bio: the bio, its sector relative to the device
+ *
+ * Return: one of DM_MAPIO_*.
+ */
 int qcow2_map_bio(struct qcow2_dev *dev, struct bio *bio);
+
+/**
+ * qcow2_resume_io - start a bio again after what it waited for has happened
+ * @io: the bio; a read or write fits in one cluster of every layer
+ *
+ * Context: a worker.
+ */
 void qcow2_resume_io(struct qcow2_io *io);
+
+/**
+ * qcow2_submit_in_place - send a write that qcow2_map_bio() did not return to its own clusters
+ * @io: the bio, in an epoch
+ * @host: byte position in the top image's storage, where all of the bio is mapped one behind the
+ * other
+ */
 void qcow2_submit_in_place(struct qcow2_io *io, u64 host);
+
+/**
+ * qcow2_retry_refused - the storage had no space for a write to an own cluster: it waits for some
+ * @io: the bio, which has just ended there
+ *
+ * Any context.  The writer has it afterwards.
+ */
 void qcow2_retry_refused(struct qcow2_io *io);
 
 #endif /* DM_QCOW2_MAP_H */

@@ -10,7 +10,10 @@
 #include "alloc.h"
 #include "entries.h"
 #include "generation.h"
+#include "image.h"
 #include "mapping.h"
+#include "storage.h"
+#include "table-cache.h"
 
 /*
  * An L2 entry is replaced: its clusters lose a reference.  One extent is enough: two clusters are
@@ -61,7 +64,7 @@ static int add_l2_table(struct qcow2_image *img, u32 i)
 	mutex_lock(&img->meta_lock);
 	if (!r) {
 		qcow2_slice_dirty(l1);
-		slice_set_entry(l1, i, qcow2_l1_entry_make(pos));
+		qcow2_set_entry(l1, i, qcow2_l1_entry_make(pos));
 	} else {
 		qcow2_freed_add(img, &freed, pos >> img->cluster_bits);
 	}
@@ -71,17 +74,6 @@ out:
 	return r == -EEXIST ? -EIO : r;
 }
 
-/**
- * qcow2_get_l2 - get the L2 slice that maps a guest offset, to change it
- * @img: a writable image
- * @goff: the guest offset
- *
- * Makes an L2 table if there is none.  Sleeps, but not for memory.
- *
- * Return: the slice, pinned and ready to be changed; -ENOSPC; -EDQUOT when there is a cluster for a
- * table, but the storage refused to write it; -ENOMEM when trying again after a commit or an
- * operation may work; or another error.
- */
 struct slice *qcow2_get_l2(struct qcow2_image *img, u64 goff)
 {
 	u32 i = qcow2_l1_index(img, goff);
@@ -104,17 +96,6 @@ struct slice *qcow2_get_l2(struct qcow2_image *img, u64 goff)
 	return s;
 }
 
-/**
- * qcow2_set_mapping - change the L2 entry of a guest cluster
- * @img: a writable image
- * @l2: from qcow2_get_l2() for that cluster, and not put since
- * @cluster: the guest cluster's number
- * @entry: the new entry; what it refers to is written
- * @freed: from qcow2_freed_alloc(): what the old entry referred to loses a reference; set to NULL
- *	if it was used.  NULL: the new entry keeps the host cluster
- *
- * Sleeps for meta_lock.
- */
 void qcow2_set_mapping(struct qcow2_image *img, struct slice *l2, u64 cluster, u64 entry,
 		       struct freed_extent **freed)
 {
@@ -123,7 +104,7 @@ void qcow2_set_mapping(struct qcow2_image *img, struct slice *l2, u64 cluster, u
 	mutex_lock(&img->meta_lock);
 	old = slice_entry(l2, cluster);
 	qcow2_slice_dirty(l2);
-	slice_set_entry(l2, cluster, entry);
+	qcow2_set_entry(l2, cluster, entry);
 	if (freed)
 		free_reference(img, freed, old);
 	mutex_unlock(&img->meta_lock);

@@ -26,9 +26,16 @@
 #include "commit.h"
 #include "decompress.h"
 #include "device.h"
+#include "epoch.h"
 #include "generation.h"
+#include "header.h"
+#include "image.h"
 #include "locks.h"
 #include "registry.h"
+#include "state.h"
+#include "storage.h"
+#include "table-cache.h"
+#include "tables.h"
 #include "writer.h"
 
 static DEFINE_MUTEX(registry_lock);
@@ -39,7 +46,7 @@ static struct workqueue_struct *open_wq;	/* nothing on it waits for another */
 /* Who may write an image. */
 static DEFINE_MUTEX(role_lock);
 
-/**
+/*
  * struct image_opening - what a worker is asked to do by who opens a layer
  *
  * The asker's until it is queued, then the worker's until the phase is IMAGE_OPENED, then the
@@ -68,6 +75,7 @@ static struct qcow2_image *find_image(const struct inode *inode)
 {
 	struct qcow2_image *img;
 
+	lockdep_assert_held(&registry_lock);
 	list_for_each_entry(img, &registry, node) {
 		if (img->key_inode ? img->key_inode == inode :
 				     S_ISBLK(inode->i_mode) && img->key_dev == inode->i_rdev)
@@ -347,6 +355,7 @@ static int may_share(struct dm_target *ti, const struct qcow2_image *img,
 {
 	struct mapped_device *md = dm_table_get_md(ti->table);
 
+	lockdep_assert_held(&role_lock);
 	if (img->raw != spec->raw) {
 		ti->error = "Image is in use with the other format";
 		return -EINVAL;
@@ -505,19 +514,6 @@ out:
 	return r ? ERR_PTR(r) : img;
 }
 
-/**
- * qcow2_layer_open - open a layer, or share it when it is open
- * @ti: the target
- * @layer: filled in
- * @spec: what the table line says
- * @top: it is the top layer
- * @write: and will be written
- * @cache_kib: bound of the table cache if it is opened now, or 0 for the default
- *
- * Writes nothing.  Sleeps for as long as the storage takes, or until the caller is killed.
- *
- * Return: 0, or an error with ti->error set; qcow2_layer_close() is due if @layer has an image.
- */
 int qcow2_layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct layer_spec *spec,
 		     bool top, bool write, unsigned int cache_kib)
 {
@@ -559,11 +555,6 @@ int qcow2_layer_open(struct dm_target *ti, struct qcow2_layer *layer, const stru
 	return 0;
 }
 
-/**
- * qcow2_layer_close - let go of a layer
- * @ti: the target
- * @layer: opened by qcow2_layer_open()
- */
 void qcow2_layer_close(struct dm_target *ti, struct qcow2_layer *layer)
 {
 	mutex_lock(&registry_lock);
@@ -574,14 +565,6 @@ void qcow2_layer_close(struct dm_target *ti, struct qcow2_layer *layer)
 		dm_put_device(ti, layer->dev);
 }
 
-/**
- * qcow2_image_claim - a table becomes live: take the role that it has for its top image
- * @img: the image
- * @ti: the target
- * @write: it will write
- *
- * Sleeps.  Return: 0, or -errno with nothing changed.
- */
 int qcow2_image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 {
 	struct mapped_device *md = dm_table_get_md(ti->table);
@@ -625,13 +608,6 @@ int qcow2_image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 	return 0;
 }
 
-/**
- * qcow2_image_release - a table that writes stops being live: leave a clean image
- * @img: the image
- * @ti: the target; no bio is in flight
- *
- * Sleeps.  What goes wrong is in the log and in the image's mode.
- */
 void qcow2_image_release(struct qcow2_image *img, struct dm_target *ti)
 {
 	qcow2_writer_flush(img);

@@ -22,14 +22,49 @@ struct layer_spec {
 	u64 ino;
 };
 
+/**
+ * qcow2_layer_open - open a layer, or share it when it is open
+ * @ti: the target
+ * @layer: filled in
+ * @spec: what the table line says
+ * @top: it is the top layer
+ * @write: and will be written
+ * @cache_kib: bound of the table cache if it is opened now, or 0 for the default
+ *
+ * Writes nothing.  Sleeps for as long as the storage takes, or until the caller is killed.
+ *
+ * Return: 0, or an error with ti->error set; qcow2_layer_close() is due if @layer has an image.
+ */
 int qcow2_layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct layer_spec *spec,
 		     bool top, bool write, unsigned int cache_kib);
+
+/**
+ * qcow2_layer_close - let go of a layer
+ * @ti: the target
+ * @layer: opened by qcow2_layer_open()
+ */
 void qcow2_layer_close(struct dm_target *ti, struct qcow2_layer *layer);
 
 int qcow2_registry_init(void);
 void qcow2_registry_exit(void);
 
+/**
+ * qcow2_image_claim - a table becomes live: take the role that it has for its top image
+ * @img: the image
+ * @ti: the target
+ * @write: it will write
+ *
+ * Sleeps.  Return: 0, or -errno with nothing changed.
+ */
 int qcow2_image_claim(struct qcow2_image *img, struct dm_target *ti, bool write);
+
+/**
+ * qcow2_image_release - a table that writes stops being live: leave a clean image
+ * @img: the image
+ * @ti: the target; no bio is in flight
+ *
+ * Sleeps.  What goes wrong is in the log and in the image's mode.
+ */
 void qcow2_image_release(struct qcow2_image *img, struct dm_target *ti);
 
 #endif /* DM_QCOW2_REGISTRY_H */

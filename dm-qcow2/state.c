@@ -9,7 +9,9 @@
 #include <linux/device-mapper.h>
 #include <linux/sched/mm.h>
 
+#include "header.h"
 #include "image.h"
+#include "state.h"
 
 static const char * const mode_names[] = {
 	[MODE_RW] = "read-write",
@@ -18,59 +20,28 @@ static const char * const mode_names[] = {
 	[MODE_FAILED] = "failed",
 };
 
-/**
- * qcow2_commit_is_stuck - does a commit wait for room to be written?
- * @img: a writable image
- *
- * Any context.  It may be over by the time the caller looks at the answer, and then all that waits
- * is tried again.
- */
 bool qcow2_commit_is_stuck(struct qcow2_image *img)
 {
 	return READ_ONCE(img->waits.stuck);
 }
 
-/**
- * qcow2_kick_commit - start a commit soon
- * @img: a writable image
- *
- * Any context.
- */
 void qcow2_kick_commit(struct qcow2_image *img)
 {
 	qcow2_worker_kick(&img->commit_worker);
 }
 
-/**
- * qcow2_wake_writer - a commit has ended: what was stalled can go on
- * @img: a writable image
- */
 void qcow2_wake_writer(struct qcow2_image *img)
 {
 	WRITE_ONCE(img->waits.wake, true);
 	qcow2_worker_kick(&img->write_worker);
 }
 
-/**
- * qcow2_retry_waiting - look again at everything that waits
- * @img: a writable image
- *
- * Any context.
- */
 void qcow2_retry_waiting(struct qcow2_image *img)
 {
 	WRITE_ONCE(img->waits.space, true);
 	qcow2_wake_writer(img);
 }
 
-/**
- * qcow2_set_mode - change what the image may do
- * @img: the image
- * @mode: the new mode; MODE_READ_ONLY and MODE_FAILED are never left for a better one
- * @why: for the log
- *
- * Any context.  Raises a DM event when the mode changes.
- */
 void qcow2_set_mode(struct qcow2_image *img, enum image_mode mode, const char *why)
 {
 	unsigned long flags;
@@ -96,13 +67,6 @@ void qcow2_set_mode(struct qcow2_image *img, enum image_mode mode, const char *w
 	}
 }
 
-/**
- * qcow2_space_freed - there may be free clusters again
- * @img: a writable image
- *
- * Any context.  That clusters are free does not tell whether a storage that refuses to write takes
- * them now: that is tried, and the mode stays.
- */
 void qcow2_space_freed(struct qcow2_image *img)
 {
 	if (!READ_ONCE(img->waits.refused)) {
@@ -113,15 +77,6 @@ void qcow2_space_freed(struct qcow2_image *img)
 	qcow2_retry_waiting(img);
 }
 
-/**
- * qcow2_out_of_space - something waits for space
- * @img: a writable image
- * @refused: the storage has refused a write; only a write that it takes tells that it has room
- * again
- * @why: for the log
- *
- * From now on it is tried again every second, for as long as the table says.  Any context.
- */
 void qcow2_out_of_space(struct qcow2_image *img, bool refused, const char *why)
 {
 	struct qcow2_waits *w = &img->waits;
@@ -139,12 +94,6 @@ void qcow2_out_of_space(struct qcow2_image *img, bool refused, const char *why)
 		queue_delayed_work(img->write_worker.wq, &w->poll, SPACE_POLL);
 }
 
-/**
- * qcow2_has_room - the storage has taken what it had refused
- * @img: a writable image
- *
- * Any context.
- */
 void qcow2_has_room(struct qcow2_image *img)
 {
 	if (qcow2_commit_is_stuck(img))
@@ -153,10 +102,6 @@ void qcow2_has_room(struct qcow2_image *img)
 	qcow2_space_freed(img);
 }
 
-/**
- * qcow2_gives_up - is what has no space to be failed, rather than to wait?
- * @img: a writable image
- */
 bool qcow2_gives_up(struct qcow2_image *img)
 {
 	const struct qcow2_waits *w = &img->waits;
@@ -164,12 +109,6 @@ bool qcow2_gives_up(struct qcow2_image *img)
 	return w->error_if_no_space || READ_ONCE(w->release) || READ_ONCE(w->expired);
 }
 
-/**
- * qcow2_no_space_status - what a bio is ended with that is not to wait for space
- * @img: a writable image
- *
- * While a suspend that must not flush is waiting, DM keeps the bio.
- */
 blk_status_t qcow2_no_space_status(struct qcow2_image *img)
 {
 	const struct qcow2_waits *w = &img->waits;
@@ -178,14 +117,6 @@ blk_status_t qcow2_no_space_status(struct qcow2_image *img)
 	return smp_load_acquire(&w->release) && w->noflush ? BLK_STS_DM_REQUEUE : BLK_STS_NOSPC;
 }
 
-/**
- * qcow2_mark_corrupt - metadata says something impossible
- * @img: the image
- * @what: what it says
- * @pos: where, in bytes
- *
- * Any context.  The image takes no more changes, and its header will say that it needs repair.
- */
 void qcow2_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos)
 {
 	unsigned long flags;
@@ -201,10 +132,6 @@ void qcow2_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos)
 	qcow2_set_mode(img, MODE_READ_ONLY, "corrupt metadata");
 }
 
-/**
- * qcow2_event_work - tell userspace, and the header, of a change of mode
- * @work: image.event_work
- */
 void qcow2_event_work(struct work_struct *work)
 {
 	struct qcow2_image *img = container_of(work, struct qcow2_image, event_work);

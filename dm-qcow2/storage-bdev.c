@@ -8,6 +8,7 @@
 #include <linux/slab.h>
 
 #include "compat.h"
+#include "io.h"
 #include "storage.h"
 
 static int bdev_map_bio(struct qcow2_storage *st, struct qcow2_io *io, struct bio *bio, u64 pos)
@@ -158,13 +159,6 @@ static const struct storage_ops bdev_ops = {
 	.close = bdev_close,
 };
 
-/**
- * qcow2_storage_init_bdev - use a block device as storage
- * @st: zeroed but for @st->file, the opened device node
- * @bdev: the device; the caller keeps it open for as long as @st is used
- *
- * Return: 0 or -ENOMEM.
- */
 int qcow2_storage_init_bdev(struct qcow2_storage *st, struct block_device *bdev)
 {
 	int r;

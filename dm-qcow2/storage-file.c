@@ -25,6 +25,12 @@
 #include "io.h"
 #include "storage.h"
 
+/* Bios that one CPU has handed to its worker. */
+struct storage_cpu_queue {
+	struct llist_head bios;		/* lock-free; drained by @work only */
+	struct work_struct work;
+};
+
 static unsigned int enter_noio(void)
 {
 	/*
@@ -389,12 +395,6 @@ static const struct storage_ops file_ops = {
 	.close = file_close,
 };
 
-/**
- * qcow2_storage_init_file - use a regular file as storage
- * @st: zeroed but for @st->file, opened for direct I/O
- *
- * Return: 0, -ENOMEM, or -EOPNOTSUPP when the filesystem cannot do direct I/O on this file.
- */
 int qcow2_storage_init_file(struct qcow2_storage *st)
 {
 	struct kstat stat;

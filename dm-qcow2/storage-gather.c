@@ -105,12 +105,6 @@ static bool alike(struct bio *a, struct bio *b)
 	       a->bi_ioprio == b->bi_ioprio;
 }
 
-/**
- * qcow2_storage_gather_submit - submit what has been gathered
- * @gather: empty afterwards
- *
- * May sleep for memory, like storage_submit().
- */
 void qcow2_storage_gather_submit(struct storage_gather *gather)
 {
 	struct gathered_io *g = NULL;
@@ -126,13 +120,6 @@ void qcow2_storage_gather_submit(struct storage_gather *gather)
 	gather->first = NULL;
 }
 
-/**
- * qcow2_storage_gather_write - submit a write, now or with what is gathered
- * @gather: all zeroes before its first use
- * @sio: filled in as for storage_submit()
- *
- * May sleep for memory, like storage_submit().
- */
 void qcow2_storage_gather_write(struct storage_gather *gather, struct storage_io *sio)
 {
 	if (sio->st->bdev) {

@@ -44,20 +44,6 @@ static int run_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, const stru
 	return s.sio.error;
 }
 
-/**
- * qcow2_storage_rw_sync - read or write kernel memory and wait
- * @st: the storage
- * @opf: REQ_OP_READ or REQ_OP_WRITE
- * @pos: byte position, a multiple of the storage's block size
- * @buf: linearly mapped memory aligned to 512 bytes, of pages (not vmalloc, not kmalloc:
- * filesystems
- *	take references to its pages)
- * @len: bytes, a multiple of the storage's block size
- *
- * Sleeps; call it with memory reclaim restricted to NOIO when on the I/O path.
- *
- * Return: 0 or the storage's error.
- */
 int qcow2_storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void *buf,
 			  unsigned int len)
 {
@@ -67,18 +53,6 @@ int qcow2_storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void
 	return run_sync(st, opf, pos, &bv, 1, len);
 }
 
-/**
- * qcow2_storage_read_table - read part of a table
- * @st: the storage
- * @pos: byte position
- * @buf: where to, as qcow2_storage_rw_sync() wants it
- * @len: bytes
- *
- * QEMU writes a table no further than its last entry, so that a file can end inside one, and a
- * block device made of such a file before it.  What is not there reads as zeroes.
- *
- * Return: 0 or the storage's error.
- */
 int qcow2_storage_read_table(struct qcow2_storage *st, u64 pos, void *buf, u32 len)
 {
 	u64 size = st->ops->size(st);
@@ -92,14 +66,6 @@ int qcow2_storage_read_table(struct qcow2_storage *st, u64 pos, void *buf, u32 l
 	return there ? qcow2_storage_rw_sync(st, REQ_OP_READ, pos, buf, there) : 0;
 }
 
-/**
- * qcow2_storage_zero_sync - write zeroes to a range and wait
- * @st: the storage
- * @pos: byte position
- * @len: bytes
- *
- * Return: 0 or the storage's error.
- */
 int qcow2_storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len)
 {
 	struct bio_vec bv;
@@ -116,10 +82,6 @@ int qcow2_storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len)
 	return r;
 }
 
-/**
- * qcow2_storage_close - release the backend's resources and the file
- * @st: the storage; nothing may be in flight on it
- */
 void qcow2_storage_close(struct qcow2_storage *st)
 {
 	if (st->ops)

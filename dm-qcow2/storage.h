@@ -19,6 +19,7 @@
 
 struct qcow2_storage;
 struct qcow2_io;
+struct storage_cpu_queue;
 
 /**
  * struct storage_io - one read or write of a byte range, submitted with storage_submit()
@@ -100,12 +101,6 @@ struct storage_ops {
 	void (*close)(struct qcow2_storage *st);
 };
 
-/* Bios (file backend) that one CPU has handed to its worker. */
-struct storage_cpu_queue {
-	struct llist_head bios;		/* lock-free; drained by @work only */
-	struct work_struct work;
-};
-
 struct qcow2_storage {
 	const struct storage_ops *ops;
 	struct file *file;		/* image file, or the node of @bdev (held for its locks) */
@@ -119,16 +114,85 @@ struct qcow2_storage {
 	bool discard_unsupported;	/* set once by anybody, never cleared */
 };
 
+/**
+ * qcow2_storage_init_bdev - use a block device as storage
+ * @st: zeroed but for @st->file, the opened device node
+ * @bdev: the device; the caller keeps it open for as long as @st is used
+ *
+ * Return: 0 or -ENOMEM.
+ */
 int qcow2_storage_init_bdev(struct qcow2_storage *st, struct block_device *bdev);
+
+/**
+ * qcow2_storage_init_file - use a regular file as storage
+ * @st: zeroed but for @st->file, opened for direct I/O
+ *
+ * Return: 0, -ENOMEM, or -EOPNOTSUPP when the filesystem cannot do direct I/O on this file.
+ */
 int qcow2_storage_init_file(struct qcow2_storage *st);
+
+/**
+ * qcow2_storage_close - release the backend's resources and the file
+ * @st: the storage; nothing may be in flight on it
+ */
 void qcow2_storage_close(struct qcow2_storage *st);
 
+/**
+ * qcow2_storage_rw_sync - read or write kernel memory and wait
+ * @st: the storage
+ * @opf: REQ_OP_READ or REQ_OP_WRITE
+ * @pos: byte position, a multiple of the storage's block size
+ * @buf: linearly mapped memory aligned to 512 bytes, of pages (not vmalloc, not kmalloc:
+ * filesystems
+ *	take references to its pages)
+ * @len: bytes, a multiple of the storage's block size
+ *
+ * Sleeps; call it with memory reclaim restricted to NOIO when on the I/O path.
+ *
+ * Return: 0 or the storage's error.
+ */
 int qcow2_storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void *buf,
 			  unsigned int len);
+
+/**
+ * qcow2_storage_read_table - read part of a table
+ * @st: the storage
+ * @pos: byte position
+ * @buf: where to, as qcow2_storage_rw_sync() wants it
+ * @len: bytes
+ *
+ * QEMU writes a table no further than its last entry, so that a file can end inside one, and a
+ * block device made of such a file before it.  What is not there reads as zeroes.
+ *
+ * Return: 0 or the storage's error.
+ */
 int qcow2_storage_read_table(struct qcow2_storage *st, u64 pos, void *buf, u32 len);
+
+/**
+ * qcow2_storage_zero_sync - write zeroes to a range and wait
+ * @st: the storage
+ * @pos: byte position
+ * @len: bytes
+ *
+ * Return: 0 or the storage's error.
+ */
 int qcow2_storage_zero_sync(struct qcow2_storage *st, u64 pos, u64 len);
 
+/**
+ * qcow2_storage_gather_write - submit a write, now or with what is gathered
+ * @gather: all zeroes before its first use
+ * @sio: filled in as for storage_submit()
+ *
+ * May sleep for memory, like storage_submit().
+ */
 void qcow2_storage_gather_write(struct storage_gather *gather, struct storage_io *sio);
+
+/**
+ * qcow2_storage_gather_submit - submit what has been gathered
+ * @gather: empty afterwards
+ *
+ * May sleep for memory, like storage_submit().
+ */
 void qcow2_storage_gather_submit(struct storage_gather *gather);
 
 static inline void storage_submit(struct storage_io *sio)

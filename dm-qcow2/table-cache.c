@@ -10,8 +10,10 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
-#include "compat.h"
 #include "entries.h"
+#include "image.h"
+#include "storage.h"
+#include "table-cache.h"
 
 #define RESERVED_SLICES		8	/* that can be loaded when memory is short */
 #define RESERVED_BUFFERS	16
@@ -73,6 +75,7 @@ static void free_later(struct table_cache *cache, struct slice *s)
 /* Under cache->lock.  The slice is READY and unpinned. */
 static void evict(struct table_cache *cache, struct slice *s)
 {
+	lockdep_assert_held(&cache->lock);
 	list_del(&s->lru);
 	xa_erase(kind_xarray(cache, s->kind), s->index);
 	WRITE_ONCE(cache->nr, cache->nr - 1);
@@ -89,6 +92,7 @@ static unsigned int clock_evict(struct table_cache *cache, unsigned int want, un
 {
 	unsigned int freed = 0;
 
+	lockdep_assert_held(&cache->lock);
 	while (freed < want && look-- && !list_empty(&cache->lru)) {
 		struct slice *s = list_last_entry(&cache->lru, struct slice, lru);
 
@@ -271,18 +275,6 @@ static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind ki
 	return NULL;
 }
 
-/**
- * qcow2_slice_get_async - get a slice, or be told when it is loaded
- * @cache: the cache
- * @kind: SLICE_L2 or SLICE_REFBLOCK
- * @index: which one
- * @waiter: called when the load has ended, if the slice was not there
- * @wait: sleep for memory (NOIO) if need be; not for the writer
- *
- * Does not sleep for the read.
- *
- * Return: the slice, pinned; NULL when @waiter will be called; or -ENOMEM, unless @wait.
- */
 struct slice *qcow2_slice_get_async(struct table_cache *cache, enum slice_kind kind, u64 index,
 				    struct slice_waiter *waiter, bool wait)
 {
@@ -328,57 +320,23 @@ static struct slice *get_sync(struct table_cache *cache, enum slice_kind kind, u
 	}
 }
 
-/**
- * qcow2_slice_get - get a slice, reading it if need be
- * @cache: the cache
- * @kind: SLICE_L2 or SLICE_REFBLOCK
- * @index: which one
- *
- * Sleeps for the read, and for memory.  With the reserve in use, memory comes back when operations
- * and commits end.  So neither the writer, which ends operations, nor who holds alloc_lock, for
- * which the writer waits, may ask so for a slice of the top image: see qcow2_slice_try_get().
- *
- * Return: the slice, pinned; -ENOENT when the table does not exist; or another error.
- */
 struct slice *qcow2_slice_get(struct table_cache *cache, enum slice_kind kind, u64 index)
 {
 	return get_sync(cache, kind, index, GFP_NOIO);
 }
 
-/**
- * qcow2_slice_try_get - get a slice, reading it if need be and if memory allows
- * @cache: the cache
- * @kind: SLICE_L2 or SLICE_REFBLOCK
- * @index: which one
- *
- * For the writer and for who holds alloc_lock.  Sleeps for the read, and for slices that have been
- * evicted to pass RCU: both need nobody of ours.
- *
- * Return: the slice, pinned; -ENOMEM when trying again after a commit or an operation may work;
- * -ENOENT when the table does not exist; or another error.
- */
 struct slice *qcow2_slice_try_get(struct table_cache *cache, enum slice_kind kind, u64 index)
 {
 	return get_sync(cache, kind, index, NO_WAIT);
 }
 
-/**
- * qcow2_cache_add_zeroed - add the first slice of a table that has just been made
- * @cache: the cache
- * @kind: SLICE_L2 or SLICE_REFBLOCK
- * @index: which one; nobody can be asking for it yet
- * @pos: its byte position, where zeroes have been written
- *
- * Does not wait for memory: the caller holds alloc_lock.
- *
- * Return: the slice, READY, pinned and full of zeroes; or an error.
- */
 struct slice *qcow2_cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, u64 index,
 				     u64 pos)
 {
 	struct slice *s;
 	int r;
 
+	lockdep_assert_held(&cache->img->alloc_lock);
 	make_room(cache);
 	s = slice_alloc(cache, kind, index, NO_WAIT);
 	if (!s)
@@ -400,10 +358,6 @@ struct slice *qcow2_cache_add_zeroed(struct table_cache *cache, enum slice_kind 
 	return s;
 }
 
-/**
- * qcow2_slice_pin - take another pin on a slice that is pinned already
- * @s: the slice
- */
 void qcow2_slice_pin(struct slice *s)
 {
 	struct table_cache *cache = &s->img->cache;
@@ -413,10 +367,6 @@ void qcow2_slice_pin(struct slice *s)
 	spin_unlock(&cache->lock);
 }
 
-/**
- * qcow2_slice_put - drop a pin
- * @s: the slice; not to be used afterwards
- */
 void qcow2_slice_put(struct slice *s)
 {
 	struct table_cache *cache = &s->img->cache;
@@ -432,10 +382,6 @@ void qcow2_slice_put(struct slice *s)
 		mempool_free(shadow, &cache->buffers);
 }
 
-/**
- * qcow2_slice_discard - drop the only pin of a clean slice, and the slice with it
- * @s: from qcow2_cache_add_zeroed(), and not wanted after all
- */
 void qcow2_slice_discard(struct slice *s)
 {
 	struct table_cache *cache = &s->img->cache;
@@ -446,13 +392,6 @@ void qcow2_slice_discard(struct slice *s)
 	spin_unlock(&cache->lock);
 }
 
-/**
- * qcow2_slice_has_place - can a slice be written where it belongs?
- * @s: the slice
- *
- * It cannot when the block device ends before.  Who is about to change a slice that was on disk
- * when the image was opened asks first: a commit that could not write it would fail the image.
- */
 bool qcow2_slice_has_place(const struct slice *s)
 {
 	struct qcow2_storage *st = &s->img->st;
@@ -480,17 +419,6 @@ static int flat_fill(struct slice **slices, struct qcow2_image *img, enum slice_
 	return 0;
 }
 
-/**
- * qcow2_flat_table_load - read a whole table into memory
- * @t: where to put it
- * @img: the image
- * @kind: SLICE_L1 or SLICE_REFTABLE
- * @pos: its byte position
- * @nr_entries: its length; what follows it in the last slice belongs to the same cluster, and is
- *	written back as it was read
- *
- * Return: 0 or -errno; on error qcow2_flat_table_free() cleans up.
- */
 int qcow2_flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
 			  u64 pos, u32 nr_entries)
 {
@@ -510,15 +438,6 @@ int qcow2_flat_table_load(struct flat_table *t, struct qcow2_image *img, enum sl
 	return r;
 }
 
-/**
- * qcow2_flat_table_grow - make a table longer, in memory
- * @t: the table
- * @img: the image; the caller holds alloc_lock, and not meta_lock
- * @kind: its kind
- * @nr_entries: its new length; the new entries are zero
- *
- * Return: 0 or -ENOMEM, with the table unchanged.
- */
 int qcow2_flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
 			  u32 nr_entries)
 {
@@ -527,6 +446,7 @@ int qcow2_flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum sl
 	struct slice **old = t->slices, **new;
 	u32 i;
 
+	lockdep_assert_held(&img->alloc_lock);
 	new = kvcalloc(nr, sizeof(*new), GFP_NOIO);
 	if (!new)
 		return -ENOMEM;
@@ -547,11 +467,6 @@ int qcow2_flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum sl
 	return 0;
 }
 
-/**
- * qcow2_flat_table_free - forget a table
- * @t: the table, loaded or half loaded or never
- * @img: the image
- */
 void qcow2_flat_table_free(struct flat_table *t, struct qcow2_image *img)
 {
 	u32 i;
@@ -588,11 +503,6 @@ static unsigned int kib_to_slices(unsigned int kib)
 	return max_t(unsigned int, MIN_SLICES, kib / (SLICE_SIZE / 1024));
 }
 
-/**
- * qcow2_cache_resize - change the bound of a cache
- * @cache: the cache
- * @max_kib: the new bound, in KiB of tables; raised to a small minimum
- */
 void qcow2_cache_resize(struct table_cache *cache, unsigned int max_kib)
 {
 	spin_lock(&cache->lock);
@@ -601,10 +511,6 @@ void qcow2_cache_resize(struct table_cache *cache, unsigned int max_kib)
 	make_room(cache);
 }
 
-/**
- * qcow2_cache_drop - evict everything that is clean and not in use
- * @cache: the cache
- */
 void qcow2_cache_drop(struct table_cache *cache)
 {
 	unsigned int left = READ_ONCE(cache->nr);
@@ -636,14 +542,6 @@ static void buffer_free(void *buffer, void *unused)
 	free_page((unsigned long)buffer);
 }
 
-/**
- * qcow2_cache_init - set up the cache of an image
- * @cache: the cache, zeroed
- * @img: its image
- * @max_kib: bound, in KiB of tables
- *
- * Return: 0 or -ENOMEM; qcow2_cache_exit() must be called either way.
- */
 int qcow2_cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int max_kib)
 {
 	int r;
@@ -675,10 +573,6 @@ int qcow2_cache_init(struct table_cache *cache, struct qcow2_image *img, unsigne
 	return 0;
 }
 
-/**
- * qcow2_cache_exit - free a cache and all its slices
- * @cache: the cache; nothing is loading, pinned or dirty
- */
 void qcow2_cache_exit(struct table_cache *cache)
 {
 	if (cache->shrinker)

@@ -106,26 +106,150 @@ struct flat_table {
 	struct slice **slices;
 };
 
+/**
+ * qcow2_cache_init - set up the cache of an image
+ * @cache: the cache, zeroed
+ * @img: its image
+ * @max_kib: bound, in KiB of tables
+ *
+ * Return: 0 or -ENOMEM; qcow2_cache_exit() must be called either way.
+ */
 int qcow2_cache_init(struct table_cache *cache, struct qcow2_image *img, unsigned int max_kib);
+
+/**
+ * qcow2_cache_exit - free a cache and all its slices
+ * @cache: the cache; nothing is loading, pinned or dirty
+ */
 void qcow2_cache_exit(struct table_cache *cache);
+
+/**
+ * qcow2_cache_drop - evict everything that is clean and not in use
+ * @cache: the cache
+ */
 void qcow2_cache_drop(struct table_cache *cache);
+
+/**
+ * qcow2_cache_resize - change the bound of a cache
+ * @cache: the cache
+ * @max_kib: the new bound, in KiB of tables; raised to a small minimum
+ */
 void qcow2_cache_resize(struct table_cache *cache, unsigned int max_kib);
 
+/**
+ * qcow2_slice_get - get a slice, reading it if need be
+ * @cache: the cache
+ * @kind: SLICE_L2 or SLICE_REFBLOCK
+ * @index: which one
+ *
+ * Sleeps for the read, and for memory.  With the reserve in use, memory comes back when operations
+ * and commits end.  So neither the writer, which ends operations, nor who holds alloc_lock, for
+ * which the writer waits, may ask so for a slice of the top image: see qcow2_slice_try_get().
+ *
+ * Return: the slice, pinned; -ENOENT when the table does not exist; or another error.
+ */
 struct slice *qcow2_slice_get(struct table_cache *cache, enum slice_kind kind, u64 index);
+
+/**
+ * qcow2_slice_try_get - get a slice, reading it if need be and if memory allows
+ * @cache: the cache
+ * @kind: SLICE_L2 or SLICE_REFBLOCK
+ * @index: which one
+ *
+ * For the writer and for who holds alloc_lock.  Sleeps for the read, and for slices that have been
+ * evicted to pass RCU: both need nobody of ours.
+ *
+ * Return: the slice, pinned; -ENOMEM when trying again after a commit or an operation may work;
+ * -ENOENT when the table does not exist; or another error.
+ */
 struct slice *qcow2_slice_try_get(struct table_cache *cache, enum slice_kind kind, u64 index);
+
+/**
+ * qcow2_slice_get_async - get a slice, or be told when it is loaded
+ * @cache: the cache
+ * @kind: SLICE_L2 or SLICE_REFBLOCK
+ * @index: which one
+ * @waiter: called when the load has ended, if the slice was not there
+ * @wait: sleep for memory (NOIO) if need be; not for the writer
+ *
+ * Does not sleep for the read.
+ *
+ * Return: the slice, pinned; NULL when @waiter will be called; or -ENOMEM, unless @wait.
+ */
 struct slice *qcow2_slice_get_async(struct table_cache *cache, enum slice_kind kind, u64 index,
 				    struct slice_waiter *waiter, bool wait);
+
+/**
+ * qcow2_cache_add_zeroed - add the first slice of a table that has just been made
+ * @cache: the cache
+ * @kind: SLICE_L2 or SLICE_REFBLOCK
+ * @index: which one; nobody can be asking for it yet
+ * @pos: its byte position, where zeroes have been written
+ *
+ * Does not wait for memory: the caller holds alloc_lock.
+ *
+ * Return: the slice, READY, pinned and full of zeroes; or an error.
+ */
 struct slice *qcow2_cache_add_zeroed(struct table_cache *cache, enum slice_kind kind, u64 index,
 				     u64 pos);
+
+/**
+ * qcow2_slice_pin - take another pin on a slice that is pinned already
+ * @s: the slice
+ */
 void qcow2_slice_pin(struct slice *s);
+
+/**
+ * qcow2_slice_put - drop a pin
+ * @s: the slice; not to be used afterwards
+ */
 void qcow2_slice_put(struct slice *s);
+
+/**
+ * qcow2_slice_discard - drop the only pin of a clean slice, and the slice with it
+ * @s: from qcow2_cache_add_zeroed(), and not wanted after all
+ */
 void qcow2_slice_discard(struct slice *s);
+
+/**
+ * qcow2_slice_has_place - can a slice be written where it belongs?
+ * @s: the slice
+ *
+ * It cannot when the block device ends before.  Who is about to change a slice that was on disk
+ * when the image was opened asks first: a commit that could not write it would fail the image.
+ */
 bool qcow2_slice_has_place(const struct slice *s);
 
+/**
+ * qcow2_flat_table_load - read a whole table into memory
+ * @t: where to put it
+ * @img: the image
+ * @kind: SLICE_L1 or SLICE_REFTABLE
+ * @pos: its byte position
+ * @nr_entries: its length; what follows it in the last slice belongs to the same cluster, and is
+ *	written back as it was read
+ *
+ * Return: 0 or -errno; on error qcow2_flat_table_free() cleans up.
+ */
 int qcow2_flat_table_load(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
 			  u64 pos, u32 nr_entries);
+
+/**
+ * qcow2_flat_table_grow - make a table longer, in memory
+ * @t: the table
+ * @img: the image; the caller holds alloc_lock, and not meta_lock
+ * @kind: its kind
+ * @nr_entries: its new length; the new entries are zero
+ *
+ * Return: 0 or -ENOMEM, with the table unchanged.
+ */
 int qcow2_flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
 			  u32 nr_entries);
+
+/**
+ * qcow2_flat_table_free - forget a table
+ * @t: the table, loaded or half loaded or never
+ * @img: the image
+ */
 void qcow2_flat_table_free(struct flat_table *t, struct qcow2_image *img);
 
 static inline struct slice *flat_slice(const struct flat_table *t, u32 i)
@@ -138,17 +262,6 @@ static inline u64 slice_entry(const struct slice *s, unsigned int i)
 	const __be64 *e = s->data;
 
 	return be64_to_cpu(READ_ONCE(e[i & (SLICE_ENTRIES - 1)]));
-}
-
-/*
- * Under image.meta_lock, with a pin, after qcow2_slice_prepare() and qcow2_slice_dirty(): whoever
- * sees the new entry then also sees that the image is not clean (qcow2_is_clean()).
- */
-static inline void slice_set_entry(struct slice *s, unsigned int i, u64 val)
-{
-	__be64 *e = s->data;
-
-	WRITE_ONCE(e[i & (SLICE_ENTRIES - 1)], cpu_to_be64(val));
 }
 
 static inline u64 flat_entry(const struct flat_table *t, u32 i)

@@ -9,6 +9,9 @@
 #include <linux/sched.h>
 
 #include "entries.h"
+#include "image.h"
+#include "table-cache.h"
+#include "tables.h"
 
 static int check_top(struct qcow2_image *img, const struct flat_table *t, enum slice_kind kind,
 		     const char *what, char **error)
@@ -42,13 +45,6 @@ static int check_top(struct qcow2_image *img, const struct flat_table *t, enum s
 	return 0;
 }
 
-/**
- * qcow2_tables_load - read the L1 and refcount tables and learn where all metadata is
- * @img: the image, its header read
- * @error: set to the reason when it is refused, for ti->error
- *
- * Return: 0 or -errno.
- */
 int qcow2_tables_load(struct qcow2_image *img, char **error)
 {
 	const struct qcow2_header *h = img->header;
@@ -107,16 +103,6 @@ static int reserve_top(struct qcow2_image *img, const struct flat_table *t, u64 
 	return r;
 }
 
-/**
- * qcow2_tables_reserve - give every table its room on the host before the first write
- * @img: a writable image
- *
- * Images are made with tables that are holes in the file.  A commit must not be the one who finds
- * that the host is full: all that it writes has its room since it was allocated, or since here.
- * L2 tables behind the end of the disk are never written.
- *
- * Return: 0 or -errno.
- */
 int qcow2_tables_reserve(struct qcow2_image *img)
 {
 	int r;

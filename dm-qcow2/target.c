@@ -24,9 +24,15 @@
 #include "compat.h"
 #include "cow.h"
 #include "device.h"
+#include "epoch.h"
 #include "generation.h"
+#include "image.h"
+#include "io.h"
 #include "map.h"
 #include "registry.h"
+#include "state.h"
+#include "storage.h"
+#include "table-cache.h"
 #include "wait.h"
 #include "writer.h"
 
@@ -576,8 +582,8 @@ static void emit_info(struct qcow2_dev *dev, char *result, unsigned int maxlen)
 
 	if (dev->writable)
 		dirty = !qcow2_is_clean(img);
-	DMEMIT("%s %llu/%llu %llu ", mode_word(dev), READ_ONCE(img->alloc->nr_used), total,
-	       img->st.ops->used(&img->st, READ_ONCE(img->alloc->end) << img->cluster_bits));
+	DMEMIT("%s %llu/%llu %llu ", mode_word(dev), qcow2_alloc_used(img), total,
+	       img->st.ops->used(&img->st, qcow2_alloc_end(img)));
 	DMEMIT("%u/%u ", READ_ONCE(img->cache.nr) * (SLICE_SIZE / 1024),
 	       READ_ONCE(img->cache.max) * (SLICE_SIZE / 1024));
 	if (corrupt || dirty)

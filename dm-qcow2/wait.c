@@ -12,10 +12,18 @@
 
 #include "commit.h"
 #include "cow.h"
+#include "device.h"
+#include "entries.h"
 #include "generation.h"
+#include "image.h"
+#include "io.h"
 #include "lookup.h"
 #include "map.h"
+#include "state.h"
+#include "storage.h"
+#include "table-cache.h"
 #include "wait.h"
+#include "writer.h"
 
 static void waited(struct slice_waiter *waiter, int error)
 {
@@ -43,26 +51,6 @@ static void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff, bool
 	}
 }
 
-/**
- * qcow2_load_missed - see to it that a bio gets the L2 slice that it missed
- * @io: the bio, in no epoch
- * @img: the image whose slice it is
- * @goff: the guest offset
- * @gather: the writer's: writes that are not to wait along with it; NULL if the caller is another
- *
- * The bio is put aside until the slice is loaded.  But what was loaded may be evicted again before
- * the bio gets to it, by the slices that others wait for; and with more of them than the cache has
- * room for, each could push out the next one's without end.  So a bio that comes back too often has
- * its slice read here and now.
- *
- * The writer does not wait for memory, which may be with operations that it has to end: without
- * memory the bio is stalled.
- *
- * Context: a worker.
- *
- * Return: true if the slice has been read and the caller is to look again; false if the bio is not
- * the caller's any more.
- */
 bool qcow2_load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
 		       struct storage_gather *gather)
 {
@@ -91,12 +79,6 @@ bool qcow2_load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
 	return true;
 }
 
-/**
- * qcow2_missed - a slice that a bio needs is not in memory: a worker has it wait for that
- * @io: the bio; it starts over afterwards
- *
- * Any context.
- */
 void qcow2_missed(struct qcow2_io *io)
 {
 	struct qcow2_dev *dev = io->dev;
@@ -108,12 +90,6 @@ void qcow2_missed(struct qcow2_io *io)
 	rcu_read_unlock();
 }
 
-/**
- * qcow2_miss_work - park the bios that missed
- * @work: qcow2_dev.miss_work
- *
- * Looks up again, since the slice may be there by now, and which one is missing is not remembered.
- */
 void qcow2_miss_work(struct work_struct *work)
 {
 	struct qcow2_dev *dev = container_of(work, struct qcow2_dev, miss_work);
@@ -155,14 +131,12 @@ static void wait_for_space(struct qcow2_writer *w, struct qcow2_io *io, bool ref
 		list_add_tail(&io->node, &w->no_space);
 }
 
-/* The storage has refused to write what @io needs, for want of space. */
 void qcow2_was_refused(struct qcow2_writer *w, struct qcow2_io *io)
 {
 	io->retried = true;
 	wait_for_space(w, io, true, "the storage has no room");
 }
 
-/* Try again when an operation, a commit or a reclaim has ended. */
 void qcow2_stall_io(struct qcow2_writer *w, struct qcow2_io *io)
 {
 	if (qcow2_commit_is_stuck(w->img)) {
@@ -174,14 +148,6 @@ void qcow2_stall_io(struct qcow2_writer *w, struct qcow2_io *io)
 	qcow2_commit_relieve(w->img);
 }
 
-/**
- * qcow2_wait_for_op - wait if an operation on the same guest cluster is under way
- * @w: the writer
- * @io: the bio
- * @cluster: the guest cluster's number
- *
- * Return: whether the bio waits; it then has its turn with the writer again.
- */
 bool qcow2_wait_for_op(struct qcow2_writer *w, struct qcow2_io *io, u64 cluster)
 {
 	struct cow_op *op;
@@ -195,7 +161,6 @@ bool qcow2_wait_for_op(struct qcow2_writer *w, struct qcow2_io *io, u64 cluster)
 	return false;
 }
 
-/* A bio is done as far as the writer is concerned. */
 void qcow2_finish_io(struct qcow2_writer *w, struct qcow2_io *io)
 {
 	if (io_bio(io)->bi_opf & REQ_FUA)
@@ -204,7 +169,6 @@ void qcow2_finish_io(struct qcow2_writer *w, struct qcow2_io *io)
 		qcow2_io_end(io, BLK_STS_OK);
 }
 
-/* There was no cluster for @io. */
 void qcow2_failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 {
 	struct qcow2_image *img = w->img;
@@ -228,10 +192,6 @@ void qcow2_failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 	}
 }
 
-/*
- * Nobody is to wait for space any longer, but for clusters that are on their way. What is moved to
- * @ios gets them, or is ended by qcow2_failed_alloc().
- */
 void qcow2_stop_waiting(struct qcow2_writer *w, struct list_head *ios)
 {
 	if (image_mode(w->img) < MODE_READ_ONLY && qcow2_frees_pending(w->img) &&
@@ -243,13 +203,6 @@ void qcow2_stop_waiting(struct qcow2_writer *w, struct list_head *ios)
 	}
 }
 
-/**
- * qcow2_hand_to_writer - hand a bio to the writer
- * @img: a writable image
- * @io: a write that needs an allocation, cut to one cluster; or a DISCARD or WRITE_ZEROES
- *
- * Any context.
- */
 void qcow2_hand_to_writer(struct qcow2_image *img, struct qcow2_io *io)
 {
 	rcu_read_lock();	/* see io.h */

@@ -11,17 +11,20 @@
 #include <linux/slab.h>
 
 #include "alloc.h"
-#include "commit.h"
-#include "compat.h"
 #include "cow.h"
 #include "discard.h"
 #include "entries.h"
+#include "epoch.h"
 #include "generation.h"
 #include "hooks.h"
-#include "lookup.h"
+#include "image.h"
+#include "io.h"
 #include "mapping.h"
+#include "state.h"
+#include "storage.h"
 #include "wait.h"
 #include "write.h"
+#include "writer.h"
 
 #ifdef DM_QCOW2_TEST_HOOKS
 unsigned int test_writer_delay;
@@ -155,12 +158,6 @@ static void writer_work(struct work_struct *work)
 	memalloc_noio_restore(noio);
 }
 
-/**
- * qcow2_writer_grown - somebody says that the storage has room now
- * @img: a writable image
- *
- * Whatever waits is tried, and may wait anew.
- */
 void qcow2_writer_grown(struct qcow2_image *img)
 {
 	WRITE_ONCE(img->waits.refused, false);
@@ -199,13 +196,6 @@ static void space_poll(struct work_struct *work)
 	queue_delayed_work(img->write_worker.wq, &w->poll, SPACE_POLL);
 }
 
-/**
- * qcow2_writer_release_waiting - end the bios that wait for space
- * @img: a writable image that is being suspended
- * @noflush: give them back to DM instead of failing them
- *
- * Until qcow2_writer_resume() such bios are ended as soon as they come.
- */
 void qcow2_writer_release_waiting(struct qcow2_image *img, bool noflush)
 {
 	cancel_delayed_work_sync(&img->waits.poll);
@@ -217,10 +207,6 @@ void qcow2_writer_release_waiting(struct qcow2_image *img, bool noflush)
 		qcow2_kick_commit(img);
 }
 
-/**
- * qcow2_writer_flush - wait until the writer has nothing to do
- * @img: a writable image; no bio is coming
- */
 void qcow2_writer_flush(struct qcow2_image *img)
 {
 	cancel_delayed_work_sync(&img->waits.poll);
@@ -229,21 +215,12 @@ void qcow2_writer_flush(struct qcow2_image *img)
 	} while (READ_ONCE(img->writer->nr_ops));
 }
 
-/**
- * qcow2_writer_resume - take bios again
- * @img: a writable image
- */
 void qcow2_writer_resume(struct qcow2_image *img)
 {
 	WRITE_ONCE(img->waits.release, false);
 	qcow2_writer_grown(img);
 }
 
-/**
- * qcow2_writer_configure - take over what the table says
- * @img: a writable image that is suspended
- * @f: the features of the table that becomes live
- */
 void qcow2_writer_configure(struct qcow2_image *img, const struct qcow2_features *f)
 {
 	img->waits.error_if_no_space = f->error_if_no_space;
@@ -252,12 +229,6 @@ void qcow2_writer_configure(struct qcow2_image *img, const struct qcow2_features
 	qcow2_alloc_set_passdown(img, !f->no_discard_passdown);
 }
 
-/**
- * qcow2_writer_init - set up
- * @img: the image
- *
- * Return: 0 or -ENOMEM; qcow2_writer_exit() must be called either way.
- */
 int qcow2_writer_init(struct qcow2_image *img)
 {
 	struct qcow2_writer *w = kzalloc(sizeof(*w), GFP_KERNEL);
@@ -281,10 +252,6 @@ int qcow2_writer_init(struct qcow2_image *img)
 	return img->write_worker.wq ? 0 : -ENOMEM;
 }
 
-/**
- * qcow2_writer_stop_polling - look for space no more
- * @img: the image, quiet; before qcow2_commit_stop(), since looking for space starts commits
- */
 void qcow2_writer_stop_polling(struct qcow2_image *img)
 {
 	if (!img->writer)
@@ -293,10 +260,6 @@ void qcow2_writer_stop_polling(struct qcow2_image *img)
 	cancel_delayed_work_sync(&img->waits.poll);
 }
 
-/**
- * qcow2_writer_stop - let what has been queued come to its end
- * @img: the image, quiet, after qcow2_commit_stop(): nobody wakes the writer any more
- */
 void qcow2_writer_stop(struct qcow2_image *img)
 {
 	if (img->write_worker.wq)
@@ -304,10 +267,6 @@ void qcow2_writer_stop(struct qcow2_image *img)
 	img->write_worker.wq = NULL;
 }
 
-/**
- * qcow2_writer_exit - free what qcow2_writer_init() made
- * @img: the image, after qcow2_writer_stop()
- */
 void qcow2_writer_exit(struct qcow2_image *img)
 {
 	struct qcow2_writer *w = img->writer;

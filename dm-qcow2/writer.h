@@ -35,14 +35,66 @@ struct qcow2_writer {
 	bool discard_no_unref;
 };
 
+/**
+ * qcow2_writer_init - set up
+ * @img: the image
+ *
+ * Return: 0 or -ENOMEM; qcow2_writer_exit() must be called either way.
+ */
 int qcow2_writer_init(struct qcow2_image *img);
+
+/**
+ * qcow2_writer_stop_polling - look for space no more
+ * @img: the image, quiet; before qcow2_commit_stop(), since looking for space starts commits
+ */
 void qcow2_writer_stop_polling(struct qcow2_image *img);
+
+/**
+ * qcow2_writer_stop - let what has been queued come to its end
+ * @img: the image, quiet, after qcow2_commit_stop(): nobody wakes the writer any more
+ */
 void qcow2_writer_stop(struct qcow2_image *img);
+
+/**
+ * qcow2_writer_exit - free what qcow2_writer_init() made
+ * @img: the image, after qcow2_writer_stop()
+ */
 void qcow2_writer_exit(struct qcow2_image *img);
+
+/**
+ * qcow2_writer_configure - take over what the table says
+ * @img: a writable image that is suspended
+ * @f: the features of the table that becomes live
+ */
 void qcow2_writer_configure(struct qcow2_image *img, const struct qcow2_features *f);
+
+/**
+ * qcow2_writer_grown - somebody says that the storage has room now
+ * @img: a writable image
+ *
+ * Whatever waits is tried, and may wait anew.
+ */
 void qcow2_writer_grown(struct qcow2_image *img);
+
+/**
+ * qcow2_writer_release_waiting - end the bios that wait for space
+ * @img: a writable image that is being suspended
+ * @noflush: give them back to DM instead of failing them
+ *
+ * Until qcow2_writer_resume() such bios are ended as soon as they come.
+ */
 void qcow2_writer_release_waiting(struct qcow2_image *img, bool noflush);
+
+/**
+ * qcow2_writer_flush - wait until the writer has nothing to do
+ * @img: a writable image; no bio is coming
+ */
 void qcow2_writer_flush(struct qcow2_image *img);
+
+/**
+ * qcow2_writer_resume - take bios again
+ * @img: a writable image
+ */
 void qcow2_writer_resume(struct qcow2_image *img);
 
 #endif /* DM_QCOW2_WRITER_H */

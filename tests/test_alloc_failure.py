@@ -131,7 +131,8 @@ def test_attach(dm, bdev, filesystem, tmp_path, kernel_log):
     assert tried[True] and tried[False]
     for chain in chains:
         chain.verify()
-    assert set(sites(kernel_log, "dm_qcow2")) >= {"cache_init", "layer_open", "storage_init_bdev"}
+    assert set(sites(kernel_log, "dm_qcow2")) >= {"qcow2_cache_init", "qcow2_layer_open",
+                                                   "qcow2_storage_init_bdev"}
 
 
 @pytest.mark.parametrize("where, backing", [("bdev", "raw"), ("xfs", "qcow2")])
