@@ -97,47 +97,84 @@ static int refuse_feature(struct dm_target *ti, const char *name, char *why)
 	return -EINVAL;
 }
 
+/**
+ * struct feature - an optional argument of the table line
+ * @name:	The word.
+ * @flag:	Where struct qcow2_features says that it was given: a bool, by offset.
+ * @value:	Where it has the number that follows the word, or 0: none follows.
+ * @min:	The smallest number.
+ * @max:	The largest one.
+ * @error:	What is wrong when the number is none, or not between them.
+ */
+struct feature {
+	const char *name;
+	size_t flag;
+	size_t value;
+	unsigned int min;
+	unsigned int max;
+	char *error;
+};
+
+#define FLAG(field)	offsetof(struct qcow2_features, field)
+
+/* In the order of `dmsetup table`. */
+static const struct feature features[] = {
+	{ "read_only", FLAG(read_only) },
+	{ "l2_cache_kib", FLAG(has_cache_kib), FLAG(cache_kib), 1, MAX_CACHE_KIB,
+	  "Invalid l2_cache_kib" },
+	{ "discard_no_unref", FLAG(discard_no_unref) },
+	{ "no_discard_passdown", FLAG(no_discard_passdown) },
+	{ "error_if_no_space", FLAG(error_if_no_space) },
+	{ "space_timeout", FLAG(has_space_timeout), FLAG(space_timeout), 0,
+	  MAX_SPACE_TIMEOUT, "Invalid space_timeout" },
+};
+
+static bool *feature_flag(const struct qcow2_features *f, const struct feature *feature)
+{
+	return (void *)f + feature->flag;
+}
+
+static unsigned int *feature_value(const struct qcow2_features *f, const struct feature *feature)
+{
+	return (void *)f + feature->value;
+}
+
+static int parse_feature(struct dm_target *ti, struct dm_arg_set *as, const char *name,
+			 unsigned int *argc, struct qcow2_features *f)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(features); i++) {
+		const struct feature *feature = &features[i];
+		struct dm_arg arg = { feature->min, feature->max, feature->error };
+
+		if (strcasecmp(name, feature->name) || (feature->value && !*argc))
+			continue;
+		*feature_flag(f, feature) = true;
+		if (!feature->value)
+			return 0;
+		(*argc)--;
+		return dm_read_arg(&arg, as, feature_value(f, feature), &ti->error);
+	}
+	if (!strcasecmp(name, "snapshot") || !strcasecmp(name, "view") || !strcasecmp(name, "data"))
+		return refuse_feature(ti, name, "Feature is not supported by this version");
+	return refuse_feature(ti, name, "Unrecognised feature");
+}
+
 static int parse_features(struct dm_target *ti, struct dm_arg_set *as, struct qcow2_features *f)
 {
-	static const struct dm_arg args[] = {
-		{ 0, 16, "Invalid number of feature arguments" },
-		{ 1, MAX_CACHE_KIB, "Invalid l2_cache_kib" },
-		{ 0, MAX_SPACE_TIMEOUT, "Invalid space_timeout" },
-	};
+	static const struct dm_arg group = { 0, 16, "Invalid number of feature arguments" };
 	unsigned int argc;
 	int r;
 
 	if (!as->argc)
 		return 0;
-	r = dm_read_arg_group(args, as, &argc, &ti->error);
-	if (r)
-		return r;
-	while (argc && !r) {
+	r = dm_read_arg_group(&group, as, &argc, &ti->error);
+	while (!r && argc) {
 		const char *name = dm_shift_arg(as);
 
 		argc--;
-		if (!strcasecmp(name, "read_only")) {
-			f->read_only = true;
-		} else if (!strcasecmp(name, "discard_no_unref")) {
-			f->discard_no_unref = true;
-		} else if (!strcasecmp(name, "no_discard_passdown")) {
-			f->no_discard_passdown = true;
-		} else if (!strcasecmp(name, "error_if_no_space")) {
-			f->error_if_no_space = true;
-		} else if (!strcasecmp(name, "l2_cache_kib") && argc) {
-			r = dm_read_arg(args + 1, as, &f->cache_kib, &ti->error);
-			argc--;
-			f->has_cache_kib = true;
-		} else if (!strcasecmp(name, "space_timeout") && argc) {
-			r = dm_read_arg(args + 2, as, &f->space_timeout, &ti->error);
-			argc--;
-			f->has_space_timeout = true;
-		} else if (!strcasecmp(name, "snapshot") || !strcasecmp(name, "view") ||
-			   !strcasecmp(name, "data")) {
-			r = refuse_feature(ti, name, "Feature is not supported by this version");
-		} else {
-			r = refuse_feature(ti, name, "Unrecognised feature");
-		}
+		r = parse_feature(ti, as, name, &argc, f);
 	}
 	if (r)
 		return r;
@@ -549,28 +586,23 @@ static unsigned int emit_layer(const struct qcow2_layer *layer, char *result, un
 static void emit_table(struct qcow2_dev *dev, char *result, unsigned int maxlen)
 {
 	const struct qcow2_features *f = &dev->features;
-	unsigned int i, sz = 0, argc;
+	unsigned int i, sz = 0, argc = 0;
 
 	DMEMIT("%u", dev->nr_layers);
 	for (i = 0; i < dev->nr_layers; i++)
 		sz += emit_layer(&dev->layers[i], result + sz, maxlen - sz);
-	argc = f->read_only + f->discard_no_unref + f->no_discard_passdown +
-	       f->error_if_no_space + 2 * f->has_cache_kib + 2 * f->has_space_timeout;
-	if (!argc)
-		return;
-	DMEMIT(" %u", argc);
-	if (f->read_only)
-		DMEMIT(" read_only");
-	if (f->has_cache_kib)
-		DMEMIT(" l2_cache_kib %u", f->cache_kib);
-	if (f->discard_no_unref)
-		DMEMIT(" discard_no_unref");
-	if (f->no_discard_passdown)
-		DMEMIT(" no_discard_passdown");
-	if (f->error_if_no_space)
-		DMEMIT(" error_if_no_space");
-	if (f->has_space_timeout)
-		DMEMIT(" space_timeout %u", f->space_timeout);
+	for (i = 0; i < ARRAY_SIZE(features); i++)
+		if (*feature_flag(f, &features[i]))
+			argc += features[i].value ? 2 : 1;
+	if (argc)
+		DMEMIT(" %u", argc);
+	for (i = 0; i < ARRAY_SIZE(features); i++) {
+		if (!*feature_flag(f, &features[i]))
+			continue;
+		DMEMIT(" %s", features[i].name);
+		if (features[i].value)
+			DMEMIT(" %u", *feature_value(f, &features[i]));
+	}
 }
 
 static void emit_info(struct qcow2_dev *dev, char *result, unsigned int maxlen)
