@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the files of vhost-blk share: the device, its queues, its requests, and the contract
- * between the files.
+ * What the files of vhost-blk share: the device, its queues, its requests. The contract of each
+ * file stands in its own header.
  *
- *	blk.c		the character device, its ioctls, the life of a backend
+ *	dev.c		the character device, its ioctls, the life of a backend
  *	ring.c		one queue: start, stop, drain, and the worker's pass over the ring
- *	claim.c		which queue of which open a used ring in a guest's memory belongs to
- *	chain.c		the available ring -> a descriptor chain
  *	request.c	a descriptor chain -> checked -> bios
+ *	complete.c	finished bios -> status, dirty log, used ring, one signal
  *	direct.c	reads and writes of guest memory as it lies
  *	range.c		DISCARD and WRITE_ZEROES: bios that carry no guest memory
  *	bounce.c	reads and writes whose memory the block layer cannot use as it lies
+ *	claim.c		which queue of which open a used ring in a guest's memory belongs to
+ *	chain.c		the available ring -> a descriptor chain
+ *	part.c		a round of bios: built, submitted, ended
  *	cache.c		what the host has of the device in its page cache
- *	complete.c	finished bios -> status, dirty log, used ring, one signal
  *	layout.c	refuses to load on a vhost.ko that has other structures
+ *
+ * A file calls only files below it in this list.
  *
  * Locks: vhost_dev.mutex (all ioctls) is taken before vhost_virtqueue.mutex (one ring, held by
  * whoever reads the ring or writes used entries). Drains wait under the former, never under the
@@ -271,91 +274,18 @@ do {										\
 		pr_notice(fmt, ##__VA_ARGS__);					\
 } while (0)
 
-/* Longest ring that is started; a module parameter. */
-extern unsigned int vhost_blk_max_ring_size;
-
-/* ring.c */
-void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsigned int index);
-int vhost_blk_ring_start(struct vhost_blk_queue *q);
-void vhost_blk_ring_halt(struct vhost_blk_queue *q);
-int vhost_blk_ring_pause(struct vhost_blk_queue *q);
-int vhost_blk_ring_leave(struct vhost_blk_queue *q, unsigned int looks);
-int vhost_blk_ring_lock(struct vhost_blk_queue *q);
-void vhost_blk_ring_free(struct vhost_blk_queue *q);
-bool vhost_blk_ring_has_addresses(struct vhost_blk_queue *q);
-bool vhost_blk_ring_running(struct vhost_blk_queue *q);
-bool vhost_blk_any_running(struct vhost_blk *blk);
-void vhost_blk_ring_break(struct vhost_blk_queue *q, const char *why);
-
-/* claim.c */
-int vhost_blk_claim_prepare(struct vhost_blk_queue *q);
-bool vhost_blk_claim(struct vhost_blk_queue *q);
-int vhost_blk_claim_wait(struct vhost_blk_queue *q, unsigned int looks);
-void vhost_blk_unclaim(struct vhost_blk_queue *q);
-
-/* chain.c */
-int vhost_blk_next_chain(struct vhost_blk_queue *q, unsigned int *out, unsigned int *in,
-			 unsigned int *nr_log);
-bool vhost_blk_index_jumps(struct vhost_virtqueue *vq);
-
-/* request.c */
-int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, unsigned int in,
-		      unsigned int nr_log);
-struct vhost_blk_part *vhost_blk_add_part(struct vhost_blk_req *req, unsigned int nr_vecs,
-					  blk_opf_t opf, sector_t sector);
-int vhost_blk_submit(struct vhost_blk_req *req);
-int vhost_blk_submit_flush(struct vhost_blk_req *req);
-void vhost_blk_release_parts(struct vhost_blk_req *req);
-void vhost_blk_drop_part(struct vhost_blk_req *req, struct vhost_blk_part *part);
-bool vhost_blk_write_through(struct vhost_blk_queue *q);
-bool vhost_blk_in_capacity(struct vhost_blk *blk, u64 sector, u64 sectors);
-
-/* direct.c */
-bool vhost_blk_is_direct(struct block_device *bdev, const struct iov_iter *iter,
-			 unsigned int *nr_pages);
-int vhost_blk_direct(struct vhost_blk_req *req, blk_opf_t opf, sector_t sector,
-		     struct iov_iter *data, unsigned int nr_pages);
-
-/* range.c */
-int vhost_blk_range(struct vhost_blk_req *req, bool discard, struct iov_iter *data);
-
-/* bounce.c */
-int vhost_blk_bounce(struct vhost_blk_req *req, blk_opf_t opf, sector_t sector,
-		     struct iov_iter *data);
-
-/* cache.c */
-void vhost_blk_clean_range(struct vhost_blk *blk, bool write, u64 sector, u64 sectors);
-void vhost_blk_after_write(struct vhost_blk_req *req);
-void vhost_blk_clean_cache(struct vhost_blk *blk);
-
-/* Have the device hold what the host has written to a range that is about to be read. */
-static inline void vhost_blk_before_read(struct vhost_blk *blk, u64 sector, u64 sectors)
-{
-	if (unlikely(vhost_blk_has_pages(blk)))
-		vhost_blk_clean_range(blk, false, sector, sectors);
-}
-
-/*
- * Let nothing that is cached be written over what a request will write, nor be read afterwards. The
- * request remembers the range for vhost_blk_after_write().
+/**
+ * vhost_blk_write_through - must writes be durable when they complete?
+ * @q: the ring
+ *
+ * A guest that cannot flush has to be given durable writes, and so has one that has chosen to write
+ * through. It says that once, to whoever served it then: one that has been served before and may
+ * have chosen so is believed to have, until it flushes.
  */
-static inline void vhost_blk_before_write(struct vhost_blk_req *req, u64 sector, u32 sectors)
+static inline bool vhost_blk_write_through(struct vhost_blk_queue *q)
 {
-	req->sector = sector;
-	req->sectors = sectors;
-	if (unlikely(vhost_blk_has_pages(req->queue->blk)))
-		vhost_blk_clean_range(req->queue->blk, true, sector, sectors);
+	return !vhost_blk_has_feature(&q->vq, VIRTIO_BLK_F_FLUSH) ||
+	       !READ_ONCE(q->blk->writeback) || READ_ONCE(q->blk->unsure);
 }
-
-/* complete.c */
-void vhost_blk_end_io(struct bio *bio);
-void vhost_blk_end_steps(struct vhost_blk_req *req);
-void vhost_blk_forget(struct vhost_blk_req *req);
-void vhost_blk_reap(struct vhost_blk_queue *q);
-void vhost_blk_done_work(struct vhost_work *work);
-void vhost_blk_fallback_work(struct work_struct *work);
-
-/* layout.c */
-int vhost_blk_check_layout(void);
 
 #endif

@@ -11,6 +11,8 @@
 #include <linux/slab.h>
 
 #include "blk.h"
+#include "bounce.h"
+#include "part.h"
 
 /* Most pages that stand in for guest memory: 1 MiB with 4 KiB pages. */
 #define VHOST_BLK_BOUNCE_PAGES	BIO_MAX_VECS
@@ -112,15 +114,6 @@ static int vhost_blk_bounce_next(struct vhost_blk_req *req)
 	return vhost_blk_submit(req);
 }
 
-/**
- * vhost_blk_bounce - begin a read or write through pages of our own
- * @req: the request
- * @opf: the bios' operation and flags
- * @sector: first sector
- * @data: guest memory, not empty
- *
- * Return: as the results in request.c
- */
 int vhost_blk_bounce(struct vhost_blk_req *req, blk_opf_t opf, sector_t sector,
 		     struct iov_iter *data)
 {

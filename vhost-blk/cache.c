@@ -12,6 +12,7 @@
 #include <linux/pagemap.h>
 
 #include "blk.h"
+#include "cache.h"
 
 static void vhost_blk_write_back(struct vhost_blk *blk, u64 sector, u64 sectors)
 {
@@ -29,14 +30,6 @@ static void vhost_blk_invalidate(struct vhost_blk *blk, u64 sector, u64 sectors)
 	invalidate_inode_pages2_range(blk->mapping, start >> PAGE_SHIFT, last >> PAGE_SHIFT);
 }
 
-/**
- * vhost_blk_clean_range - make way for a request that goes round the page cache, where that has
- * pages
- * @blk: the device
- * @write: the request writes, so that nothing that is cached may stay
- * @sector: the range's start
- * @sectors: its length, not 0
- */
 void vhost_blk_clean_range(struct vhost_blk *blk, bool write, u64 sector, u64 sectors)
 {
 	vhost_blk_write_back(blk, sector, sectors);
@@ -44,19 +37,11 @@ void vhost_blk_clean_range(struct vhost_blk *blk, bool write, u64 sector, u64 se
 		vhost_blk_invalidate(blk, sector, sectors);
 }
 
-/**
- * vhost_blk_after_write - drop what was read into the cache while a request was writing
- * @req: the request, whose bios have ended
- */
 void vhost_blk_after_write(struct vhost_blk_req *req)
 {
 	vhost_blk_invalidate(req->queue->blk, req->sector, req->sectors);
 }
 
-/**
- * vhost_blk_clean_cache - have device and page cache agree when a backend begins and ends
- * @blk: the device, with a backend and all rings stopped
- */
 void vhost_blk_clean_cache(struct vhost_blk *blk)
 {
 	if (!vhost_blk_has_pages(blk))

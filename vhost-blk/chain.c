@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * From the available ring to a descriptor chain. Owns the quick way for what nearly every chain is:
- * a few segments, each of which lies in one memory region, in the ring or in one indirect table.
+ * From the available ring to a descriptor chain, and the end of a ring that makes no sense. Owns
+ * the quick way for what nearly every chain is: a few segments, each of which lies in one memory
+ * region, in the ring or in one indirect table.
  *
  * All else is left to the core, and so is every judgement: what the quick way does not take, for
  * whatever reason, vhost_get_vq_desc() reads again from the start. The quick way thus never has to
@@ -11,11 +12,14 @@
  * Runs with the ring's mutex held, under which vq->umem does not change, in a context whose
  * current->mm is the owner's.
  */
+#define pr_fmt(fmt) "vhost-blk: " fmt
+
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
 #include <linux/vhost_iotlb.h>
 
 #include "blk.h"
+#include "chain.h"
 
 /* Longest indirect table: its descriptors have numbers of 16 bits. */
 #define VHOST_BLK_MAX_TABLE	((USHRT_MAX + 1U) * sizeof(struct vring_desc))
@@ -78,12 +82,15 @@ static __always_inline bool vhost_blk_has_chain(struct vhost_virtqueue *vq)
 	return true;
 }
 
-/**
- * vhost_blk_index_jumps - is the available index one that no driver can have set?
- * @vq: the ring, of which nothing is left to be read
- *
- * One that cannot be read is none either, unless that is because the owner is being killed.
- */
+void vhost_blk_break(struct vhost_blk_queue *q, const char *why)
+{
+	vhost_blk_notice(q->blk, "ring %u of process %d is stopped: %s\n", q->index, q->blk->owner,
+			 why);
+	WRITE_ONCE(q->broken, true);
+	if (q->vq.error_ctx)
+		eventfd_signal(q->vq.error_ctx);
+}
+
 bool vhost_blk_index_jumps(struct vhost_virtqueue *vq)
 {
 	__virtio16 idx;
@@ -168,15 +175,6 @@ static int vhost_blk_quick_chain(struct vhost_blk_queue *q, unsigned int *out, u
 	return -EAGAIN;
 }
 
-/**
- * vhost_blk_next_chain - read the next chain that the guest has made available
- * @q: the ring, whose notifications are disabled
- * @out: set to the entries of vq.iov that the device reads
- * @in: set to the entries that it writes, which follow
- * @nr_log: set to the entries of vq.log, 0 without dirty logging
- *
- * Return: the head, vq.num when there is none, or an error of vhost_get_vq_desc()
- */
 int vhost_blk_next_chain(struct vhost_blk_queue *q, unsigned int *out, unsigned int *in,
 			 unsigned int *nr_log)
 {

@@ -29,6 +29,7 @@
 #include <linux/sched/signal.h>
 
 #include "blk.h"
+#include "claim.h"
 
 static DEFINE_SPINLOCK(vhost_blk_claims_lock);
 static DEFINE_HASHTABLE(vhost_blk_claims, 8);	/* held and waited for; vhost_blk_claims_lock */
@@ -83,18 +84,6 @@ static int vhost_blk_claim_enter(struct vhost_blk_queue *q)
 	return ret;
 }
 
-/**
- * vhost_blk_claim_prepare - find out which memory a ring's used ring is
- * @q: the ring, halted and drained, with addresses
- *
- * A claim that the ring has is kept if it is of the same memory. Else the ring is entered as
- * waiting until vhost_blk_claim().
- *
- * Context: dev.mutex and the ring's mutex held, by the owner.
- *
- * Return: 0, -EFAULT when nothing is mapped there, -EINVAL when another queue of the same open has
- * the same used ring, -EINTR when the caller is being killed
- */
 int vhost_blk_claim_prepare(struct vhost_blk_queue *q)
 {
 	unsigned long addr = (unsigned long)q->vq.used;
@@ -157,17 +146,6 @@ static void vhost_blk_look(struct vhost_blk_claim *claim, struct vhost_blk_queue
 			       (vhost_blk_drained(holder) && !READ_ONCE(holder->blk->wanted));
 }
 
-/**
- * vhost_blk_claim - claim the used ring
- * @q: the ring, after vhost_blk_claim_prepare()
- *
- * When another queue has it, the ring stays entered as waiting: its worker is called when it may
- * try again.
- *
- * Context: the ring's mutex held, or the ring halted and dev.mutex held.
- *
- * Return: whether the used ring is @q's
- */
 bool vhost_blk_claim(struct vhost_blk_queue *q)
 {
 	struct vhost_blk_claim *claim = &q->claim, *other;
@@ -188,15 +166,6 @@ bool vhost_blk_claim(struct vhost_blk_queue *q)
 	return claim->held;
 }
 
-/**
- * vhost_blk_claim_wait - wait until no queue that is about to end has the used ring
- * @q: the ring, halted, after vhost_blk_claim() in vain
- * @looks: how often one that ends only when another process lets it is looked at again
- *
- * Context: dev.mutex held, and no claim by any queue that is halted.
- *
- * Return: 0, 1 when it was given up on such a one, or -ERESTARTSYS when the caller is being killed
- */
 int vhost_blk_claim_wait(struct vhost_blk_queue *q, unsigned int looks)
 {
 	unsigned int stays = 0;
@@ -216,14 +185,6 @@ int vhost_blk_claim_wait(struct vhost_blk_queue *q, unsigned int looks)
 	return 0;
 }
 
-/**
- * vhost_blk_unclaim - give up a claim, or stop waiting for it
- * @q: the ring, halted and drained
- *
- * After this nobody calls the ring's worker for it any more. May be called without a claim.
- *
- * Context: dev.mutex held.
- */
 void vhost_blk_unclaim(struct vhost_blk_queue *q)
 {
 	struct vhost_blk_claim *claim = &q->claim, *other;

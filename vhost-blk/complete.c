@@ -3,8 +3,8 @@
  * From the end of bios to the guest's interrupt: status byte, dirty log, used ring, one signal for
  * all that has gathered.
  *
- * The end of a bio comes in any context and only puts the request on queue->done. Guest memory is
- * written by one of two executors:
+ * The end of a bio only puts the request on queue->done (part.c). Guest memory is written by one of
+ * two executors:
  *  - the queue's worker: at the end of its pass over the ring, else by done_work;
  *  - a work item under kthread_use_mm(), when the owner is being killed. Its workers are threads
  *    of the same process then: the core takes none of our work any more, or runs it in a thread
@@ -21,65 +21,10 @@
 #include <linux/uaccess.h>
 
 #include "blk.h"
-
-static void vhost_blk_use_fallback(struct vhost_blk_queue *q)
-{
-	queue_work(q->blk->wq, &q->fallback_work);
-}
-
-/**
- * vhost_blk_end_io - a bio of a request has ended
- * @bio: the bio
- *
- * Context: any.
- */
-void vhost_blk_end_io(struct bio *bio)
-{
-	struct vhost_blk_req *req = bio->bi_private;
-	struct vhost_blk_queue *q = req->queue;
-
-	if (unlikely(bio->bi_status))
-		WRITE_ONCE(req->error, bio->bi_status);
-	if (!atomic_dec_and_test(&req->pending))
-		return;
-
-	/*
-	 * A worker that gathers clears the flag before it looks at the list for the last time: see
-	 * vhost_blk_handle_kick(). llist_add() is a full barrier.
-	 */
-	rcu_read_lock();
-	if (llist_add(&req->node, &q->done) && !READ_ONCE(q->gathering) &&
-	    !vhost_vq_work_queue(&q->vq, &q->done_work))
-		vhost_blk_use_fallback(q);
-	rcu_read_unlock();
-}
-
-/**
- * vhost_blk_end_steps - free what a request of several rounds keeps
- * @req: the request
- */
-void vhost_blk_end_steps(struct vhost_blk_req *req)
-{
-	if (req->steps)
-		req->steps->release(req);
-	req->steps = NULL;
-	req->priv = NULL;
-}
-
-/**
- * vhost_blk_forget - make a request free for its head's next use
- * @req: the request, without bios under way
- */
-void vhost_blk_forget(struct vhost_blk_req *req)
-{
-	vhost_blk_end_steps(req);
-	if (unlikely(req->data_log)) {
-		req->queue->held -= req->nr_data_log * sizeof(*req->data_log);
-		kfree(req->data_log);
-		req->data_log = NULL;
-	}
-	req->busy = false;
-}
+#include "cache.h"
+#include "chain.h"
+#include "complete.h"
+#include "part.h"
 
 /*
  * Mark the pages that the request has written, whose content is in place. After an error the device
@@ -119,7 +64,7 @@ static void vhost_blk_check_used_log(struct vhost_blk_queue *q)
 	} else if (q->unlogged_used) {
 		q->unlogged_used = false;
 		if (vhost_log_write(vq, &log, 1, log.len, NULL, 0))
-			vhost_blk_ring_break(q, "the dirty log cannot be written");
+			vhost_blk_break(q, "the dirty log cannot be written");
 	}
 }
 
@@ -171,12 +116,12 @@ static int vhost_blk_finish(struct vhost_blk_req *req)
 		} else {
 			if (fatal_signal_pending(current))
 				return -EINTR;
-			vhost_blk_ring_break(q, "a status byte cannot be written");
+			vhost_blk_break(q, "a status byte cannot be written");
 		}
 		if (unlikely(req->status_log.len && vhost_blk_log(req))) {
 			if (fatal_signal_pending(current))
 				return -EINTR;
-			vhost_blk_ring_break(q, "the dirty log cannot be written");
+			vhost_blk_break(q, "the dirty log cannot be written");
 		}
 	}
 	elem = &q->used[q->nr_used++];
@@ -197,7 +142,7 @@ static bool vhost_blk_publish(struct vhost_blk_queue *q)
 		return true;
 	if (unlikely(vhost_blk_used_moved(q))) {
 		/* The new place may be another's. */
-		vhost_blk_ring_break(q, "its used ring was moved");
+		vhost_blk_break(q, "its used ring was moved");
 	} else if (unlikely(vhost_blk_add_used(vq, q->used, q->nr_used))) {
 		if (fatal_signal_pending(current)) {
 			/* The core counts entries that it wrote but does not show yet. */
@@ -207,7 +152,7 @@ static bool vhost_blk_publish(struct vhost_blk_queue *q)
 			memmove(q->used, q->used + nr, q->nr_used * sizeof(*q->used));
 			return false;
 		}
-		vhost_blk_ring_break(q, "the used ring cannot be written");
+		vhost_blk_break(q, "the used ring cannot be written");
 	}
 	q->nr_hidden = 0;
 	q->nr_used = 0;
@@ -219,12 +164,6 @@ static bool vhost_blk_publish(struct vhost_blk_queue *q)
 	return true;
 }
 
-/**
- * vhost_blk_reap - answer the requests whose bios have ended
- * @q: the ring
- *
- * Context: ring's mutex held, current->mm is the owner's.
- */
 void vhost_blk_reap(struct vhost_blk_queue *q)
 {
 	struct llist_node *list;
@@ -261,10 +200,6 @@ void vhost_blk_reap(struct vhost_blk_queue *q)
 		vhost_blk_check_used_log(q);
 }
 
-/**
- * vhost_blk_done_work - executor 1: the queue's worker
- * @work: queue->done_work
- */
 void vhost_blk_done_work(struct vhost_work *work)
 {
 	struct vhost_blk_queue *q = container_of(work, struct vhost_blk_queue, done_work);
@@ -274,12 +209,6 @@ void vhost_blk_done_work(struct vhost_work *work)
 	mutex_unlock(&q->vq.mutex);
 }
 
-/**
- * vhost_blk_fallback_work - executor 2: when the worker is dead or dying
- * @work: queue->fallback_work
- *
- * The owner's memory stays until release has seen the queue drained and this work ended.
- */
 void vhost_blk_fallback_work(struct work_struct *work)
 {
 	struct vhost_blk_queue *q = container_of(work, struct vhost_blk_queue, fallback_work);

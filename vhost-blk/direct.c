@@ -10,6 +10,8 @@
 #include <linux/slab.h>
 
 #include "blk.h"
+#include "direct.h"
+#include "part.h"
 
 /* Longest round: 4 MiB, more than a guest's block layer puts into one request. */
 #define VHOST_BLK_ROUND_BYTES	(4U << 20)
@@ -41,12 +43,6 @@ static const struct vhost_blk_steps vhost_blk_direct_steps = {
 	.release = vhost_blk_direct_release,
 };
 
-/**
- * vhost_blk_is_direct - can the block layer use this memory as it lies?
- * @bdev: the device
- * @iter: the memory
- * @nr_pages: if so, how many pages it touches, segment by segment
- */
 bool vhost_blk_is_direct(struct block_device *bdev, const struct iov_iter *iter,
 			 unsigned int *nr_pages)
 {
@@ -203,16 +199,6 @@ static int vhost_blk_direct_keep(struct vhost_blk_req *req, blk_opf_t opf, secto
 	return 0;
 }
 
-/**
- * vhost_blk_direct - begin a read or write of guest memory as it lies
- * @req: the request
- * @opf: the bios' operation and flags
- * @sector: first sector
- * @data: guest memory, not empty
- * @nr_pages: from vhost_blk_is_direct()
- *
- * Return: as the results in request.c
- */
 int vhost_blk_direct(struct vhost_blk_req *req, blk_opf_t opf, sector_t sector,
 		     struct iov_iter *data, unsigned int nr_pages)
 {

@@ -12,6 +12,7 @@
 #include <linux/slab.h>
 
 #include "blk.h"
+#include "layout.h"
 
 #define VHOST_BLK_PATTERN	0x5a
 #define VHOST_BLK_GUARD		512
@@ -69,11 +70,6 @@ static bool vhost_blk_vq_fits(struct vhost_blk_specimen *s)
 	       vhost_blk_untouched(s->vq_guard, sizeof(s->vq_guard));
 }
 
-/**
- * vhost_blk_check_layout - compare the structures built against with those of the loaded vhost.ko
- *
- * Return: 0, -ENOMEM, or -EINVAL after a message
- */
 int vhost_blk_check_layout(void)
 {
 	struct vhost_blk_specimen *s = kvmalloc(sizeof(*s), GFP_KERNEL);

@@ -11,6 +11,9 @@
 #include <linux/slab.h>
 
 #include "blk.h"
+#include "cache.h"
+#include "part.h"
+#include "range.h"
 
 /* Longest discard or write-zeroes bio: 1 GiB, a multiple of any sane granularity. */
 #define VHOST_BLK_ROUND_SECTORS		(1U << 21)
@@ -164,14 +167,6 @@ static int vhost_blk_check_range(struct vhost_blk_queue *q, bool discard,
 	return vhost_blk_in_capacity(q->blk, e->sector, e->sectors) ? 0 : -EIO;
 }
 
-/**
- * vhost_blk_range - begin a DISCARD or WRITE_ZEROES request
- * @req: the request
- * @discard: DISCARD, else WRITE_ZEROES
- * @data: the list of ranges in guest memory
- *
- * Return: as the results in request.c
- */
 int vhost_blk_range(struct vhost_blk_req *req, bool discard, struct iov_iter *data)
 {
 	struct virtio_blk_discard_write_zeroes raw;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * From a descriptor chain to bios: reads the virtio-blk header, checks it, submits. Owns what a
- * request may ask for and what it is answered when it may not, and the parts that bios live in.
+ * request may ask for and what it is answered when it may not.
  *
  * Every function runs with the ring's mutex held, in a context whose current->mm is the owner's.
  *
@@ -16,20 +16,12 @@
 #include <linux/uaccess.h>
 
 #include "blk.h"
-
-/**
- * vhost_blk_write_through - must writes be durable when they complete?
- * @q: the ring
- *
- * A guest that cannot flush has to be given durable writes, and so has one that has chosen to write
- * through. It says that once, to whoever served it then: one that has been served before and may
- * have chosen so is believed to have, until it flushes.
- */
-bool vhost_blk_write_through(struct vhost_blk_queue *q)
-{
-	return !vhost_blk_has_feature(&q->vq, VIRTIO_BLK_F_FLUSH) ||
-	       !READ_ONCE(q->blk->writeback) || READ_ONCE(q->blk->unsure);
-}
+#include "bounce.h"
+#include "cache.h"
+#include "direct.h"
+#include "part.h"
+#include "range.h"
+#include "request.h"
 
 /*
  * The guest flushes, so it does not count on writes being durable without. What it was answered so
@@ -42,179 +34,6 @@ static void vhost_blk_note_flush(struct vhost_blk *blk)
 		WRITE_ONCE(blk->sure, true);
 	if (unlikely(READ_ONCE(blk->unsure)))
 		WRITE_ONCE(blk->unsure, false);
-}
-
-/**
- * vhost_blk_in_capacity - is a range of sectors on the disk and made of whole logical blocks?
- * @blk: the device
- * @sector: its start
- * @sectors: its length
- *
- * The capacity is read each time, for it may grow while the guest runs.
- */
-bool vhost_blk_in_capacity(struct vhost_blk *blk, u64 sector, u64 sectors)
-{
-	u64 capacity = bdev_nr_sectors(blk->bdev);
-	unsigned int block_mask = (bdev_logical_block_size(blk->bdev) >> SECTOR_SHIFT) - 1;
-
-	return sector <= capacity && sectors <= capacity - sector &&
-	       !((sector | sectors) & block_mask);
-}
-
-/* What a part of its own takes, as counted in the queue. */
-static size_t vhost_blk_part_bytes(unsigned int nr_vecs)
-{
-	return sizeof(struct vhost_blk_part) + nr_vecs * sizeof(struct bio_vec);
-}
-
-/**
- * vhost_blk_add_part - append an empty bio to a request
- * @req: the request
- * @nr_vecs: vectors the bio should have room for
- * @opf: operation and flags
- * @sector: first sector
- *
- * A first part of at most VHOST_BLK_INLINE_VECS needs no memory; a larger one is made that small
- * when there is none at hand, so that a request goes on in smaller rounds instead of failing.
- *
- * Return: the part, or NULL without memory, which a first part never is
- */
-struct vhost_blk_part *vhost_blk_add_part(struct vhost_blk_req *req, unsigned int nr_vecs,
-					  blk_opf_t opf, sector_t sector)
-{
-	struct vhost_blk *blk = req->queue->blk;
-	struct vhost_blk_part **link = &req->parts;
-	struct vhost_blk_part *part = NULL;
-	struct bio_vec *vecs;
-	struct bio *bio;
-
-	if (*link || nr_vecs > VHOST_BLK_INLINE_VECS)
-		part = kmalloc(vhost_blk_part_bytes(nr_vecs),
-			       GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
-	if (part) {
-		req->queue->held += vhost_blk_part_bytes(nr_vecs);
-		vecs = (struct bio_vec *)(part + 1);
-		while (*link)
-			link = &(*link)->next;
-	} else {
-		if (*link)
-			return NULL;
-		part = &req->part;
-		vecs = req->inline_vecs;
-		nr_vecs = min(nr_vecs, VHOST_BLK_INLINE_VECS);
-	}
-	part->next = NULL;
-	*link = part;
-
-	bio = &part->bio;
-	bio_init(bio, blk->bdev, vecs, nr_vecs, opf);
-	/*
-	 * A vhost task is in its owner's cgroup by itself, and follows when the owner moves. An
-	 * interrupt may change other flags of ours meanwhile.
-	 */
-	if (unlikely(data_race(current->flags & PF_KTHREAD)) && blk->css)
-		bio_associate_blkg_from_css(bio, blk->css);
-	bio->bi_iter.bi_sector = sector;
-	bio->bi_private = req;
-	bio->bi_end_io = vhost_blk_end_io;
-	return part;
-}
-
-/*
- * Unpin what a bio has pinned; make sure that what the device wrote is kept. A vector's pages are
- * of one folio, which is nearly always dirty already, and then it need not be locked.
- */
-static void vhost_blk_release_pages(struct bio *bio, bool dirties)
-{
-	unsigned int i;
-
-	if (!bio_flagged(bio, BIO_PAGE_PINNED))
-		return;
-	for (i = 0; i < bio->bi_vcnt; i++) {
-		struct bio_vec *bv = &bio->bi_io_vec[i];
-
-		unpin_user_page_range_dirty_lock(bv->bv_page,
-						 DIV_ROUND_UP(bv->bv_offset + bv->bv_len,
-							      PAGE_SIZE), dirties);
-	}
-}
-
-static void vhost_blk_free_part(struct vhost_blk_req *req, struct vhost_blk_part *part)
-{
-	vhost_blk_release_pages(&part->bio, req->dirties);
-	bio_uninit(&part->bio);
-	if (part == &req->part)
-		return;
-	req->queue->held -= vhost_blk_part_bytes(part->bio.bi_max_vecs);
-	kfree(part);
-}
-
-/**
- * vhost_blk_release_parts - free the bios of a round that has ended or was not submitted
- * @req: the request
- */
-void vhost_blk_release_parts(struct vhost_blk_req *req)
-{
-	struct vhost_blk_part *part = req->parts, *next;
-
-	req->parts = NULL;
-	for (; part; part = next) {
-		next = part->next;
-		vhost_blk_free_part(req, part);
-	}
-}
-
-/**
- * vhost_blk_drop_part - take back the part that was added last
- * @req: the request, not submitted
- * @part: the part
- */
-void vhost_blk_drop_part(struct vhost_blk_req *req, struct vhost_blk_part *part)
-{
-	struct vhost_blk_part **link = &req->parts;
-
-	while (*link != part)
-		link = &(*link)->next;
-	*link = NULL;
-	vhost_blk_free_part(req, part);
-}
-
-/**
- * vhost_blk_submit - submit all parts of a request
- * @req: the request
- *
- * The end of the last part puts the request on queue->done.
- *
- * Return: -EIOCBQUEUED
- */
-int vhost_blk_submit(struct vhost_blk_req *req)
-{
-	struct vhost_blk_part *part, *next;
-	unsigned int nr = 0;
-
-	for (part = req->parts; part; part = part->next)
-		nr++;
-	req->error = BLK_STS_OK;
-	atomic_set(&req->pending, nr);
-	for (part = req->parts; part; part = next) {
-		next = part->next;
-		submit_bio(&part->bio);
-	}
-	return -EIOCBQUEUED;
-}
-
-/**
- * vhost_blk_submit_flush - make what has completed durable
- * @req: the request, without parts
- *
- * submit_bio() takes a flush only as an empty write.
- *
- * Return: -EIOCBQUEUED
- */
-int vhost_blk_submit_flush(struct vhost_blk_req *req)
-{
-	vhost_blk_add_part(req, 0, REQ_OP_WRITE | REQ_SYNC | REQ_PREFLUSH, 0);
-	return vhost_blk_submit(req);
 }
 
 /* IN and OUT. */
@@ -349,20 +168,6 @@ static int vhost_blk_save_log(struct vhost_blk_req *req, unsigned int nr_log)
 	return 0;
 }
 
-/**
- * vhost_blk_request - take on the chain that was just read from the ring
- * @q: the ring; vq.iov holds the chain
- * @head: index of the first descriptor
- * @out: entries of vq.iov that the device reads
- * @in: entries that it writes, which follow
- * @nr_log: entries of vq.log, 0 without dirty logging
- *
- * Called by the queue's worker only, as it relies on the worker's looking at queue->done.
- *
- * Return: 0 when the request will be answered. -EINTR when the owner is being killed and that made
- * its memory inaccessible, -ENOMEM when there is no memory for it: nothing was done and the chain
- * has to be given back. -EINVAL when the head is in flight already.
- */
 int vhost_blk_request(struct vhost_blk_queue *q, u16 head, unsigned int out, unsigned int in,
 		      unsigned int nr_log)
 {

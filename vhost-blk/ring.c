@@ -10,10 +10,16 @@
 #define pr_fmt(fmt) "vhost-blk: " fmt
 
 #include <linux/ktime.h>
+#include <linux/moduleparam.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "blk.h"
+#include "chain.h"
+#include "claim.h"
+#include "complete.h"
+#include "request.h"
+#include "ring.h"
 
 /* Requests that are submitted together and answered together. */
 #define VHOST_BLK_BATCH		32
@@ -30,24 +36,23 @@
 /* How long a chain stays in the ring for which there was no memory. */
 #define VHOST_BLK_RETRY_DELAY	msecs_to_jiffies(10)
 
-/**
- * vhost_blk_ring_break - stop reading a ring that makes no sense
- * @q: the ring
- * @why: what is wrong with it
- *
- * The guest's doing, so a ring of its own suffers and nothing else. The owner learns of it by the
- * error eventfd.
- *
- * Context: ring's mutex held.
- */
-void vhost_blk_ring_break(struct vhost_blk_queue *q, const char *why)
+#define VHOST_BLK_DEFAULT_RING_SIZE	1024	/* the longest that QEMU has */
+#define VHOST_BLK_LIMIT_RING_SIZE	32768	/* the longest that virtio has */
+
+/* Longest ring that is started. */
+static unsigned int vhost_blk_max_ring_size = VHOST_BLK_DEFAULT_RING_SIZE;
+
+static int vhost_blk_set_max_ring_size(const char *val, const struct kernel_param *kp)
 {
-	vhost_blk_notice(q->blk, "ring %u of process %d is stopped: %s\n", q->index, q->blk->owner,
-			 why);
-	WRITE_ONCE(q->broken, true);
-	if (q->vq.error_ctx)
-		eventfd_signal(q->vq.error_ctx);
+	return param_set_uint_minmax(val, kp, 1, VHOST_BLK_LIMIT_RING_SIZE);
 }
+
+static const struct kernel_param_ops vhost_blk_max_ring_size_ops = {
+	.set = vhost_blk_set_max_ring_size,
+	.get = param_get_uint,
+};
+module_param_cb(max_ring_size, &vhost_blk_max_ring_size_ops, &vhost_blk_max_ring_size, 0644);
+MODULE_PARM_DESC(max_ring_size, "Descriptors of a ring, 1 to 32768 (default 1024)");
 
 /*
  * Have the block layer allocate its requests together, as many as the ring is known to have chains.
@@ -87,7 +92,7 @@ static int vhost_blk_fetch(struct vhost_blk_queue *q, struct blk_plug *plug)
 			/* The dying owner's memory is unreadable: that says nothing of the ring. */
 			if (fatal_signal_pending(current))
 				return -EINTR;
-			vhost_blk_ring_break(q, "a malformed ring or descriptor chain");
+			vhost_blk_break(q, "a malformed ring or descriptor chain");
 			return head;
 		}
 		if (nr % VHOST_BLK_ANNOUNCE == 0)
@@ -98,7 +103,7 @@ static int vhost_blk_fetch(struct vhost_blk_queue *q, struct blk_plug *plug)
 			if (ret == -ENOMEM)
 				mod_timer(&q->retry, jiffies + VHOST_BLK_RETRY_DELAY);
 			else if (ret != -EINTR)
-				vhost_blk_ring_break(q, "a chain was offered again in flight");
+				vhost_blk_break(q, "a chain was offered again in flight");
 			return ret;
 		}
 	}
@@ -154,7 +159,7 @@ static bool vhost_blk_ring_take_over(struct vhost_blk_queue *q)
 	if (!vhost_blk_ring_begin(q))
 		return true;
 	if (!fatal_signal_pending(current))
-		vhost_blk_ring_break(q, "the used ring cannot be accessed");
+		vhost_blk_break(q, "the used ring cannot be accessed");
 	return false;
 }
 
@@ -170,7 +175,7 @@ static void vhost_blk_handle_kick(struct vhost_work *work)
 	if (!vq->private_data || q->broken || fatal_signal_pending(current))
 		goto unlock;
 	if (unlikely(vhost_blk_used_moved(q))) {
-		vhost_blk_ring_break(q, "its used ring was moved");
+		vhost_blk_break(q, "its used ring was moved");
 		goto unlock;
 	}
 	if (unlikely(!q->claim.held) && !vhost_blk_ring_take_over(q))
@@ -197,7 +202,7 @@ static void vhost_blk_handle_kick(struct vhost_work *work)
 		if (!vhost_enable_notify(dev, vq)) {
 			/* The core takes an index that jumps for an empty ring: no kick comes. */
 			if (unlikely(vhost_blk_index_jumps(vq)))
-				vhost_blk_ring_break(q, "the available index jumps");
+				vhost_blk_break(q, "the available index jumps");
 			break;
 		}
 		vhost_disable_notify(dev, vq);
@@ -218,12 +223,6 @@ static void vhost_blk_retry(struct timer_list *timer)
 	vhost_poll_queue(&q->vq.poll);
 }
 
-/**
- * vhost_blk_queue_init - prepare a queue for vhost_dev_init()
- * @q: the queue, zeroed
- * @blk: its device
- * @index: its number
- */
 void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsigned int index)
 {
 	q->blk = blk;
@@ -236,10 +235,6 @@ void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsi
 	timer_setup(&q->retry, vhost_blk_retry, 0);
 }
 
-/**
- * vhost_blk_ring_free - free what a start has allocated
- * @q: the queue, stopped and drained
- */
 void vhost_blk_ring_free(struct vhost_blk_queue *q)
 {
 	kvfree(q->reqs);
@@ -268,41 +263,21 @@ static int vhost_blk_ring_alloc(struct vhost_blk_queue *q, unsigned int nr)
 	return 0;
 }
 
-/**
- * vhost_blk_ring_lock - take the ring's mutex, which is held while a pass over the ring takes
- * @q: the ring
- *
- * Return: 0, or -EINTR when the caller is being killed
- */
 int vhost_blk_ring_lock(struct vhost_blk_queue *q)
 {
 	return mutex_lock_killable(&q->vq.mutex);
 }
 
-/**
- * vhost_blk_ring_has_addresses - did the owner set up this ring?
- * @q: the ring
- */
 bool vhost_blk_ring_has_addresses(struct vhost_blk_queue *q)
 {
 	return q->vq.desc && q->vq.avail && q->vq.used;
 }
 
-/**
- * vhost_blk_ring_running - is the ring started and sane?
- * @q: the ring
- */
 bool vhost_blk_ring_running(struct vhost_blk_queue *q)
 {
 	return q->vq.private_data && !READ_ONCE(q->broken);
 }
 
-/**
- * vhost_blk_any_running - has any ring of a device been started and not stopped?
- * @blk: the device
- *
- * Context: dev.mutex held.
- */
 bool vhost_blk_any_running(struct vhost_blk *blk)
 {
 	unsigned int i;
@@ -313,12 +288,6 @@ bool vhost_blk_any_running(struct vhost_blk *blk)
 	return false;
 }
 
-/**
- * vhost_blk_ring_halt - take no further requests from a ring
- * @q: the ring
- *
- * Waits for a pass that is under way, not for its I/O. Cannot fail, for it is part of release.
- */
 void vhost_blk_ring_halt(struct vhost_blk_queue *q)
 {
 	mutex_lock(&q->vq.mutex);
@@ -349,16 +318,6 @@ static void vhost_blk_ring_find_place(struct vhost_blk_queue *q)
 	vq->avail_idx = vq->last_used_idx;
 }
 
-/**
- * vhost_blk_ring_pause - halt a ring and wait for its requests in flight
- * @q: the ring
- *
- * The used ring stays claimed, for vhost_blk_ring_start() to go on with.
- *
- * Context: dev.mutex held.
- *
- * Return: 0, or -EINTR/-ERESTARTSYS when the caller is being killed; release waits then.
- */
 int vhost_blk_ring_pause(struct vhost_blk_queue *q)
 {
 	int ret = vhost_blk_ring_lock(q);
@@ -373,18 +332,6 @@ int vhost_blk_ring_pause(struct vhost_blk_queue *q)
 	return vhost_blk_ring_drain(q);
 }
 
-/**
- * vhost_blk_ring_leave - the end of a stop for a ring that has been waiting for another owner
- * @q: the ring, paused; no other paused ring of the device has a claim
- * @looks: see vhost_blk_claim_wait()
- *
- * Waits for the requests of an owner that is about to end: when this returns, nothing of the ring's
- * is under way, unless another owner runs it.
- *
- * Context: dev.mutex held.
- *
- * Return: as vhost_blk_claim_wait().
- */
 int vhost_blk_ring_leave(struct vhost_blk_queue *q, unsigned int looks)
 {
 	int ret = vhost_blk_claim_wait(q, looks);
@@ -428,21 +375,6 @@ static void vhost_blk_judge_mode(struct vhost_blk_queue *q, bool first)
 	}
 }
 
-/**
- * vhost_blk_ring_start - (re)start a ring where its used index stands
- * @q: the ring
- *
- * Everything before the used index has been answered and nothing behind it: VHOST_SET_VRING_BASE
- * has nothing to add. The worker looks at the ring at once, since the kick for what lies in it may
- * have gone to a former owner. While that one has requests in flight it only waits: see claim.c.
- *
- * Context: dev.mutex held.
- *
- * Return: 0, -EINVAL without addresses or when another ring of the device has the same used ring,
- * -EFAULT when they are not in the owner's memory, -E2BIG when it is longer than max_ring_size,
- * -ENOMEM, or a fatal signal's error. After an error the ring is as paused: vhost_blk_settle() is
- * to come.
- */
 int vhost_blk_ring_start(struct vhost_blk_queue *q)
 {
 	struct vhost_virtqueue *vq = &q->vq;

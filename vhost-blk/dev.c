@@ -17,11 +17,13 @@
 #include <linux/uaccess.h>
 
 #include "blk.h"
+#include "cache.h"
+#include "claim.h"
+#include "layout.h"
+#include "ring.h"
 
 #define VHOST_BLK_DEFAULT_QUEUES	16
 #define VHOST_BLK_LIMIT_QUEUES		256
-#define VHOST_BLK_DEFAULT_RING_SIZE	1024	/* the longest that QEMU has */
-#define VHOST_BLK_LIMIT_RING_SIZE	32768	/* the longest that virtio has */
 
 #define VHOST_BLK_FEATURES (BIT_ULL(VIRTIO_F_VERSION_1) |		\
 			    BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC) |	\
@@ -39,7 +41,6 @@
 			    BIT_ULL(VIRTIO_BLK_F_CONFIG_WCE))
 
 static unsigned int max_queues = VHOST_BLK_DEFAULT_QUEUES;
-unsigned int vhost_blk_max_ring_size = VHOST_BLK_DEFAULT_RING_SIZE;
 
 static int vhost_blk_set_max_queues(const char *val, const struct kernel_param *kp)
 {
@@ -52,18 +53,6 @@ static const struct kernel_param_ops vhost_blk_max_queues_ops = {
 };
 module_param_cb(max_queues, &vhost_blk_max_queues_ops, &max_queues, 0644);
 MODULE_PARM_DESC(max_queues, "Rings per open of /dev/vhost-blk, 1 to 256 (default 16)");
-
-static int vhost_blk_set_max_ring_size(const char *val, const struct kernel_param *kp)
-{
-	return param_set_uint_minmax(val, kp, 1, VHOST_BLK_LIMIT_RING_SIZE);
-}
-
-static const struct kernel_param_ops vhost_blk_max_ring_size_ops = {
-	.set = vhost_blk_set_max_ring_size,
-	.get = param_get_uint,
-};
-module_param_cb(max_ring_size, &vhost_blk_max_ring_size_ops, &vhost_blk_max_ring_size, 0644);
-MODULE_PARM_DESC(max_ring_size, "Descriptors of a ring, 1 to 32768 (default 1024)");
 
 /* Nobody has said anything of the cache mode. No ring runs. */
 static void vhost_blk_forget_mode(struct vhost_blk *blk)
