@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * attach.c - `qcow2attach attach`: from an image to a device under /dev/mapper.
+ * attach.c - from an image to a device under /dev/mapper.
  * Owns the default names and the UUIDs of devices.
  *
  * A writable device has a UUID that follows from the identity of its image, so
@@ -17,12 +17,12 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "cli.h"
+#include "attach.h"
+#include "chain.h"
 #include "dm.h"
+#include "policy.h"
 #include "probe.h"
-
-/* The longest wait for space that has an end, in seconds: a year. */
-#define MAX_SPACE_TIMEOUT (365 * 24 * 3600)
+#include "util.h"
 
 /* Bits of the UUID that tell apart the read-only devices of one image. */
 #define INSTANCE_MASK 0xffffffu
@@ -75,7 +75,7 @@ static char *default_name(const char *image)
 	return name;
 }
 
-static int check_name(const char *name)
+int attach_check_name(const char *name)
 {
 	if (!*name || strlen(name) > DM_NAME_MAX || !strcmp(name, ".") || !strcmp(name, "..") ||
 	    !strcmp(name, "control"))
@@ -195,7 +195,7 @@ char *attach_image(const char *image, const struct attach_options *o, int *hold)
 	static struct chain chain;
 	struct policy policy = { .none = o->no_backing };
 	char *name = o->name ? xstrdup(o->name) : default_name(image);
-	int ret = check_name(name);
+	int ret = attach_check_name(name);
 
 	for (size_t i = 0; !ret && i < o->allow_dirs.n; i++)
 		ret = policy_allow(&policy, o->allow_dirs.v[i]);
@@ -217,104 +217,8 @@ char *attach_image(const char *image, const struct attach_options *o, int *hold)
 	return NULL;
 }
 
-static int exclude_each_other(void)
-{
-	return cause("--backing and --no-backing exclude each other");
-}
-
-int attach_option(struct attach_options *o, int opt, const char *value)
-{
-	uint64_t bytes;
-
-	switch (opt) {
-	case OPT_NAME:
-		o->name = value;
-		return check_name(value);
-	case OPT_READ_ONLY:
-		o->read_only = true;
-		return 0;
-	case OPT_FORMAT:
-		if (!strcmp(value, "qcow2"))
-			return 0;
-		if (!strcmp(value, "raw"))
-			return cause("a raw image is a disk already: 'losetup --direct-io=on' "
-				     "makes a block device of it, which can be served");
-		return cause("unknown format '%s', only qcow2 is", value);
-	case OPT_CACHE:
-		if (parse_size(value, 1, &bytes))
-			return -1;
-		if (bytes < 1024 || bytes / 1024 > UINT32_MAX)
-			return cause("a cache of '%s' cannot be: use 1K or more", value);
-		o->cache_kib = bytes / 1024;
-		return 0;
-	case OPT_ALLOW_DIR:
-		strv_add(&o->allow_dirs, xstrdup(value));
-		return 0;
-	case OPT_BACKING:
-		strv_add(&o->backing, xstrdup(value));
-		return o->no_backing ? exclude_each_other() : 0;
-	case OPT_NO_BACKING:
-		o->no_backing = true;
-		return o->backing.n ? exclude_each_other() : 0;
-	case OPT_DISCARD_NO_UNREF:
-		o->discard_no_unref = true;
-		return 0;
-	case OPT_NO_DISCARD_PASSDOWN:
-		o->no_discard_passdown = true;
-		return 0;
-	case OPT_ERROR_IF_NO_SPACE:
-		o->error_if_no_space = true;
-		return 0;
-	case OPT_SPACE_TIMEOUT:
-		o->has_space_timeout = true;
-		return parse_uint(value, "the time to wait for space", 0, MAX_SPACE_TIMEOUT,
-				  &o->space_timeout);
-	}
-	return cause("unknown option");
-}
-
 void attach_options_free(struct attach_options *o)
 {
 	strv_free(&o->allow_dirs);
 	strv_free(&o->backing);
 }
-
-static int attach_main(int argc, char **argv)
-{
-	static const struct option options[] = {
-		ATTACH_LONG_OPTIONS,
-		{ "help", no_argument, NULL, 'h' },
-		{ 0 },
-	};
-	struct attach_options o = { 0 };
-	int opt, code = EXIT_OK;
-	char *name;
-
-	while ((opt = next_option(&verb_attach, argc, argv, options, &code)) >= 0) {
-		if (attach_option(&o, opt, optarg))
-			return usage_error("%s", cause_text());
-	}
-	if (opt == -2)
-		return code;
-	if (argc - optind != 1)
-		return usage_error("%s", argc == optind ? "which image?" : "one image at a time");
-	name = attach_image(argv[optind], &o, NULL);
-	if (name)
-		printf("/dev/mapper/%s\n", name);
-	else
-		code = report(argv[optind]);
-	free(name);
-	attach_options_free(&o);
-	return code;
-}
-
-const struct verb verb_attach = {
-	.name = "attach",
-	.summary = "make a block device of an image",
-	.help = "Usage: qcow2attach attach IMAGE [OPTION]...\n\n"
-		"Make a block device of the qcow2 image IMAGE (a file or a block device) and\n"
-		"print its name. A qcow2 file that it stands on is taken from the directory of\n"
-		"IMAGE and below; one that lies elsewhere, and any raw file, must be allowed.\n\n"
-		ATTACH_HELP,
-	.run = attach_main,
-};

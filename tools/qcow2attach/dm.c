@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "kmsg.h"
+#include "spawn.h"
 #include "util.h"
 
 /*
@@ -381,42 +382,32 @@ static void end_guard(const struct guard *guard)
 static int create_guarded(const char *name, const char *uuid, bool whole, struct guard *guard,
 			  dev_t *dev)
 {
+	struct spawned child;
 	struct birth birth;
-	int to[2], from[2];
-	ssize_t n;
+	int to[2], ret;
 
 	if (pipe2(to, O_CLOEXEC))
 		return cause_errno("no pipe");
-	if (pipe2(from, O_CLOEXEC)) {
+	if (spawn(&child, "process that makes the device", 0)) {
 		close(to[0]);
 		close(to[1]);
-		return cause_errno("no pipe");
+		return -1;
 	}
-	fflush(NULL);
-	guard->fd = to[1];
-	guard->pid = fork();
-	if (!guard->pid) {
+	if (!child.pid) {
 		close(to[1]);
-		close(from[0]);
-		guard_process(name, uuid, whole, to[0], from[1]);
+		guard_process(name, uuid, whole, to[0], child.fd);
 	}
 	close(to[0]);
-	close(from[1]);
-	if (guard->pid < 0) {
-		close(to[1]);
-		close(from[0]);
-		return cause_errno("no process that makes the device");
-	}
-	do {
-		n = read(from[0], &birth, sizeof(birth));
-	} while (n < 0 && errno == EINTR);
-	close(from[0]);
-	if (n == sizeof(birth) && birth.born) {
+	guard->fd = to[1];
+	guard->pid = child.pid;
+	ret = read_all(child.fd, &birth, sizeof(birth));
+	close(child.fd);
+	if (!ret && birth.born) {
 		*dev = birth.dev;
 		return 0;
 	}
 	end_guard(guard);
-	if (n != sizeof(birth)) {
+	if (ret) {
 		/* Maybe after it had made it. */
 		if (info_of(uuid).exists && !info_of(uuid).live_table)
 			undo_device(name, uuid);

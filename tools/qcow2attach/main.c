@@ -4,11 +4,13 @@
  */
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cli.h"
+#include "util.h"
 
 static const struct verb *const verbs[] = {
 	&verb_run, &verb_attach, &verb_serve, &verb_list, &verb_status, &verb_detach, &verb_check,
@@ -25,34 +27,6 @@ static void print_usage(FILE *to)
 	      "  qcow2attach run disk.qcow2 -- qemu-system-x86_64 -m 2G\n\n"
 	      "      --help     this text\n"
 	      "      --version  the version\n", to);
-}
-
-void print_help(const struct verb *verb)
-{
-	printf("%s\n      --help                 this text\n", verb->help);
-}
-
-int next_option(const struct verb *verb, int argc, char **argv, const struct option *options,
-		int *exit_code)
-{
-	int opt;
-
-	opterr = 0;
-	opt = getopt_long(argc, argv, ":h", options, NULL);
-	if (opt == 'h') {
-		print_help(verb);
-		*exit_code = EXIT_OK;
-		return -2;
-	}
-	if (opt == ':') {
-		*exit_code = usage_error("%s needs a value", argv[optind - 1]);
-		return -2;
-	}
-	if (opt == '?') {
-		*exit_code = usage_error("unknown option '%s'", argv[optind - 1]);
-		return -2;
-	}
-	return opt;
 }
 
 /*

@@ -15,6 +15,7 @@
 
 #include "ptable.h"
 #include "sandbox.h"
+#include "spawn.h"
 #include "util.h"
 
 /* How long a disk may take to show its first sectors. Nothing depends on these. */
@@ -86,22 +87,6 @@ static void __attribute__((noreturn)) child(const struct sandbox_user *user, int
 	_exit(0);
 }
 
-static int read_answer(int fd, struct answer *answer)
-{
-	size_t done = 0;
-
-	while (done < sizeof(*answer)) {
-		ssize_t n = read(fd, (char *)answer + done, sizeof(*answer) - done);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return -1;
-		done += n;
-	}
-	return 0;
-}
-
 static bool terminated(const char *text, size_t size)
 {
 	return memchr(text, '\0', size);
@@ -127,37 +112,28 @@ static int ask(int fd, const struct question *q, int wait_ms, struct answer *ans
 {
 	struct pollfd p = { .events = POLLIN };
 	struct sandbox_user user;
+	struct spawned reader;
 	int status = 0, ret;
-	int pipe_fd[2];
-	pid_t pid;
 
 	if (sandbox_find_user(NULL, &user))
 		return -1;
-	if (pipe(pipe_fd))
-		return cause_errno("no pipe to the header reader");
-	fflush(NULL);
-	pid = fork();
-	if (pid < 0) {
-		close(pipe_fd[0]);
-		close(pipe_fd[1]);
-		return cause_errno("no process for the header reader");
-	}
-	if (!pid)
-		child(&user, fd, pipe_fd[1], q);
-	close(pipe_fd[1]);
-	p.fd = pipe_fd[0];
+	if (spawn(&reader, "header reader", 0))
+		return -1;
+	if (!reader.pid)
+		child(&user, fd, reader.fd, q);
+	p.fd = reader.fd;
 	while ((ret = poll(&p, 1, wait_ms)) < 0 && errno == EINTR)
 		;
 	if (!ret) {
 		/* It may not even die before its disk answers. */
-		kill(pid, SIGKILL);
-		close(pipe_fd[0]);
-		waitpid(pid, NULL, WNOHANG);
+		kill(reader.pid, SIGKILL);
+		close(reader.fd);
+		waitpid(reader.pid, NULL, WNOHANG);
 		return cause("the disk does not answer");
 	}
-	ret = read_answer(pipe_fd[0], answer);
-	close(pipe_fd[0]);
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+	ret = read_all(reader.fd, answer, sizeof(*answer));
+	close(reader.fd);
+	while (waitpid(reader.pid, &status, 0) < 0 && errno == EINTR)
 		;
 	if (ret && WIFSIGNALED(status))
 		return cause("the header reader was stopped by signal %d (%s): the image is not "

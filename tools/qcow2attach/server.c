@@ -4,6 +4,7 @@
  * front ends talk to.
  */
 #include "server.h"
+#include "spawn.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -324,17 +325,8 @@ static void close_all(struct server *srv)
 
 static int read_hello(int fd, struct hello *hello)
 {
-	size_t done = 0;
-
-	while (done < sizeof(*hello)) {
-		ssize_t n = read(fd, (char *)hello + done, sizeof(*hello) - done);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return cause("the server ended before it was ready");
-		done += n;
-	}
+	if (read_all(fd, hello, sizeof(*hello)))
+		return cause("the server ended before it was ready");
 	if (hello->ready)
 		return 0;
 	hello->error[sizeof(hello->error) - 1] = '\0';
@@ -403,38 +395,28 @@ int server_run(const struct server_options *o,
 	struct server_info info = { 0 };
 	static struct hello hello;
 	pid_t parent = getpid();
-	int hello_fd[2];
-	pid_t pid;
+	struct spawned child;
 	int ret;
 
 	if (open_all(&srv))
 		return -1;
-	if (pipe(hello_fd)) {
-		ret = cause_errno("no pipe");
+	/* That it ends with us is the sandbox's business: changing the user forgets it. */
+	ret = spawn(&child, "server", 0);
+	if (ret)
 		goto out;
-	}
-	fflush(NULL);
-	pid = fork();
-	if (pid < 0) {
-		ret = cause_errno("no process for the server");
-		goto out;
-	}
-	if (!pid) {
-		close(hello_fd[0]);
-		unprivileged(&srv, hello_fd[1], parent);
-	}
-	close(hello_fd[1]);
+	if (!child.pid)
+		unprivileged(&srv, child.fd, parent);
 	close_all(&srv);
-	ret = read_hello(hello_fd[0], &hello);
-	close(hello_fd[0]);
+	ret = read_hello(child.fd, &hello);
+	close(child.fd);
 	if (!ret) {
 		snprintf(info.socket, sizeof(info.socket), "%s", srv.listener.path);
 		info.queues = hello.queues;
 		info.read_only = srv.disk.read_only;
 		ready(&info, ctx);
-		ret = wait_for(pid);
+		ret = wait_for(child.pid);
 	} else {
-		waitpid(pid, NULL, 0);
+		waitpid(child.pid, NULL, 0);
 	}
 out:
 	listener_unlink(&srv.listener);

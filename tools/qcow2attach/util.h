@@ -211,6 +211,16 @@ int reopen(int fd, int flags);
 int read_small_file(const char *path, char *buf, size_t len);
 
 /**
+ * read_all() - read so many bytes.
+ * @fd: where from.
+ * @buf: where to.
+ * @len: how many.
+ *
+ * Return: 0, or -1 without a cause when there were fewer.
+ */
+int read_all(int fd, void *buf, size_t len);
+
+/**
  * write_all() - write everything, whatever write() feels like.
  *
  * Return: 0, or -1 with errno set.

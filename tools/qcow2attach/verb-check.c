@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * check.c - `qcow2attach check`: is an image sound, and what of it is leaked? Owns
+ * verb-check.c - `qcow2attach check`: is an image sound, and what of it is leaked? Owns
  * the run of qemu-img, which knows the format independently of us and does the
  * work.
  *
@@ -13,6 +13,7 @@
 #include <json-c/json.h>
 #include <linux/magic.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -21,13 +22,15 @@
 #include <unistd.h>
 
 #include "../../dm-qcow2/qcow2-format.h"
+#include "attach.h"
 #include "cage.h"
 #include "cli.h"
 #include "probe.h"
 #include "state.h"
+#include "util.h"
 
 enum {
-	OPT_JSON = OPT_OTHERS,
+	OPT_JSON = OPT_OWN,
 	OPT_REPAIR,
 };
 

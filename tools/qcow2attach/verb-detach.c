@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * detach.c - `qcow2attach detach`: commit an image and remove its device.
+ * verb-detach.c - `qcow2attach detach`: commit an image and remove its device.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
@@ -10,9 +11,10 @@
 #include "dm.h"
 #include "kmsg.h"
 #include "users.h"
+#include "util.h"
 
 enum {
-	OPT_FORCE = OPT_OTHERS,
+	OPT_FORCE = OPT_OWN,
 	OPT_WAIT,
 };
 

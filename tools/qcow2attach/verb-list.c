@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * list.c - `qcow2attach list`: every attached image, one line each.
+ * verb-list.c - `qcow2attach list`: every attached image, one line each.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
+#include "dm.h"
 #include "state.h"
+#include "users.h"
+#include "util.h"
 
-enum { OPT_JSON = OPT_OTHERS, OPT_SERVED };
+enum { OPT_JSON = OPT_OWN, OPT_SERVED };
 
 static void print_line(const struct dm_device *dev, int width)
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * run.c - `qcow2attach run`: attach an image, serve it, run QEMU with it, and
+ * verb-run.c - `qcow2attach run`: attach an image, serve it, run QEMU with it, and
  * leave nothing behind. Owns the order in which these begin and end.
  *
  * The device is marked to go with its last user, which is first this process and
@@ -10,19 +10,22 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli.h"
 #include "dm.h"
+#include "options.h"
 #include "qemu-args.h"
-#include "serve-options.h"
+#include "spawn.h"
+#include "util.h"
 
-enum { OPT_BOOTINDEX = SERVE_OPT_OTHERS, OPT_DEVICE_PROPERTIES };
+enum { OPT_BOOTINDEX = OPT_OWN, OPT_DEVICE_PROPERTIES };
 
 /* How long QEMU may take to end after it was asked to. */
 #define QEMU_GRACE_MS 30000
@@ -75,13 +78,10 @@ static void tell_ready(const struct server_info *info, void *ctx)
 }
 
 /* The process of the server: out of the terminal's reach, and not longer-lived than us. */
-static void __attribute__((noreturn)) server_process(struct run *r, int ready_fd, pid_t parent)
+static void __attribute__((noreturn)) server_process(struct run *r, int ready_fd)
 {
 	setpgid(0, 0);
 	close(r->hold);
-	prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
-	if (getppid() != parent)
-		_exit(EXIT_FAILED);
 	exit(server_run(&r->server, tell_ready, &ready_fd) ? report(r->device) : EXIT_OK);
 }
 
@@ -106,27 +106,19 @@ static int wait_ready(struct run *r, int fd)
 static int start_server(struct run *r)
 {
 	struct server_info info;
-	pid_t parent = getpid();
-	int pipe_fd[2], ret;
+	struct spawned child;
+	int ret;
 
 	r->server.device = r->device;
-	if (pipe2(pipe_fd, O_CLOEXEC))
-		return cause_errno("no pipe");
-	fflush(NULL);
-	r->server_pid = fork();
-	if (r->server_pid < 0) {
-		r->server_pid = 0;
-		return cause_errno("no process for the server");
-	}
-	if (!r->server_pid) {
-		close(pipe_fd[0]);
-		server_process(r, pipe_fd[1], parent);
-	}
-	close(pipe_fd[1]);
-	ret = wait_ready(r, pipe_fd[0]);
-	if (!ret && read(pipe_fd[0], &info, sizeof(info)) != sizeof(info))
+	if (spawn(&child, "server", SIGTERM))
+		return -1;
+	if (!child.pid)
+		server_process(r, child.fd);
+	r->server_pid = child.pid;
+	ret = wait_ready(r, child.fd);
+	if (!ret && read_all(child.fd, &info, sizeof(info)))
 		ret = cause("the disk cannot be served");
-	close(pipe_fd[0]);
+	close(child.fd);
 	r->bound = !ret;
 	/* It may have got fewer queues than were asked for. */
 	if (!ret)
@@ -134,15 +126,11 @@ static int start_server(struct run *r)
 	return ret;
 }
 
-static void __attribute__((noreturn)) qemu_process(struct run *r, char **argv, int error_fd,
-						   pid_t parent)
+static void __attribute__((noreturn)) qemu_process(struct run *r, char **argv, int error_fd)
 {
 	int err;
 
 	sigprocmask(SIG_SETMASK, &r->old_signals, NULL);
-	prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
-	if (getppid() != parent)
-		_exit(EXIT_FAILED);
 	execvp(argv[0], argv);
 	err = errno;
 	write_all(error_fd, &err, sizeof(err));
@@ -151,25 +139,18 @@ static void __attribute__((noreturn)) qemu_process(struct run *r, char **argv, i
 
 static int start_qemu(struct run *r, char **argv)
 {
-	pid_t parent = getpid();
-	int pipe_fd[2], err;
-	ssize_t n;
+	struct spawned child;
+	int err, ret;
 
-	if (pipe2(pipe_fd, O_CLOEXEC))
-		return cause_errno("no pipe");
-	fflush(NULL);
-	r->qemu_pid = fork();
-	if (r->qemu_pid < 0) {
-		r->qemu_pid = 0;
-		return cause_errno("no process for QEMU");
-	}
-	if (!r->qemu_pid)
-		qemu_process(r, argv, pipe_fd[1], parent);
-	close(pipe_fd[1]);
+	if (spawn(&child, "process for QEMU", SIGTERM))
+		return -1;
+	if (!child.pid)
+		qemu_process(r, argv, child.fd);
+	r->qemu_pid = child.pid;
 	/* Nothing to read: the program was started, and the pipe closed by that. */
-	n = read(pipe_fd[0], &err, sizeof(err));
-	close(pipe_fd[0]);
-	if (n != sizeof(err))
+	ret = read_all(child.fd, &err, sizeof(err));
+	close(child.fd);
+	if (ret)
 		return 0;
 	waitpid(r->qemu_pid, NULL, 0);
 	r->qemu_pid = 0;
@@ -408,7 +389,7 @@ static int run_main(int argc, char **argv)
 			r.disk.bootindex = bootindex;
 		} else if (opt == OPT_DEVICE_PROPERTIES) {
 			r.disk.properties = optarg;
-		} else if (opt < OPT_OTHERS) {
+		} else if (opt < SERVE_OPTIONS) {
 			ret = attach_option(&r.attach, opt, optarg);
 		} else {
 			ret = serve_option(&r.server, opt, optarg);

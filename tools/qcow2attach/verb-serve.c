@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * serve.c - `qcow2attach serve`: a vhost-user socket for a virtual machine.
+ * verb-serve.c - `qcow2attach serve`: a vhost-user socket for a virtual machine.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,63 +12,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../../vhost-blk/uapi/vhost_blk.h"
 #include "cli.h"
-#include "serve-options.h"
-#include "vu-session.h"
+#include "options.h"
+#include "spawn.h"
+#include "util.h"
 
-enum { OPT_DAEMONIZE = SERVE_OPT_OTHERS, OPT_FOREGROUND };
-
-static int parse_oom_score_adj(const char *value, int *adj)
-{
-	bool negative = value[0] == '-';
-	unsigned int n;
-
-	if (parse_uint(value + negative, "the OOM score adjustment", 0, 1000, &n))
-		return cause("'%s' is no OOM score adjustment, which is from -1000 to 1000", value);
-	*adj = negative ? -(int)n : (int)n;
-	return 0;
-}
-
-int serve_option(struct server_options *o, int opt, const char *value)
-{
-	switch (opt) {
-	case OPT_SOCKET:
-		o->socket = value;
-		return 0;
-	case OPT_SOCKET_OWNER:
-		return parse_socket_owner(value, &o->owner);
-	case OPT_USER:
-		o->user = value;
-		return 0;
-	case OPT_QUEUES:
-		return parse_uint(value, "the number of queues", 1, SESSION_MAX_RINGS,
-				  &o->queues);
-	case OPT_QUEUE_SIZE:
-		return parse_uint(value, "the size of queues", 1, VHOST_MAX_RING_SIZE,
-				  &o->queue_size);
-	case OPT_WORKERS:
-		if (!strcmp(value, "per-queue"))
-			o->worker_per_queue = true;
-		else if (!strcmp(value, "1"))
-			o->worker_per_queue = false;
-		else
-			return cause("workers are '1' or 'per-queue', not '%s'", value);
-		return 0;
-	case OPT_POLL:
-		return parse_uint(value, "the time to poll", 0, VHOST_BLK_MAX_BUSYLOOP_US,
-				  &o->poll_us);
-	case OPT_SERIAL:
-		if (strlen(value) > 20)
-			return cause("a serial number has at most 20 characters");
-		o->serial = value;
-		return 0;
-	case OPT_OOM_SCORE_ADJ:
-		o->has_oom_score_adj = true;
-		return parse_oom_score_adj(value, &o->oom_score_adj);
-	}
-	return cause("unknown option");
-}
+enum { OPT_DAEMONIZE = OPT_OWN, OPT_FOREGROUND };
 
 /* Tell a service manager; one that cannot be told is not a reason to stop. */
 static void notify_manager(void)
@@ -122,37 +70,25 @@ static void daemon_is_ready(const struct server_info *info, void *ctx)
 static int daemonize(const struct server_options *o)
 {
 	struct daemon_ready d = { .options = o };
-	pid_t pid, parent = getpid();
-	int status, pipe_fd[2];
+	struct spawned child;
+	int status;
 	char c;
 
 	/* A daemon keeps nothing of its caller's for itself: a lock would stay with it. */
 	closefrom(STDERR_FILENO + 1);
-	if (pipe2(pipe_fd, O_CLOEXEC)) {
-		cause_errno("no pipe");
+	/* Whoever stops the first process before it says so wants no server. */
+	if (spawn(&child, "server", SIGTERM))
 		return report(o->device);
-	}
-	pid = fork();
-	if (pid < 0) {
-		cause_errno("no process");
-		return report(o->device);
-	}
-	if (!pid) {
-		close(pipe_fd[0]);
+	if (!child.pid) {
 		setsid();
-		/* Whoever stops the first process before it says so wants no server. */
-		prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
-		if (getppid() != parent)
-			_exit(EXIT_FAILED);
 		/* Nor must telling it too late leave the socket behind. */
 		signal(SIGPIPE, SIG_IGN);
-		d.fd = pipe_fd[1];
+		d.fd = child.fd;
 		exit(server_run(o, daemon_is_ready, &d) ? report(o->device) : EXIT_OK);
 	}
-	close(pipe_fd[1]);
-	if (read(pipe_fd[0], &c, 1) == 1)
+	if (!read_all(child.fd, &c, 1))
 		return EXIT_OK;
-	waitpid(pid, &status, 0);
+	waitpid(child.pid, &status, 0);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAILED;
 }
 

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * status.c - `qcow2attach status`: all that the kernel says about a device.
+ * verb-status.c - `qcow2attach status`: all that the kernel says about a device.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include "cli.h"
+#include "dm.h"
 #include "state.h"
 #include "users.h"
+#include "util.h"
 
-enum { OPT_JSON = OPT_OTHERS };
+enum { OPT_JSON = OPT_OWN };
 
 static const char *mode_meaning(const char *mode)
 {
