@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 
+import floors
 import hygiene
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -49,8 +50,9 @@ def files(*suffixes, under=("",)):
             any(f.startswith(u) for u in under)]
 
 
-def module(name, *make_args):
-    """Build a module from scratch in a temporary directory; what the tools say about it."""
+def module(name, *make_args, also=None):
+    """Build a module from scratch in a temporary directory; what the tools say about it, and what
+    ALSO says about the objects when all is well."""
     if not os.path.exists(f"{REPO}/{name}/Kbuild"):
         raise Skip(f"{name} has no Kbuild")
     release = open("/lab/kernel/release").read().strip()
@@ -59,12 +61,13 @@ def module(name, *make_args):
         status, text = run("make", "-C", f"/lib/modules/{release}/build", f"M={tmp}/{name}",
                            f"-j{os.cpu_count()}", "VMLINUX=/lab/kernel/vmlinux",
                            "CONFIG_DEBUG_INFO_BTF_MODULES=", *make_args, "modules")
-    text = text.replace(f"{tmp}/", "")
-    return verdict(status, "\n".join(x for x in text.splitlines() if not PROGRESS.match(x)))
+        text = text.replace(f"{tmp}/", "")
+        said = verdict(status, "\n".join(x for x in text.splitlines() if not PROGRESS.match(x)))
+        return said or (also(f"{tmp}/{name}") if also else "")
 
 
 def gcc_and_sparse(name):
-    return module(name, "W=1", "C=2")
+    return module(name, "W=1", "C=2", also=lambda objects: floors.check(REPO, name, objects))
 
 
 def clang(name):
@@ -74,13 +77,18 @@ def clang(name):
                      if re.match(rf"{name}/\S+\.[ch]:.*: (warning|error)|.*(exit code|\bError\b)", x))
 
 
-def tool_builds(compiler):
+def tool_builds(compiler, also=None):
     if not os.path.exists(f"{REPO}/tools/qcow2attach/Makefile"):
         raise Skip("the tool has no Makefile")
     with tempfile.TemporaryDirectory() as tmp:
         status, text = run("make", "-s", "--no-print-directory", "-C", f"{REPO}/tools/qcow2attach",
                            f"O={tmp}", f"-j{os.cpu_count()}", f"CC={compiler}")
-    return verdict(status, text.strip())
+        return verdict(status, text.strip()) or (also(f"{tmp}/obj") if also else "")
+
+
+def tool_gcc():
+    return tool_builds("gcc -Werror", also=lambda objects: floors.check(REPO, "tools/qcow2attach",
+                                                                        objects))
 
 
 def cppcheck():
@@ -133,11 +141,11 @@ def manual():
 
 def checks():
     for name in MODULES:
-        yield f"{name}: gcc W=1 and sparse", gcc_and_sparse, (name,)
+        yield f"{name}: gcc W=1, sparse and floors", gcc_and_sparse, (name,)
         yield f"{name}: clang W=1", clang, (name,)
         yield f"{name}: checkpatch", checkpatch, ((name + "/",), CHECKPATCH_IGNORE)
-    for compiler in ("gcc", "clang"):
-        yield f"tool: {compiler}", tool_builds, (f"{compiler} -Werror",)
+    yield "tool: gcc and floors", tool_gcc, ()
+    yield "tool: clang", tool_builds, ("clang -Werror",)
     yield "tool: cppcheck", cppcheck, ()
     yield "tool: checkpatch", checkpatch, (("tools/",), CHECKPATCH_IGNORE + "," + USERSPACE)
     yield "test programs: checkpatch", checkpatch, (("tests/",),
