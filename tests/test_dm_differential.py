@@ -24,7 +24,7 @@ DIMENSIONS = {
     "version": (3, 2),
     "cache": ("large", "small"),
 }
-PAIRWISE_MAX = 16
+PAIRWISE_MAX = 10
 # what most people have comes first, and runs on every kernel
 FIRST = (("bdev", "none", 64, 3, "large"), ("xfs", "qcow2", 64, 3, "small"),
          ("ext4", "raw", 4, 3, "large"), ("bdev", "deep", 64, 2, "small"))

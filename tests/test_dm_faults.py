@@ -323,7 +323,6 @@ def write_together(dm, disk, below, clusters):
     return [results[n] for n in clusters], writes_begun(below) - before
 
 
-@pytest.mark.core
 def test_failing_write_among_gathered_ones(dm, cleanup, bdev, tmp_path):
     """Writes to new clusters that come together become one write to the file; a sector that fails
     there fails the write that it belongs to, and no other."""

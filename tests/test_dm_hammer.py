@@ -58,7 +58,7 @@ def hammer(dm, chain, seconds, seed, threads=8):
     return {name: int(n) for n, name in re.findall(r"(\d+) ([a-z-]+)", done.stdout)}
 
 
-@pytest.mark.parametrize("length", [pytest.param(4, id="short"),
+@pytest.mark.parametrize("length", [pytest.param(2, id="short"),
                                     pytest.param(40, id="long", marks=pytest.mark.full)])
 @pytest.mark.parametrize("storage, backing, cluster, read_ms, cache_kib", [
     ("bdev", "none", 64, 5, 0), ("bdev", "qcow2", 64, 0, 0), ("ext4", "raw", 4, 0, 128),

@@ -93,7 +93,7 @@ def test_io_on_more_than_is_cached(dm, bdev, tmp_path, rw, layers):
 
 
 @pytest.mark.parametrize("gib, cluster, version, cache_kib, writes", [
-    (60, 4, 3, 256, 6000), (8192, 64, 3, 256, 2000), (8192, 64, 2, None, 1000),
+    (60, 4, 3, 256, 3000), (8192, 64, 3, 256, 2000), (8192, 64, 2, None, 1000),
     (256 * 1024, 2048, 3, None, 100)])
 def test_all_over_the_disk(dm, tmp_path, gib, cluster, version, cache_kib, writes):
     """Writes and discards that make and use tables everywhere."""

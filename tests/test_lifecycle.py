@@ -326,7 +326,7 @@ class Lives:
         tool("detach", "vm")
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(100, marks=pytest.mark.full)])
+@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=pytest.mark.full)])
 def test_killed_at_random(image, attach, detached, spawn, rounds):
     lives = Lives(image, attach, spawn, seeded())
     lives.measure()

@@ -173,7 +173,7 @@ def test_killed_while_it_attaches(disk, verb):
     """Whenever that is: no device stays that is half made, or that nobody was told of."""
     image = disk(b"halt")
     argv = ["run", image, "--", "true"] if verb == "run" else ["attach", image]
-    for call, step in (("ioctl", 1), ("clone,clone3,fork,vfork", 1), ("read", 7), ("openat", 7)):
+    for call, step in (("ioctl", 1), ("clone,clone3,fork,vfork", 1), ("read", 13), ("openat", 13)):
         died = 0
         while begin_and_die(argv, call, 1 + died * step):
             died += 1

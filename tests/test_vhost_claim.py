@@ -27,9 +27,9 @@ def slow(dm, bdev, cleanup):
     return make
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("case, said", [
-    ("killed", "to be done with it"), ("waiting", "to be done with it"),
+    pytest.param("killed", "to be done with it", marks=pytest.mark.core),
+    ("waiting", "to be done with it"),
     ("living", "to be done with it"), ("stop_beside", "to be done with it"),
     ("kept_open", "to be done with it"),
     ("memory", "to be done with it"), ("same", "has another ring's used ring"),
@@ -41,7 +41,6 @@ def test_one_owner(slow, kernel_log, case, said):
     assert len(found) == 1 if case in ("memory", "stop_beside") else found
 
 
-@pytest.mark.core
 def test_read_only_server_killed(slow, spawn, tmp_path):
     """The guest connects to a new server of a read-only disk with a read of the old one in flight."""
     path, device = str(tmp_path / "disk.sock"), slow(6000)

@@ -17,7 +17,6 @@ def ring(bdev):
     return do
 
 
-@pytest.mark.core
 @pytest.mark.skipif(os.cpu_count() == 1, reason="who polls gives way to who wants its processor")
 def test_ioctls_do_not_wait_for_polling(ring):
     """It would take minutes."""
