@@ -106,7 +106,7 @@ static enum step discard_cluster(struct qcow2_writer *w, struct qcow2_io *io, u6
 		if (step == STEP_WAIT || zero)
 			return step;
 	}
-	if (!w->discard_no_unref || !ext->own || w->img->version < 3)
+	if (!w->discard_no_unref || !qcow2_may_write_in_place(ext) || w->img->version < 3)
 		return set_entry(w, io, pos, val, false);
 	if (ext->type == EXTENT_ZERO)
 		return STEP_NEXT;
@@ -131,9 +131,9 @@ static enum step zero_piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos
 	} else if (ext->type == EXTENT_ZERO && !(whole && unmap && ext->host)) {
 		return STEP_NEXT;
 	}
-	if (whole && !unmap && ext->own && img->version >= 3)
+	if (whole && !unmap && qcow2_may_write_in_place(ext) && img->version >= 3)
 		return set_entry(w, io, pos, qcow2_l2_entry_make_zero(ext->host), true);
-	if (whole && (unmap || !ext->own) && zero_entry(io, &val))
+	if (whole && (unmap || !qcow2_may_write_in_place(ext)) && zero_entry(io, &val))
 		return set_entry(w, io, pos, val, false);
 	if (written_in_place(ext))
 		qcow2_start_in_place(w, io, pos, len, ext);

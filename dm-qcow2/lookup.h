@@ -50,12 +50,22 @@ void qcow2_chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 
 			struct extent *ext);
 
 /*
+ * May the host clusters of the extent be changed where they are?  Nobody but the active table then
+ * reads them.  Everything that overwrites, zeroes or keeps a host cluster asks here.
+ */
+static inline bool qcow2_may_write_in_place(const struct extent *ext)
+{
+	return ext->own;
+}
+
+/*
  * Is the extent written where it is?  That depends on its entry alone, and not on how long the
  * storage is now: else one write could be filling the cluster while another goes straight to it.
  */
 static inline bool written_in_place(const struct extent *ext)
 {
-	return ext->own && (ext->type == EXTENT_DATA || ext->type == EXTENT_BEYOND);
+	return qcow2_may_write_in_place(ext) &&
+	       (ext->type == EXTENT_DATA || ext->type == EXTENT_BEYOND);
 }
 
 #endif /* DM_QCOW2_LOOKUP_H */

@@ -68,7 +68,7 @@ int qcow2_start_allocating(struct qcow2_writer *w, struct qcow2_io *io, u64 goff
 {
 	struct qcow2_image *img = w->img;
 	u32 head = in_cluster(img, goff), tail = img->cluster_size - head - len;
-	bool reuse = ext->type == EXTENT_ZERO && ext->own && ext->host;
+	bool reuse = ext->type == EXTENT_ZERO && qcow2_may_write_in_place(ext);
 	unsigned int from = ext->type == EXTENT_UNALLOCATED ? 1 : 0;
 	u64 start = goff - head;
 	int fill = FILL_NONE, r;
