@@ -161,9 +161,9 @@ static int write_kind(struct qcow2_commit *c, enum slice_kind kind)
 }
 
 /* Whatever the reason, a flush that failed is not tried again: what it was for may be lost. */
-static int flush_storage(struct qcow2_commit *c)
+static int flush_storage(struct qcow2_commit *c, struct qcow2_storage *st)
 {
-	int r = c->img->st.ops->flush(&c->img->st);
+	int r = st->ops->flush(st);
 
 	if (r)
 		DMERR("%s: cannot flush the storage: error %d", c->img->name, r);
@@ -181,15 +181,18 @@ static int write_generation(struct qcow2_commit *c)
 
 	lockdep_assert_held(&img->generation->lock);
 
-	r = write_kind(c, SLICE_REFBLOCK);
+	/* The data is durable before anything refers to it; mostly one flush is for both. */
+	r = img->data == &img->st ? 0 : flush_storage(c, img->data);
+	if (!r)
+		r = write_kind(c, SLICE_REFBLOCK);
 	if (r >= 0)
-		r = flush_storage(c);
+		r = flush_storage(c, &img->st);
 	if (r < 0)
 		return r;
 
 	r = write_kind(c, SLICE_REFTABLE);
 	if (r > 0)
-		r = flush_storage(c);
+		r = flush_storage(c, &img->st);
 	if (!r && img->generation->closed_reftable)
 		r = qcow2_header_set_reftable(img, img->reftable.pos,
 					      img->generation->closed_reftable);
@@ -198,13 +201,13 @@ static int write_generation(struct qcow2_commit *c)
 
 	r = write_kind(c, SLICE_L2);
 	if (r > 0)
-		r = flush_storage(c);
+		r = flush_storage(c, &img->st);
 	if (r < 0)
 		return r;
 
 	r = write_kind(c, SLICE_L1);
 	if (r > 0)
-		r = flush_storage(c);
+		r = flush_storage(c, &img->st);
 	return r;
 }
 

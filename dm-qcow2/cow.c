@@ -167,13 +167,12 @@ static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 t
 			break;
 		case EXTENT_DATA:
 			if (op->nr_parts < OP_PARTS) {
-				add_part(op, &ext.img->st, REQ_OP_READ, ext.host, ext.len, NULL, 0,
+				add_part(op, ext.st, REQ_OP_READ, ext.host, ext.len, NULL, 0,
 					 0, op->buf, from - base);
 				break;
 			}
 			qcow2_storage_gather_submit(&w->gather);
-			r = qcow2_storage_rw_sync(&ext.img->st, REQ_OP_READ, ext.host, mem,
-						  ext.len);
+			r = qcow2_storage_rw_sync(ext.st, REQ_OP_READ, ext.host, mem, ext.len);
 			break;
 		case EXTENT_COMPRESSED:
 			qcow2_storage_gather_submit(&w->gather);
@@ -215,7 +214,7 @@ static void start_reads(struct qcow2_writer *w, struct cow_op *op)
 
 static void write_piece(struct qcow2_writer *w, struct cow_op *op)
 {
-	struct qcow2_storage *st = &w->img->st;
+	struct qcow2_storage *st = w->img->data;
 	u32 head_end, tail_start, end;
 
 	piece_ranges(w, op, &head_end, &tail_start, &end);
@@ -286,13 +285,13 @@ static void write_combined(struct qcow2_writer *w, struct cow_op *op, struct bio
 		n = add_zero_vecs(op, n, op->len);
 	}
 	n = add_fill_vecs(op, n, op->start + op->len, tail);
-	add_part(op, &w->img->st, REQ_OP_WRITE, op->host, w->img->cluster_size, op->vecs, n, 0,
+	add_part(op, w->img->data, REQ_OP_WRITE, op->host, w->img->cluster_size, op->vecs, n, 0,
 		 NULL, 0);
 }
 
 static void write_payload(struct qcow2_writer *w, struct cow_op *op, struct bio *bio)
 {
-	struct qcow2_storage *st = &w->img->st;
+	struct qcow2_storage *st = w->img->data;
 
 	if (op->payload == PAYLOAD_ZEROES)
 		add_part(op, st, REQ_OP_WRITE, op->host + op->start, op->len, zero_vecs,
@@ -308,10 +307,10 @@ static void write_fill(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 
 	if (!len)
 		return;
 	if (op->fill == FILL_ZERO)
-		add_part(op, &w->img->st, REQ_OP_WRITE, op->host + from, len, zero_vecs,
+		add_part(op, w->img->data, REQ_OP_WRITE, op->host + from, len, zero_vecs,
 			 zero_vecs_for(len), 0, NULL, 0);
 	else
-		add_part(op, &w->img->st, REQ_OP_WRITE, op->host + from, len, NULL, 0, 0, op->buf,
+		add_part(op, w->img->data, REQ_OP_WRITE, op->host + from, len, NULL, 0, 0, op->buf,
 			 from);
 }
 

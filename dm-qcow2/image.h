@@ -111,7 +111,8 @@ struct qcow2_image {
 	dev_t key_dev;			/* device number, or that of the filesystem */
 	u64 key_ino;			/* inode number; 0 for a block device */
 	char *name;			/* for messages: escaped path */
-	struct qcow2_storage st;
+	struct qcow2_storage st;	/* where the tables are */
+	struct qcow2_storage *data;	/* where the guest's clusters are: @st */
 	u64 size;			/* virtual size, bytes */
 	u32 version;
 	u32 cluster_bits;

@@ -17,12 +17,12 @@ void qcow2_io_end(struct qcow2_io *io, blk_status_t status)
 	bio_endio(bio);
 }
 
-void qcow2_io_submit(struct qcow2_io *io, struct qcow2_image *img, u64 host)
+void qcow2_io_submit(struct qcow2_io *io, struct qcow2_storage *st, u64 host)
 {
 	struct bio *bio = io_bio(io);
 
 	/* The submitter has gone on: nobody is left to try again. */
 	bio->bi_opf &= ~REQ_NOWAIT;
-	if (img->st.ops->map_bio(&img->st, io, bio, host) == DM_MAPIO_REMAPPED)
+	if (st->ops->map_bio(st, io, bio, host) == DM_MAPIO_REMAPPED)
 		submit_bio_noacct(bio);
 }

@@ -99,9 +99,9 @@ void qcow2_io_end(struct qcow2_io *io, blk_status_t status);
 /**
  * qcow2_io_submit - send a bio that qcow2_map_bio() did not return to where its cluster is
  * @io: the bio
- * @img: the image that has the cluster
+ * @st: the storage that has the cluster
  * @host: byte position there
  */
-void qcow2_io_submit(struct qcow2_io *io, struct qcow2_image *img, u64 host);
+void qcow2_io_submit(struct qcow2_io *io, struct qcow2_storage *st, u64 host);
 
 #endif /* DM_QCOW2_IO_H */

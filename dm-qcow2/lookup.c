@@ -36,10 +36,10 @@ static void judge_suspect(struct qcow2_image *img, u64 entry, struct extent *ext
 	}
 	if (ext->type != EXTENT_DATA)
 		return;
-	size = img->st.ops->size(&img->st);
+	size = ext->st->ops->size(ext->st);
 	if (ext->host + skip >= size)
 		ext->type = EXTENT_BEYOND;
-	else if (img->st.bdev)	/* a file reads as zeroes there by itself */
+	else if (ext->st->bdev)	/* a file reads as zeroes there by itself */
 		*got = min(*got, size - ext->host - skip);
 }
 
@@ -51,6 +51,7 @@ void qcow2_image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct exten
 	bool own;
 
 	ext->img = img;
+	ext->st = img->data;
 	rcu_read_lock();
 	s = slice_find(&img->cache.l2, qcow2_l2_slice_index(img, goff));
 	if (!s) {
@@ -108,6 +109,7 @@ void qcow2_chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 
 		if (layer->img->raw) {
 			ext->type = EXTENT_DATA;
 			ext->img = layer->img;
+			ext->st = layer->img->data;
 			ext->host = goff;
 			ext->own = false;
 			ext->len = len;
@@ -120,6 +122,7 @@ void qcow2_chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 
 	}
 	ext->type = EXTENT_ZERO;
 	ext->img = NULL;
+	ext->st = NULL;
 	ext->host = 0;
 	ext->own = false;
 	ext->len = len;

@@ -11,7 +11,8 @@
 /**
  * struct extent - what a range of guest bytes is
  * @img:	The image that decides (not for a zero past the end of all layers).
- * @host:	Byte position in @img's storage; for EXTENT_ZERO, of a preallocated cluster, or 0.
+ * @st:	The storage that @host is in; but compressed data is always where the tables are.
+ * @host:	Byte position; for EXTENT_ZERO, of a preallocated cluster, or 0.
  * @stored:	EXTENT_COMPRESSED: how many bytes are there at @host.
  * @len:	How many bytes, from the offset that was asked for.
  * @own:	The clusters belong to the active table alone: they can be written in place.
@@ -20,6 +21,7 @@ struct extent {
 	enum extent_type type;
 	bool own;
 	struct qcow2_image *img;
+	struct qcow2_storage *st;
 	u32 stored;
 	u64 host;
 	u64 len;

@@ -65,7 +65,7 @@ static int map_read(struct qcow2_io *io, struct bio *bio)
 	switch (ext.type) {
 	case EXTENT_DATA:
 		cut(bio, ext.len);
-		return ext.img->st.ops->map_bio(&ext.img->st, io, bio, ext.host);
+		return ext.st->ops->map_bio(ext.st, io, bio, ext.host);
 	case EXTENT_ZERO:
 	case EXTENT_BEYOND:
 		cut(bio, ext.len);
@@ -111,7 +111,7 @@ static void resume_read(struct qcow2_io *io)
 	case EXTENT_DATA:
 		if (unlikely(ext.len < bio->bi_iter.bi_size))
 			zero_rest(bio, ext.len);
-		qcow2_io_submit(io, ext.img, ext.host);
+		qcow2_io_submit(io, ext.st, ext.host);
 		break;
 	case EXTENT_ZERO:
 	case EXTENT_BEYOND:
@@ -157,7 +157,7 @@ void qcow2_submit_in_place(struct qcow2_io *io, u64 host)
 	struct qcow2_image *img = io->dev->layers[0].img;
 
 	begin_in_place(io, io_bio(io), img);
-	qcow2_io_submit(io, img, host);
+	qcow2_io_submit(io, img->data, host);
 }
 
 void qcow2_retry_refused(struct qcow2_io *io)
@@ -188,7 +188,7 @@ static int map_write(struct qcow2_io *io, struct bio *bio)
 	if (written_in_place(&ext)) {
 		cut(bio, ext.len);
 		begin_in_place(io, bio, img);
-		return img->st.ops->map_bio(&img->st, io, bio, ext.host);
+		return ext.st->ops->map_bio(ext.st, io, bio, ext.host);
 	}
 	cut(bio, img->cluster_size - in_cluster(img, goff));
 	note_payer(bio);
@@ -238,8 +238,8 @@ void qcow2_resume_io(struct qcow2_io *io)
 }
 
 /*
- * With nothing dirty a FLUSH is a flush of the storage, which on a block device the bio itself can
- * be.
+ * With nothing dirty a FLUSH is a flush of the data's storage, which on a block device the bio itself
+ * can be.
  */
 static int map_flush(struct qcow2_io *io, struct bio *bio)
 {
@@ -251,8 +251,8 @@ static int map_flush(struct qcow2_io *io, struct bio *bio)
 	}
 	if (image_mode(img) == MODE_FAILED)
 		return DM_MAPIO_KILL;
-	if (img->st.bdev && qcow2_is_clean(img))
-		return img->st.ops->map_bio(&img->st, io, bio, 0);
+	if (img->data->bdev && qcow2_is_clean(img))
+		return img->data->ops->map_bio(img->data, io, bio, 0);
 	qcow2_commit_add_io(img, io);
 	return DM_MAPIO_SUBMITTED;
 }

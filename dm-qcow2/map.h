@@ -27,8 +27,8 @@ void qcow2_resume_io(struct qcow2_io *io);
 /**
  * qcow2_submit_in_place - send a write that qcow2_map_bio() did not return to its own clusters
  * @io: the bio, in an epoch
- * @host: byte position in the top image's storage, where all of the bio is mapped one behind the
- * other
+ * @host: byte position in the storage of the top image's data, where all of the bio is mapped one
+ *	behind the other
  */
 void qcow2_submit_in_place(struct qcow2_io *io, u64 host);
 

@@ -338,6 +338,7 @@ static struct qcow2_image *new_image(struct file *file, bool write)
 	INIT_WORK(&img->event_work, qcow2_event_work);
 	img->raw = true;	/* until there is something to free */
 	img->st.file = file;
+	img->data = &img->st;
 	img->mode = write ? MODE_RW : MODE_READ_ONLY;
 	if (S_ISBLK(inode->i_mode)) {
 		img->key_dev = inode->i_rdev;
