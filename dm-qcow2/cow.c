@@ -128,12 +128,12 @@ static void add_part(struct cow_op *op, struct qcow2_storage *st, blk_opf_t opf,
  * the top image, for the operation has that pinned.  So memory for it may be waited for: all that
  * holds slices of lower images gives them back without the writer.
  */
-static int load_again(struct qcow2_writer *w, struct qcow2_image *img, u64 goff)
+static int load_again(struct qcow2_writer *w, const struct extent *ext)
 {
 	struct slice *s;
 
 	qcow2_storage_gather_submit(&w->gather);
-	s = qcow2_slice_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
+	s = qcow2_slice_get(&ext->img->cache, SLICE_L2, ext->host >> SLICE_SHIFT);
 
 	if (!IS_ERR(s))
 		qcow2_slice_put(s);
@@ -159,7 +159,7 @@ static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 t
 		qcow2_chain_lookup(dev, 0, cluster + from, to - from, &ext);
 		switch (ext.type) {
 		case EXTENT_MISS:
-			r = load_again(w, ext.img, cluster + from);
+			r = load_again(w, &ext);
 			continue;
 		case EXTENT_ZERO:
 		case EXTENT_BEYOND:

@@ -155,7 +155,7 @@ static enum step look(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, stru
 	do {
 		qcow2_image_lookup(w->img, pos, w->img->cluster_size - in_cluster(w->img, pos),
 				   ext);
-	} while (ext->type == EXTENT_MISS && qcow2_load_missed(io, w->img, pos, &w->gather));
+	} while (ext->type == EXTENT_MISS && qcow2_load_missed(io, ext, &w->gather));
 	if (ext->type == EXTENT_MISS)
 		return STEP_WAIT;
 	if (ext->type == EXTENT_INVALID) {

@@ -122,8 +122,8 @@ void qcow2_slice_check(struct qcow2_image *img, struct slice *s)
 			continue;
 		}
 		s->suspect = true;
-		DMERR_LIMIT("%s: invalid L2 entry %#llx for guest offset %llu", img->name, e,
-			    ((s->index << SLICE_ENTRY_SHIFT) + i) << img->cluster_bits);
+		DMERR_LIMIT("%s: invalid L2 entry %#llx (at %llu)", img->name, e,
+			    s->pos + i * sizeof(__be64));
 		if (qcow2_is_metadata(img, e & QCOW2_OFFSET_MASK) && e & QCOW2_OFFSET_MASK)
 			qcow2_mark_corrupt(img, "L2 entry maps guest data onto metadata",
 					   e & QCOW2_OFFSET_MASK);
@@ -132,13 +132,17 @@ void qcow2_slice_check(struct qcow2_image *img, struct slice *s)
 
 int qcow2_slice_position(struct qcow2_image *img, enum slice_kind kind, u64 index, u64 *pos)
 {
-	const struct flat_table *top = kind == SLICE_L2 ? &img->l1 : &img->reftable;
 	unsigned int shift = img->cluster_bits - SLICE_SHIFT;
 	u64 table = index >> shift, e;
 
-	if (table >= top->nr_entries)
+	if (kind == SLICE_L2) {
+		*pos = index << SLICE_SHIFT;
+		/* That of no table is in the first cluster, where no table can be. */
+		return *pos < img->cluster_size ? -ENOENT : 0;
+	}
+	if (table >= img->reftable.nr_entries)
 		return -ENOENT;
-	e = qcow2_table_pos(flat_entry(top, table));
+	e = qcow2_table_pos(flat_entry(&img->reftable, table));
 	if (!e)
 		return -ENOENT;
 	*pos = e + ((index & ((1ULL << shift) - 1)) << SLICE_SHIFT);

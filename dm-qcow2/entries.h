@@ -13,7 +13,7 @@
 
 /* What an L2 entry says of its cluster; two more than a lookup in one image can find. */
 enum extent_type {
-	EXTENT_MISS,		/* the slice of @img that tells is not in memory */
+	EXTENT_MISS,		/* the slice that tells, at @host of @img, is not in memory */
 	EXTENT_UNALLOCATED,	/* look further down the chain (lookup of one image only) */
 	EXTENT_ZERO,
 	EXTENT_DATA,		/* at @host of @img */
@@ -29,12 +29,6 @@ enum extent_type {
 static inline u32 qcow2_l1_index(const struct qcow2_image *img, u64 goff)
 {
 	return goff >> (img->cluster_bits + img->l2_bits);
-}
-
-/* Which L2 slice covers a guest offset; its entry is number qcow2_cluster_index(). */
-static inline u64 qcow2_l2_slice_index(const struct qcow2_image *img, u64 goff)
-{
-	return goff >> img->slice_bits;
 }
 
 /* Which guest cluster an offset is in; slice_entry() takes of it what counts in a slice. */
@@ -53,6 +47,19 @@ static inline u64 qcow2_l1_covers(const struct qcow2_image *img)
 static inline u64 qcow2_table_pos(u64 entry)
 {
 	return entry & QCOW2_OFFSET_MASK;
+}
+
+/* The byte position of the L2 table that maps a guest offset; 0: none does. */
+static inline u64 qcow2_l2_table(const struct qcow2_image *img, const struct qcow2_map_root *root,
+				 u64 goff)
+{
+	return qcow2_table_pos(flat_entry(&root->l1, qcow2_l1_index(img, goff)));
+}
+
+/* Which slice of the L2 table at @table maps a guest offset: its index in the cache. */
+static inline u64 qcow2_l2_slice_index(const struct qcow2_image *img, u64 table, u64 goff)
+{
+	return (table >> SLICE_SHIFT) + ((goff >> img->slice_bits) & (img->l2_slices - 1));
 }
 
 /* The L1 entry of an L2 table that no snapshot shares. */

@@ -141,7 +141,7 @@ static int check_geometry(struct qcow2_image *img, const struct qcow2_header *h,
 	    snap_pos > LLONG_MAX - (u64)be32_to_cpu(h->nb_snapshots) * QCOW2_SNAPSHOT_BYTES)
 		return fail(error, "Snapshot table is misaligned");
 	/* As QEMU does: a guest cannot address part of a sector. */
-	img->size = round_down(size, SECTOR_SIZE);
+	img->root.size = round_down(size, SECTOR_SIZE);
 	return 0;
 }
 
@@ -183,6 +183,7 @@ static int parse(struct qcow2_image *img, u8 *area, u32 len, bool write, char **
 	img->cluster_size = 1U << img->cluster_bits;
 	img->l2_bits = img->cluster_bits - ilog2(sizeof(__be64));
 	img->slice_bits = img->cluster_bits + SLICE_ENTRY_SHIFT;
+	img->l2_slices = 1U << (img->cluster_bits - SLICE_SHIFT);
 	img->refcount_order = QCOW2_V2_REFCOUNT_ORDER;
 	if (is_v3(h)) {
 		hlen = be32_to_cpu(h->header_length);

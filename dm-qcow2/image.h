@@ -90,6 +90,20 @@ enum image_phase {
 };
 
 /**
+ * struct qcow2_map_root - from where a guest's disk is mapped
+ * @l1:		The L1 table; none of a raw layer.
+ * @size:	Virtual size, bytes.
+ *
+ * An image has a live root, the one of its header.  L2 slices are known by their place in the
+ * storage and not by the guest offsets that they map, so whatever roots there are share the cache,
+ * and a table that two of them share is there once.
+ */
+struct qcow2_map_root {
+	struct flat_table l1;
+	u64 size;
+};
+
+/**
  * struct qcow2_image - an image or raw layer
  */
 struct qcow2_image {
@@ -113,12 +127,12 @@ struct qcow2_image {
 	char *name;			/* for messages: escaped path */
 	struct qcow2_storage st;	/* where the tables are */
 	struct qcow2_storage *data;	/* where the guest's clusters are: @st */
-	u64 size;			/* virtual size, bytes */
 	u32 version;
 	u32 cluster_bits;
 	u32 cluster_size;		/* bytes */
 	u32 l2_bits;			/* entries of an L2 table: 1 << l2_bits */
 	u32 slice_bits;			/* guest bytes that an L2 slice covers: 1 << slice_bits */
+	u32 l2_slices;			/* slices of an L2 table, a power of two */
 	u32 refcount_order;
 	u32 refblock_bits;		/* refcounts in a refcount block: 1 << refblock_bits */
 	u32 rb_slice_bits;		/* refcounts in a 4 KiB slice of one: 1 << rb_slice_bits */
@@ -127,7 +141,7 @@ struct qcow2_image {
 
 	/* Tables; entries as table-cache.h says. */
 	struct table_cache cache;
-	struct flat_table l1;
+	struct qcow2_map_root root;	/* the live one */
 	struct flat_table reftable;	/* the array itself: alloc_lock and meta_lock to replace */
 	struct maple_tree metadata;	/* host clusters that hold metadata; RCU, own lock */
 
@@ -162,6 +176,7 @@ struct qcow2_image {
 /* A device's hold on one layer of its chain. */
 struct qcow2_layer {
 	struct qcow2_image *img;
+	const struct qcow2_map_root *root;	/* of @img: what it shows */
 	struct dm_dev *dev;		/* for a bdev */
 	u64 size;			/* bytes that can be read from it; past that are zeroes */
 };

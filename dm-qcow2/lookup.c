@@ -43,28 +43,33 @@ static void judge_suspect(struct qcow2_image *img, u64 entry, struct extent *ext
 		*got = min(*got, size - ext->host - skip);
 }
 
-void qcow2_image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext)
+void qcow2_root_lookup(struct qcow2_image *img, const struct qcow2_map_root *root, u64 goff,
+		       u64 len, struct extent *ext)
 {
 	u32 i = qcow2_cluster_index(img, goff) & (SLICE_ENTRIES - 1);
-	u64 entry, host, got = img->cluster_size - in_cluster(img, goff);
+	u64 entry, host, table, index, got = img->cluster_size - in_cluster(img, goff);
 	struct slice *s;
 	bool own;
 
 	ext->img = img;
 	ext->st = img->data;
-	rcu_read_lock();
-	s = slice_find(&img->cache.l2, qcow2_l2_slice_index(img, goff));
-	if (!s) {
-		rcu_read_unlock();
+	table = qcow2_l2_table(img, root, goff);
+	if (!table) {
+		ext->type = EXTENT_UNALLOCATED;
 		ext->own = false;
 		ext->host = 0;
-		if (qcow2_table_pos(flat_entry(&img->l1, qcow2_l1_index(img, goff)))) {
-			ext->type = EXTENT_MISS;
-			ext->len = len;
-			return;
-		}
-		ext->type = EXTENT_UNALLOCATED;
 		ext->len = min(len, l2_rest(img, goff));
+		return;
+	}
+	index = qcow2_l2_slice_index(img, table, goff);
+	rcu_read_lock();
+	s = slice_find(&img->cache.l2, index);
+	if (!s) {
+		rcu_read_unlock();
+		ext->type = EXTENT_MISS;
+		ext->own = false;
+		ext->host = index << SLICE_SHIFT;
+		ext->len = len;
 		return;
 	}
 	entry = slice_entry(s, i);
@@ -115,7 +120,7 @@ void qcow2_chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 
 			ext->len = len;
 			return;
 		}
-		qcow2_image_lookup(layer->img, goff, len, ext);
+		qcow2_root_lookup(layer->img, layer->root, goff, len, ext);
 		len = ext->len;
 		if (ext->type != EXTENT_UNALLOCATED)
 			return;

@@ -12,7 +12,8 @@
  * struct extent - what a range of guest bytes is
  * @img:	The image that decides (not for a zero past the end of all layers).
  * @st:	The storage that @host is in; but compressed data is always where the tables are.
- * @host:	Byte position; for EXTENT_ZERO, of a preallocated cluster, or 0.
+ * @host:	Byte position; for EXTENT_ZERO, of a preallocated cluster, or 0; for EXTENT_MISS, of
+ *		the slice, where the tables are.
  * @stored:	EXTENT_COMPRESSED: how many bytes are there at @host.
  * @len:	How many bytes, from the offset that was asked for.
  * @own:	The clusters belong to the active table alone: they can be written in place.
@@ -28,15 +29,24 @@ struct extent {
 };
 
 /**
- * qcow2_image_lookup - what one image says about a range
+ * qcow2_root_lookup - what one image says about a range
  * @img: the image, not raw
- * @goff: guest offset, inside the image
+ * @root: which of its disks
+ * @goff: guest offset, inside the disk
  * @len: bytes wanted
  * @ext: the answer, for at least one byte
  *
  * Any context that may take an RCU read lock.
  */
-void qcow2_image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct extent *ext);
+void qcow2_root_lookup(struct qcow2_image *img, const struct qcow2_map_root *root, u64 goff,
+		       u64 len, struct extent *ext);
+
+/* The same for the live root. */
+static inline void qcow2_image_lookup(struct qcow2_image *img, u64 goff, u64 len,
+				      struct extent *ext)
+{
+	qcow2_root_lookup(img, &img->root, goff, len, ext);
+}
 
 /**
  * qcow2_chain_lookup - where a range is read from
@@ -46,7 +56,7 @@ void qcow2_image_lookup(struct qcow2_image *img, u64 goff, u64 len, struct exten
  * @len: bytes wanted
  * @ext: the answer, for at least one byte; never EXTENT_UNALLOCATED
  *
- * Context: as qcow2_image_lookup().
+ * Context: as qcow2_root_lookup().
  */
 void qcow2_chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len,
 			struct extent *ext);

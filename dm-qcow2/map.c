@@ -238,8 +238,8 @@ void qcow2_resume_io(struct qcow2_io *io)
 }
 
 /*
- * With nothing dirty a FLUSH is a flush of the data's storage, which on a block device the bio itself
- * can be.
+ * With nothing dirty a FLUSH is a flush of the data's storage, which on a block device the bio
+ * itself can be.
  */
 static int map_flush(struct qcow2_io *io, struct bio *bio)
 {

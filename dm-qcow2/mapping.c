@@ -36,7 +36,7 @@ static void free_reference(struct qcow2_image *img, struct freed_extent **freed,
  */
 static int add_l2_table(struct qcow2_image *img, u32 i)
 {
-	struct slice *l1 = flat_slice(&img->l1, i);
+	struct slice *l1 = flat_slice(&img->root.l1, i);
 	struct freed_extent *freed;
 	bool zeroed;
 	u64 pos;
@@ -76,16 +76,17 @@ out:
 
 struct slice *qcow2_get_l2(struct qcow2_image *img, u64 goff)
 {
-	u32 i = qcow2_l1_index(img, goff);
+	u64 table = qcow2_l2_table(img, &img->root, goff);
 	struct slice *s;
 	int r;
 
-	if (!qcow2_table_pos(flat_entry(&img->l1, i))) {
-		r = add_l2_table(img, i);
+	if (!table) {
+		r = add_l2_table(img, qcow2_l1_index(img, goff));
 		if (r)
 			return ERR_PTR(r);
+		table = qcow2_l2_table(img, &img->root, goff);
 	}
-	s = qcow2_slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
+	s = qcow2_slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, table, goff));
 	if (IS_ERR(s))
 		return s;
 	r = !qcow2_slice_has_place(s) ? -ENOSPC : !qcow2_slice_try_prepare(s) ? -ENOMEM : 0;

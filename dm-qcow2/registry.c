@@ -102,7 +102,7 @@ static void shut_image(struct qcow2_image *img)
 	if (img->can_write)
 		qcow2_epoch_exit(&img->epoch);
 	if (!img->raw) {
-		qcow2_flat_table_free(&img->l1, img);
+		qcow2_flat_table_free(&img->root.l1, img);
 		qcow2_flat_table_free(&img->reftable, img);
 		qcow2_cache_exit(&img->cache);
 		qcow2_decompress_exit(img);
@@ -188,7 +188,7 @@ static int open_qcow2(struct qcow2_image *img, bool write, unsigned int cache_ki
 		return -EINVAL;
 	}
 	/* More than all L2 tables and an eighth for refcounts is never needed. */
-	cover = (img->size >> (img->cluster_bits - 3)) * 9 / 8 / 1024;
+	cover = (img->root.size >> (img->cluster_bits - 3)) * 9 / 8 / 1024;
 	if (!cache_kib)
 		qcow2_cache_resize(&img->cache, clamp_t(u64, cover, 256, 32 * 1024));
 	r = qcow2_tables_load(img, error);
@@ -214,7 +214,7 @@ static int open_image(struct qcow2_image *img, struct image_opening *o)
 		o->error = "Cannot write back what the page cache has of the image";
 		return r;
 	}
-	img->size = round_up(img->st.ops->size(&img->st), SECTOR_SIZE);
+	img->root.size = round_up(img->st.ops->size(&img->st), SECTOR_SIZE);
 	if (o->raw)
 		return 0;
 	img->raw = false;
@@ -552,7 +552,8 @@ int qcow2_layer_open(struct dm_target *ti, struct qcow2_layer *layer, const stru
 		return PTR_ERR(img);
 	}
 	layer->img = img;
-	layer->size = img->size;
+	layer->root = &img->root;
+	layer->size = layer->root->size;
 	return 0;
 }
 

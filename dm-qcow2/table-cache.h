@@ -53,7 +53,7 @@ struct slice {
 	/* Constant once published, but for a refcount table that moves (then: image.meta_lock). */
 	struct qcow2_image *img;
 	u64 pos;			/* byte position in the storage */
-	u64 index;			/* which slice of all tables of its kind */
+	u64 index;			/* where it is in the xarray of its kind, or in its table */
 	u8 kind;
 	void *data;
 
@@ -81,7 +81,7 @@ struct slice {
 
 struct table_cache {
 	struct qcow2_image *img;
-	struct xarray l2;		/* by guest offset / what a slice covers */
+	struct xarray l2;		/* by byte position in the storage / SLICE_SIZE */
 	struct xarray refblocks;	/* by host cluster / what a slice covers */
 	mempool_t slices;
 	mempool_t buffers;		/* SLICE_SIZE each: data and shadows */

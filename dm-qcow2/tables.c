@@ -54,7 +54,7 @@ int qcow2_tables_load(struct qcow2_image *img, char **error)
 	u32 rt_bytes = be32_to_cpu(h->refcount_table_clusters) << img->cluster_bits;
 	int r;
 
-	r = qcow2_flat_table_load(&img->l1, img, SLICE_L1, l1_pos, l1_entries);
+	r = qcow2_flat_table_load(&img->root.l1, img, SLICE_L1, l1_pos, l1_entries);
 	if (!r)
 		r = qcow2_flat_table_load(&img->reftable, img, SLICE_REFTABLE, rt_pos,
 					  rt_bytes / sizeof(__be64));
@@ -72,7 +72,7 @@ int qcow2_tables_load(struct qcow2_image *img, char **error)
 					   "Out of memory loading the tables";
 		return r == -EEXIST ? -EINVAL : r;
 	}
-	r = check_top(img, &img->l1, SLICE_L1, "L1", error);
+	r = check_top(img, &img->root.l1, SLICE_L1, "L1", error);
 	if (r)
 		return r;
 	return check_top(img, &img->reftable, SLICE_REFTABLE, "refcount table", error);
@@ -108,13 +108,14 @@ int qcow2_tables_reserve(struct qcow2_image *img)
 	int r;
 
 	r = img->st.ops->reserve(&img->st, 0, img->cluster_size);
-	if (!r && img->l1.nr_entries)
-		r = img->st.ops->reserve(&img->st, img->l1.pos,
-					 (u64)img->l1.nr_slices * SLICE_SIZE);
+	if (!r && img->root.l1.nr_entries)
+		r = img->st.ops->reserve(&img->st, img->root.l1.pos,
+					 (u64)img->root.l1.nr_slices * SLICE_SIZE);
 	if (!r)
 		r = img->st.ops->reserve(&img->st, img->reftable.pos,
 					 (u64)img->reftable.nr_slices * SLICE_SIZE);
 	if (!r)
-		r = reserve_top(img, &img->l1, DIV64_U64_ROUND_UP(img->size, qcow2_l1_covers(img)));
+		r = reserve_top(img, &img->root.l1,
+				DIV64_U64_ROUND_UP(img->root.size, qcow2_l1_covers(img)));
 	return r ?: reserve_top(img, &img->reftable, img->reftable.nr_entries);
 }

@@ -36,12 +36,12 @@ static void waited(struct slice_waiter *waiter, int error)
 }
 
 /* Let a bio wait for the L2 slice that it missed; it starts again in qcow2_resume_io(). */
-static void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff, bool writer)
+static void park_io(struct qcow2_io *io, const struct extent *ext, bool writer)
 {
 	struct slice *s;
 
 	io->waiter.fn = waited;
-	s = qcow2_slice_get_async(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff),
+	s = qcow2_slice_get_async(&ext->img->cache, SLICE_L2, ext->host >> SLICE_SHIFT,
 				  &io->waiter, !writer);
 	if (IS_ERR(s)) {
 		qcow2_failed_alloc(io->dev->layers[0].img->writer, io, PTR_ERR(s));
@@ -51,21 +51,21 @@ static void park_io(struct qcow2_io *io, struct qcow2_image *img, u64 goff, bool
 	}
 }
 
-bool qcow2_load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
+bool qcow2_load_missed(struct qcow2_io *io, const struct extent *ext,
 		       struct storage_gather *gather)
 {
 	struct slice *s;
 
 	if (io->misses < io->dev->nr_layers) {
 		io->misses++;
-		park_io(io, img, goff, gather);
+		park_io(io, ext, gather);
 		return false;
 	}
 	if (gather) {
 		qcow2_storage_gather_submit(gather);
-		s = qcow2_slice_try_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
+		s = qcow2_slice_try_get(&ext->img->cache, SLICE_L2, ext->host >> SLICE_SHIFT);
 	} else {
-		s = qcow2_slice_get(&img->cache, SLICE_L2, qcow2_l2_slice_index(img, goff));
+		s = qcow2_slice_get(&ext->img->cache, SLICE_L2, ext->host >> SLICE_SHIFT);
 	}
 	if (!IS_ERR(s)) {
 		qcow2_slice_put(s);
@@ -108,7 +108,7 @@ void qcow2_miss_work(struct work_struct *work)
 			else
 				qcow2_chain_lookup(dev, 0, goff, SECTOR_SIZE, &ext);
 			qcow2_io_leave(io);
-		} while (ext.type == EXTENT_MISS && qcow2_load_missed(io, ext.img, goff, NULL));
+		} while (ext.type == EXTENT_MISS && qcow2_load_missed(io, &ext, NULL));
 		if (ext.type != EXTENT_MISS)
 			qcow2_resume_io(io);
 	}

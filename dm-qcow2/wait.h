@@ -5,6 +5,7 @@
 #ifndef DM_QCOW2_WAIT_H
 #define DM_QCOW2_WAIT_H
 
+#include "lookup.h"
 #include "writer.h"
 
 /**
@@ -35,8 +36,7 @@ void qcow2_miss_work(struct work_struct *work);
 /**
  * qcow2_load_missed - see to it that a bio gets the L2 slice that it missed
  * @io: the bio, in no epoch
- * @img: the image whose slice it is
- * @goff: the guest offset
+ * @ext: EXTENT_MISS: which slice
  * @gather: the writer's: writes that are not to wait along with it; NULL if the caller is another
  *
  * The bio is put aside until the slice is loaded.  But what was loaded may be evicted again before
@@ -52,7 +52,7 @@ void qcow2_miss_work(struct work_struct *work);
  * Return: true if the slice has been read and the caller is to look again; false if the bio is not
  * the caller's any more.
  */
-bool qcow2_load_missed(struct qcow2_io *io, struct qcow2_image *img, u64 goff,
+bool qcow2_load_missed(struct qcow2_io *io, const struct extent *ext,
 		       struct storage_gather *gather);
 
 /**

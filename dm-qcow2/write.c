@@ -38,7 +38,7 @@ int qcow2_chain_reads_zeroes(struct qcow2_writer *w, struct qcow2_io *io, unsign
 	while (len) {
 		qcow2_chain_lookup(io->dev, from, goff, len, &ext);
 		if (ext.type == EXTENT_MISS) {
-			if (qcow2_load_missed(io, ext.img, goff, &w->gather))
+			if (qcow2_load_missed(io, &ext, &w->gather))
 				continue;
 			return -EAGAIN;
 		}
@@ -151,7 +151,7 @@ static void process_in_cluster(struct qcow2_writer *w, struct qcow2_io *io)
 	/* In no epoch: only the writer changes mappings, so what it finds cannot go away. */
 	do {
 		qcow2_image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
-	} while (ext.type == EXTENT_MISS && qcow2_load_missed(io, img, goff, &w->gather));
+	} while (ext.type == EXTENT_MISS && qcow2_load_missed(io, &ext, &w->gather));
 	if (written_in_place(&ext)) {
 		/* The usual case after waiting for an operation on the same cluster. */
 		qcow2_resume_io(io);
@@ -192,8 +192,7 @@ static void process_long_write(struct qcow2_writer *w, struct qcow2_io *io)
 		qcow2_image_lookup(img, goff, end - goff, &ext);
 		if (ext.type == EXTENT_MISS) {
 			qcow2_storage_gather_submit(&w->gather);
-			s = qcow2_slice_try_get(&img->cache, SLICE_L2,
-						qcow2_l2_slice_index(img, goff));
+			s = qcow2_slice_try_get(&img->cache, SLICE_L2, ext.host >> SLICE_SHIFT);
 			if (s == ERR_PTR(-ENOMEM)) {
 				qcow2_stall_io(w, io);
 				return;
