@@ -112,6 +112,22 @@ def opening(repo):
     return "\n".join(bad)
 
 
+def options(repo):
+    """What can be typed can be read about: in --help, the manual page, and on the tab key."""
+    def text(*parts):
+        return "\n".join(lines(repo, os.path.join("tools/qcow2attach", *parts)))
+    source = "\n".join(text(os.path.basename(f)) for f in tracked(repo)
+                       if re.match(r"tools/qcow2attach/[^/]+\.[ch]$", f))
+    places = {"--help": "\n".join(re.findall(r'"(?:[^"\\\n]|\\.)*"', source)),
+              "the manual page": text("qcow2attach.8").replace("\\-", "-"),
+              "the completion": text("completion", "qcow2attach")}
+    names = sorted(set(re.findall(r'\{ "([a-z-]+)", (?:required|no)_argument', source)))
+    return "\n".join([f"--{name} is missing in {place}" for name in names
+                      for place, found in places.items()
+                      if not re.search(rf"--{name}(?![\w-])", found)] +
+                     ([] if names else ["no options were found"]))
+
+
 RULES = {
     "licence lines": spdx,
     "file length": length,
@@ -121,4 +137,5 @@ RULES = {
     "places of one machine": lambda repo: scan(repo, PLACES, "a place outside the project"),
     "kernel versions": versions,
     "opening comments": opening,
+    "options": options,
 }
