@@ -305,7 +305,7 @@ def test_a_server_that_waits(unanswered, serve, bdev, dm, spawn, tmp_path):
     (tmp_path / "new").symlink_to(other)
     os.rename(tmp_path / "new", tmp_path / "link")
     assert second.wait(timeout=10) == 1
-    assert "it has become another device meanwhile" in second.stderr.read()
+    assert "the device was replaced meanwhile" in second.stderr.read()
     dm.resume("slow")
     assert serve(device).stop() == 0
 
@@ -486,7 +486,7 @@ def test_users(serve, bdev, tmp_path, cleanup):
     assert process_status(server.worker())["Uid"].split() == [str(pwd.getpwnam("daemon").pw_uid)] * 4
     print(verify(server, 1, 300, random.getrandbits(32)).stdout)
     assert server.stop() == 0
-    for user, words in [("root", "the user 'root' has privileges of root's"),
+    for user, words in [("root", "the user 'root' has root's privileges"),
                         ("nosuchuser", "there is no user 'nosuchuser'")]:
         refused = run("qcow2attach", "serve", device, "--user", user, check=False)
         assert refused.returncode == 1 and words in refused.stderr, refused.stderr
@@ -580,10 +580,10 @@ def test_refusals(bdev, tmp_path):
             ([device, "--queue-size", "65536"], 2, "from 1 to 32768"),
             ([device, "--oom-score-adj", "-1001"], 2, "from -1000 to 1000"),
             ([device, "--oom-score-adj", "-"], 2, "from -1000 to 1000"),
-            ([device, "--workers", "3"], 2, "'1' or 'per-queue'"),
+            ([device, "--workers", "3"], 2, "use 1 or per-queue"),
             ([device, "--poll", "1000001"], 2, "from 0 to 1000000"),
             ([device, "--serial", "x" * 21], 2, "at most 20"),
-            ([], 2, "which device?"),
+            ([], 2, "NAME is missing"),
             ([device, device], 2, "one device at a time")]:
         done = run("qcow2attach", "serve", *argv, check=False)
         assert done.returncode == code and words in done.stderr, (argv, done.stderr)

@@ -45,23 +45,23 @@ def test_without_root(tmp_path):
 
 def test_usage_errors(tmp_path):
     for argv, words in [
-            (["attach"], "which image?"),
+            (["attach"], "IMAGE is missing"),
             (["attach", "a", "b"], "one image at a time"),
             (["attach", "a", "--bogus"], "unknown option '--bogus'"),
             (["attach", "a", "--name"], "--name needs a value"),
-            (["attach", "a", "--name", "a/b"], "cannot contain '/'"),
-            (["attach", "a", "--name", "control"], "cannot be the name"),
-            (["attach", "a", "--format", "vmdk"], "unknown format 'vmdk'"),
+            (["attach", "a", "--name", "a/b"], "it contains '/'"),
+            (["attach", "a", "--name", "control"], "invalid device name 'control'"),
+            (["attach", "a", "--format", "vmdk"], "unsupported format 'vmdk'"),
             (["attach", "a", "--format", "raw"], "losetup"),
-            (["attach", "a", "--cache", "much"], "'much' is not a size"),
+            (["attach", "a", "--cache", "much"], "invalid size 'much'"),
             (["attach", "a", "--backing", "b", "--no-backing"], "exclude each other"),
             (["attach", "a", "--no-backing", "--backing", "b"], "exclude each other"),
-            (["detach"], "which device?"),
+            (["detach"], "NAME is missing"),
             (["detach", "a", "--wait", "--force"], "exclude each other"),
             (["list", "a"], "takes no names"),
             (["status", "a", "b"], "one device at a time"),
             (["run", "a"], "QEMU command is missing"),
-            (["run", "--", "qemu"], "which image?"),
+            (["run", "--", "qemu"], "IMAGE is missing"),
             (["run", "a", "--bootindex", "x", "--", "qemu"], "not a number")]:
         assert words in refused(*argv, code=2)
 

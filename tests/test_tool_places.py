@@ -189,7 +189,7 @@ def test_what_a_process_has_open(images):
     with open(image, "rb") as f:
         for name in (f"/proc/self/fd/{f.fileno()}", f"/dev/fd/{f.fileno()}"):
             if os.path.lexists(name):
-                assert "links below /proc are not followed" in refused("attach", name, code=1)
+                assert "links below /proc" in refused("attach", name, code=1)
 
 
 def test_a_directory_where_anybody_makes_links(images, group, cleanup):

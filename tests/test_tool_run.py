@@ -215,7 +215,7 @@ def test_qemu_does_not_start(disk):
     for argv, code, words in [
             (["no-such-program"], 127, "no-such-program cannot be started: No such file"),
             (["/etc/passwd"], 126, "/etc/passwd cannot be started: Permission denied"),
-            (["qemu-system-x86_64", "-m", "lots"], 125, "'lots' is not a size"),
+            (["qemu-system-x86_64", "-m", "lots"], 125, "invalid size 'lots'"),
             (["qemu-system-x86_64", "-mem-path", "/tmp"], 125, "-mem-path gives memory"),
             (["qemu-system-x86_64", "-snapshot"], 125, "-snapshot would not hold for this disk"),
             (["qemu-system-x86_64", "-M", "microvm"], 125, "'microvm' has no PCI bus"),

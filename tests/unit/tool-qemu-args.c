@@ -99,7 +99,7 @@ static void test_memory(void)
 	/* What is null is not said. */
 	expect("qemu -object {\"qom-type\":null,\"id\":null} -device {\"driver\":null,"
 	       "\"memdev\":null}", MEMORY("134217728") DISK_TAIL ",bootindex=0");
-	expect_refused("qemu -m banana", "not a size");
+	expect_refused("qemu -m banana", "invalid size");
 	expect_refused("qemu -daemonize", "use attach and serve");
 }
 
@@ -147,14 +147,14 @@ static void test_memory_sizes(void)
 		expect(line, tail);
 	}
 	expect("qemu -M q35,memory.size=1G", MEMORY("1073741824") DISK_TAIL ",bootindex=0");
-	expect_refused("qemu -m 1.5B", "not a size");
-	expect_refused("qemu -m 0.5", "not a size");
-	expect_refused("qemu -m 0x2G", "not a size");
-	expect_refused("qemu -m 2GiB", "not a size");
-	expect_refused("qemu -m -1", "not a size");
-	expect_refused("qemu -m 1e3", "not a size");
-	expect_refused("qemu -m .", "not a size");
-	expect_refused("qemu -m 0x1.8G", "not a size");
+	expect_refused("qemu -m 1.5B", "invalid size");
+	expect_refused("qemu -m 0.5", "invalid size");
+	expect_refused("qemu -m 0x2G", "invalid size");
+	expect_refused("qemu -m 2GiB", "invalid size");
+	expect_refused("qemu -m -1", "invalid size");
+	expect_refused("qemu -m 1e3", "invalid size");
+	expect_refused("qemu -m .", "invalid size");
+	expect_refused("qemu -m 0x1.8G", "invalid size");
 	expect_refused("qemu -m 8E", "too large");
 	expect_refused("qemu -m 99999999999999999999", "too large");
 }

@@ -120,7 +120,7 @@ static void test_users(void)
 	CHECK(sandbox_find_user("no-such-user", &user) == -1 &&
 	      strstr(cause_text(), "there is no user 'no-such-user'"), "%s", cause_text());
 	CHECK(sandbox_find_user("root", &user) == -1 &&
-	      strstr(cause_text(), "privileges of root's"), "%s", cause_text());
+	      strstr(cause_text(), "root's privileges"), "%s", cause_text());
 }
 
 int main(void)

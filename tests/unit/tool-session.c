@@ -623,20 +623,20 @@ static void test_hostile(void)
 	CHECK(!set_table_of(0, 1 << 20, 0x7000000));
 
 	expect_closed(ask_state(VU_SET_VRING_NUM, 2, 128), "no ring 2");
-	expect_closed(ask_state(VU_SET_VRING_NUM, 0, 100), "100 entries");
-	expect_closed(ask_state(VU_SET_VRING_NUM, 0, 0), "0 entries");
+	expect_closed(ask_state(VU_SET_VRING_NUM, 0, 100), "invalid size 100");
+	expect_closed(ask_state(VU_SET_VRING_NUM, 0, 0), "invalid size 0");
 	expect_closed(ask_state(VU_SET_VRING_NUM, 0, 65536), "65536 entries");
 	expect_closed(ask_state(VU_SET_VRING_NUM, 0, 2048), "no ring may have more than 1024");
 	CHECK(!ask_state(VU_SET_VRING_NUM, 0, 1024));
-	expect_closed(ask_state(VU_SET_VRING_BASE, 0, 65536), "begin at 65536");
+	expect_closed(ask_state(VU_SET_VRING_BASE, 0, 65536), "invalid base 65536");
 	expect_closed(ask_state(VU_GET_VRING_BASE, 77, 0), "no ring 77");
-	expect_closed(ask_state(VU_SET_VRING_ENABLE, 0, 2), "but not 2");
+	expect_closed(ask_state(VU_SET_VRING_ENABLE, 0, 2), "invalid enable value 2");
 	expect_closed(set_addr(0, 0, 2), "flags 0x2");
 	value = 0 | VU_VRING_NOFD;
 	expect_closed(ask(VU_SET_VRING_KICK, &value, 8), "polled");
-	expect_closed(ask_fds(VU_SET_VRING_CALL, &value, 8, fds, 1), "came 1 file descriptors");
+	expect_closed(ask_fds(VU_SET_VRING_CALL, &value, 8, fds, 1), "came with 1 file descriptors");
 	value = 0;
-	expect_closed(ask(VU_SET_VRING_KICK, &value, 8), "came 0 file descriptors");
+	expect_closed(ask(VU_SET_VRING_KICK, &value, 8), "came with 0 file descriptors");
 	expect_closed(ask_fds(VU_SET_VRING_KICK, &value, 8, fds, 2), "2 file descriptors");
 	/* A kick and no addresses: it waits. A used ring past the end: it is refused. */
 	CHECK(!file_for_ring(VU_SET_VRING_KICK, 0));
@@ -656,7 +656,7 @@ static void test_hostile(void)
 	end();
 	begin();
 	send_message(VU_GET_FEATURES, VU_VERSION, NULL, 0, 1 << 20, NULL, 0);
-	expect_closed(deliver(), "longer than any");
+	expect_closed(deliver(), "is too long");
 	end();
 	begin();
 	send_message(VU_GET_FEATURES, VU_VERSION, NULL, 0, 0, fds, 20);

@@ -79,11 +79,11 @@ int attach_check_name(const char *name)
 {
 	if (!*name || strlen(name) > DM_NAME_MAX || !strcmp(name, ".") || !strcmp(name, "..") ||
 	    !strcmp(name, "control"))
-		return cause("'%s' cannot be the name of a device", name);
+		return cause("invalid device name '%s'", name);
 	for (const char *c = name; *c; c++) {
 		if (!name_char(*c))
-			return cause("a device name cannot contain '%c': use letters, digits and "
-				     "#+-.:=@_", *c);
+			return cause("invalid device name: it contains '%c'; use letters, digits "
+				     "and #+-.:=@_", *c);
 	}
 	return 0;
 }

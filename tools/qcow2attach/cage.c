@@ -133,7 +133,7 @@ static int set_limits(const struct stat *st)
 	if (limit(RLIMIT_CORE, 0) || limit(RLIMIT_CPU, CPU_SECONDS) ||
 	    limit(RLIMIT_AS, MEMORY_BASE + memory) ||
 	    (S_ISREG(st->st_mode) && limit(RLIMIT_FSIZE, size)))
-		return cause_errno("it cannot be limited");
+		return cause_errno("cannot set resource limits");
 	return 0;
 }
 
@@ -145,7 +145,7 @@ static int lose_rights(void)
 
 	if (setgroups(0, NULL) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid) ||
 	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-		return cause_errno("it cannot become user %u", uid);
+		return cause_errno("cannot become user %u", uid);
 	return 0;
 }
 
@@ -246,7 +246,7 @@ static int install_filter(void)
 
 	prog.len = compile(code, rules, ARRAY_SIZE(rules));
 	fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &prog);
-	return fd < 0 ? cause_errno("no system-call filter that asks") : fd;
+	return fd < 0 ? cause_errno("cannot set the system-call filter that asks") : fd;
 }
 
 /* Send a descriptor, or without one a text, to the process that has started us. */
@@ -300,7 +300,7 @@ static int arrange_fds(int image, int out, int err, int birth)
 static int leave_terminal(pid_t parent)
 {
 	if (setsid() < 0)
-		return cause_errno("it cannot leave the terminal");
+		return cause_errno("cannot leave the terminal");
 	/* After the change of identity, which would undo it. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
 		return cause_errno("PR_SET_PDEATHSIG");
@@ -423,14 +423,14 @@ int cage_start(struct cage *cage, char *const argv[], const struct stat *st, int
 	cage->idle = 0;
 	cage->left = DAY + image_bytes(cage->image, st) / BYTES_PER_SECOND;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, birth))
-		return cause_errno("no socket");
+		return cause_errno("cannot create a socket");
 	fflush(NULL);
 	cage->pid = fork();
 	if (!cage->pid)
 		program(cage, argv, st, parent, out, err, birth[1]);
 	close(birth[1]);
 	if (cage->pid < 0)
-		ret = cause_errno("no process");
+		ret = cause_errno("cannot start a process");
 	else
 		ret = wait_begun(cage, birth[0]);
 	err = errno;

@@ -96,7 +96,7 @@ static int check_same(const struct disk *disk)
 		return cause_errno("its attributes cannot be read");
 	if (!S_ISBLK(st.st_mode) || st.st_rdev != disk->dev ||
 	    sequence_of(disk->fd) != disk->sequence)
-		return cause("it has become another device meanwhile");
+		return cause("the device was replaced meanwhile");
 	return 0;
 }
 

@@ -137,7 +137,7 @@ static int run_task_with_udev(struct dm_task *task)
 	int ret, err;
 
 	if (!dm_task_set_cookie(task, &cookie, UDEV_FLAGS))
-		return cause("device-mapper: no udev cookie: %s", library_error);
+		return cause("device-mapper: cannot get a udev cookie: %s", library_error);
 	ret = run_task(task);
 	err = errno;
 	wait_for_udev(cookie);
@@ -387,7 +387,7 @@ static int create_guarded(const char *name, const char *uuid, bool whole, struct
 	int to[2], ret;
 
 	if (pipe2(to, O_CLOEXEC))
-		return cause_errno("no pipe");
+		return cause_errno("cannot create a pipe");
 	if (spawn(&child, "process that makes the device", 0)) {
 		close(to[0]);
 		close(to[1]);

@@ -269,7 +269,7 @@ static int bind_and_listen(struct listener *l, const struct socket_owner *owner)
 	l->ino = st.st_ino;
 	/* What was made elsewhere stays, since its name leads wherever others want. */
 	if (!is_there(l))
-		ret = cause("the way to the socket %s leads elsewhere by now", l->path);
+		ret = cause("the directory of the socket %s was replaced", l->path);
 	else
 		ret = set_access(node, owner);
 	close(node);
@@ -291,7 +291,7 @@ static int open_listener(struct listener *l, const struct socket_owner *owner)
 	if (!ret) {
 		l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 		if (l->fd < 0)
-			ret = cause_errno("no socket");
+			ret = cause_errno("cannot create a socket");
 	}
 	if (!ret)
 		ret = bind_and_listen(l, owner);
@@ -308,7 +308,7 @@ static char *absolute_path(const char *path)
 		return xstrdup(path);
 	here = getcwd(NULL, 0);
 	if (!here) {
-		cause_errno("the directory that the socket %s is to be found from", path);
+		cause_errno("the directory of the socket %s", path);
 		return NULL;
 	}
 	absolute = xasprintf("%s/%s", strcmp(here, "/") ? here : "", path);

@@ -37,12 +37,12 @@ int attach_option(struct attach_options *o, int opt, const char *value)
 		if (!strcmp(value, "raw"))
 			return cause("a raw image is a disk already: 'losetup --direct-io=on' "
 				     "makes a block device of it, which can be served");
-		return cause("unknown format '%s', only qcow2 is", value);
+		return cause("unsupported format '%s': only qcow2 is supported", value);
 	case OPT_CACHE:
 		if (parse_size(value, 1, &bytes))
 			return -1;
 		if (bytes < 1024 || bytes / 1024 > UINT32_MAX)
-			return cause("a cache of '%s' cannot be: use 1K or more", value);
+			return cause("invalid cache size '%s': the minimum is 1K", value);
 		o->cache_kib = bytes / 1024;
 		return 0;
 	case OPT_ALLOW_DIR:
@@ -77,7 +77,8 @@ static int parse_oom_score_adj(const char *value, int *adj)
 	unsigned int n;
 
 	if (parse_uint(value + negative, "the OOM score adjustment", 0, 1000, &n))
-		return cause("'%s' is no OOM score adjustment, which is from -1000 to 1000", value);
+		return cause("invalid OOM score adjustment '%s': it must be from -1000 to 1000",
+			     value);
 	*adj = negative ? -(int)n : (int)n;
 	return 0;
 }
@@ -105,14 +106,14 @@ int serve_option(struct server_options *o, int opt, const char *value)
 		else if (!strcmp(value, "1"))
 			o->worker_per_queue = false;
 		else
-			return cause("workers are '1' or 'per-queue', not '%s'", value);
+			return cause("invalid number of workers '%s': use 1 or per-queue", value);
 		return 0;
 	case OPT_POLL:
 		return parse_uint(value, "the time to poll", 0, VHOST_BLK_MAX_BUSYLOOP_US,
 				  &o->poll_us);
 	case OPT_SERIAL:
 		if (strlen(value) > 20)
-			return cause("a serial number has at most 20 characters");
+			return cause("serial number too long: at most 20 characters");
 		o->serial = value;
 		return 0;
 	case OPT_OOM_SCORE_ADJ:

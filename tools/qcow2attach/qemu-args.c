@@ -217,14 +217,14 @@ static int qemu_size(const char *text, uint64_t unit, uint64_t *bytes)
 	else if (fraction > 0)
 		unit = 1;
 	if ((!whole && !part) || *end || (fraction > 0 && unit == 1))
-		return cause("'%s' is not a size", text);
+		return cause("invalid size '%s'", text);
 	errno = 0;
 	if (whole)
 		n = strtoull(from, NULL, hex ? 16 : 10);
 	if (errno || __builtin_mul_overflow(n, unit, bytes) ||
 	    __builtin_add_overflow(*bytes, (uint64_t)(fraction * unit), bytes) ||
 	    *bytes > INT64_MAX)
-		return cause("'%s' is too large a size", text);
+		return cause("size too large: '%s'", text);
 	return 0;
 }
 

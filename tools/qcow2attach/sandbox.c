@@ -68,7 +68,7 @@ static int install_filter(const struct allowed_call *calls, size_t n, uint32_t o
 	size_t at = 0;
 
 	if (n > MAX_CALLS)
-		return cause("%zu system calls are more than a filter takes", n);
+		return cause("too many system calls for a filter: %zu", n);
 #define EMIT(...) (code[at++] = (struct sock_filter)__VA_ARGS__)
 	EMIT(LOAD(arch));
 	EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, FILTER_ARCH, 1, 0));
@@ -100,7 +100,7 @@ static int install_filter(const struct allowed_call *calls, size_t n, uint32_t o
 		return 0;
 	if (errno == EINVAL)
 		return cause("this kernel has no system-call filters (CONFIG_SECCOMP_FILTER)");
-	return cause_errno("no system-call filter");
+	return cause_errno("cannot set a system-call filter");
 }
 
 int sandbox_find_user(const char *name, struct sandbox_user *user)
@@ -117,7 +117,7 @@ int sandbox_find_user(const char *name, struct sandbox_user *user)
 	if (!pw && name)
 		return cause("there is no user '%s'", name);
 	if (pw && (!pw->pw_uid || !pw->pw_gid))
-		return cause("the user '%s' has privileges of root's", pw->pw_name);
+		return cause("the user '%s' has root's privileges", pw->pw_name);
 	user->shared = !pw;
 	user->uid = pw ? pw->pw_uid : NOBODY;
 	user->gid = pw ? pw->pw_gid : NOBODY;
@@ -157,9 +157,9 @@ int sandbox_header_reader(const struct sandbox_user *user, int image_fd, int ans
 	     syscall(SYS_close_range, STDERR_FILENO + 1, low - 1, 0) < 0) ||
 	    (high > low + 1 && syscall(SYS_close_range, low + 1, high - 1, 0) < 0) ||
 	    syscall(SYS_close_range, high + 1, ~0u, 0) < 0)
-		return cause_errno("cannot close what it must not have");
+		return cause_errno("cannot close inherited descriptors");
 	if (limit(RLIMIT_CORE, 0) < 0 || limit(RLIMIT_CPU, 10) < 0)
-		return cause_errno("cannot limit itself");
+		return cause_errno("cannot set resource limits");
 	if (take_identity(user))
 		return -1;
 	return install_filter(calls, ARRAY_SIZE(calls), SECCOMP_RET_KILL_PROCESS);

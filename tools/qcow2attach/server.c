@@ -223,7 +223,7 @@ static int close_others(const struct server *srv, int hello_fd)
 		from = keep[i] + 1;
 	}
 	ret |= close_range(from, ~0u, 0);
-	return ret ? cause_errno("cannot close what it must not have") : 0;
+	return ret ? cause_errno("cannot close inherited descriptors") : 0;
 }
 
 static void __attribute__((noreturn)) unprivileged(struct server *srv, int hello_fd, pid_t parent)
@@ -270,7 +270,7 @@ static int open_uevents(void)
 	}
 	/* Without it the disk works; only a change of its size goes untold. */
 	if (fd < 0)
-		note("the kernel's events cannot be received: %s", strerror(errno));
+		note("cannot receive the kernel's events: %s", strerror(errno));
 	return fd;
 }
 
@@ -290,7 +290,7 @@ static int open_all(struct server *srv)
 	sigdelset(&set, SIGCHLD);
 	srv->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (srv->signals < 0)
-		return cause_errno("no signalfd");
+		return cause_errno("cannot create a signalfd");
 	if (sandbox_find_user(o->user, &srv->user))
 		return -1;
 	if (srv->user.shared)

@@ -16,14 +16,14 @@ int spawn(struct spawned *s, const char *what, int with_us)
 	int pipe_fd[2];
 
 	if (pipe2(pipe_fd, O_CLOEXEC))
-		return cause_errno("no pipe to the %s", what);
+		return cause_errno("cannot create a pipe to the %s", what);
 	/* What is not written yet would be written twice. */
 	fflush(NULL);
 	s->pid = fork();
 	if (s->pid < 0) {
 		close(pipe_fd[0]);
 		close(pipe_fd[1]);
-		return cause_errno("no %s", what);
+		return cause_errno("cannot start the %s", what);
 	}
 	s->fd = pipe_fd[s->pid ? 0 : 1];
 	close(pipe_fd[s->pid ? 1 : 0]);

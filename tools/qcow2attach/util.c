@@ -156,11 +156,11 @@ int parse_size(const char *text, uint64_t unit, uint64_t *bytes)
 	char *end;
 
 	if (!isdigit((unsigned char)text[0]))
-		return cause("'%s' is not a size", text);
+		return cause("invalid size '%s'", text);
 	errno = 0;
 	n = strtoull(text, &end, 10);
 	if (errno)
-		return cause("'%s' is too large a size", text);
+		return cause("size too large: '%s'", text);
 	if (*end) {
 		at = strchr(suffixes, toupper((unsigned char)*end));
 		if (at) {
@@ -173,10 +173,10 @@ int parse_size(const char *text, uint64_t unit, uint64_t *bytes)
 			end++;
 		}
 		if (*end)
-			return cause("'%s' is not a size: use a number and K, M, G or T", text);
+			return cause("invalid size '%s': use a number and K, M, G or T", text);
 	}
 	if (__builtin_mul_overflow((uint64_t)n, unit, bytes))
-		return cause("'%s' is too large a size", text);
+		return cause("size too large: '%s'", text);
 	return 0;
 }
 
@@ -189,7 +189,7 @@ int parse_uint(const char *text, const char *what, unsigned int min, unsigned in
 	errno = 0;
 	n = strtoul(text, &end, 10);
 	if (!isdigit((unsigned char)text[0]) || *end)
-		return cause("%s '%s' is not a number", what, text);
+		return cause("%s: '%s' is not a number", what, text);
 	if (errno || n < min || n > max)
 		return cause("%s is %s, it must be from %u to %u", what, text, min, max);
 	*value = n;

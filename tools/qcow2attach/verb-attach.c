@@ -28,7 +28,8 @@ static int attach_main(int argc, char **argv)
 	if (opt == -2)
 		return code;
 	if (argc - optind != 1)
-		return usage_error("%s", argc == optind ? "which image?" : "one image at a time");
+		return usage_error("%s", argc == optind ? "IMAGE is missing" :
+				   "one image at a time");
 	name = attach_image(argv[optind], &o, NULL);
 	if (name)
 		printf("/dev/mapper/%s\n", name);

@@ -90,9 +90,9 @@ static int start(struct cage *cage, char *const argv[], const struct stat *st, s
 	int out_pipe[2], err_pipe[2], ret, why;
 
 	if (pipe2(out_pipe, O_CLOEXEC))
-		return cause_errno("no pipe to qemu-img");
+		return cause_errno("cannot create a pipe to qemu-img");
 	if (pipe2(err_pipe, O_CLOEXEC)) {
-		cause_errno("no pipe to qemu-img");
+		cause_errno("cannot create a pipe to qemu-img");
 		close(out_pipe[0]);
 		close(out_pipe[1]);
 		return -1;
@@ -108,7 +108,7 @@ static int start(struct cage *cage, char *const argv[], const struct stat *st, s
 	close(out->fd);
 	close(err->fd);
 	if (why == ENOENT)
-		return cause("qemu-img is not there, which does the checking: install qemu-utils");
+		return cause("qemu-img not found: install qemu-utils");
 	return cause_prefix("qemu-img");
 }
 
@@ -411,7 +411,7 @@ static void print_verdict(const char *image, const struct verdict *v,
 		printf("%s: corrupt: %lld errors; copy it before you try: qemu-img check -r all\n",
 		       image, (long long)v->corruptions);
 	if (v->leaks)
-		printf("%s: %lld clusters (%s) are taken and not used%s\n", image,
+		printf("%s: %lld leaked clusters (%s)%s\n", image,
 		       (long long)v->leaks,
 		       format_size(v->leaks << header->cluster_bits, size, sizeof(size)),
 		       v->corruptions ? "" : "; --repair gives them back");
@@ -459,7 +459,7 @@ static int check_main(int argc, char **argv)
 	if (opt == -2)
 		return code;
 	if (argc == optind)
-		return usage_error("which image?");
+		return usage_error("IMAGE is missing");
 	array = json_object_new_array();
 	for (; optind < argc; optind++) {
 		int ret = check_image(argv[optind], repair, json, array);

@@ -113,7 +113,7 @@ static int detach_main(int argc, char **argv)
 	if (force && wait)
 		return usage_error("--force and --wait exclude each other");
 	if (argc == optind)
-		return usage_error("which device?");
+		return usage_error("NAME is missing");
 	for (; optind < argc; optind++) {
 		if (dmdev_find(argv[optind], &dev)) {
 			code = report(argv[optind]);

@@ -95,7 +95,7 @@ static int wait_ready(struct run *r, int fd)
 	sigdelset(&set, SIGCHLD);
 	p[1].fd = signalfd(-1, &set, SFD_CLOEXEC);
 	if (p[1].fd < 0)
-		return cause_errno("no signalfd");
+		return cause_errno("cannot create a signalfd");
 	do {
 		ret = poll(p, ARRAY_SIZE(p), -1);
 	} while (ret < 0 && errno == EINTR);
@@ -400,7 +400,7 @@ static int run_main(int argc, char **argv)
 	if (opt == -2)
 		return code;
 	if (argc - optind != 1)
-		return usage_error("%s", argc == optind ? "which image?" :
+		return usage_error("%s", argc == optind ? "IMAGE is missing" :
 				   "one image, and the QEMU command after --");
 	if (!command || !command[0])
 		return usage_error("the QEMU command is missing: qcow2attach run IMAGE -- "

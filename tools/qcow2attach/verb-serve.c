@@ -35,7 +35,7 @@ static void notify_manager(void)
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0 || sendto(fd, "READY=1", 7, MSG_NOSIGNAL, (struct sockaddr *)&addr,
 			     offsetof(struct sockaddr_un, sun_path) + len) < 0)
-		note("the service manager cannot be told: %s", strerror(errno));
+		note("cannot notify the service manager: %s", strerror(errno));
 	if (fd >= 0)
 		close(fd);
 }
@@ -116,7 +116,8 @@ static int serve_main(int argc, char **argv)
 	if (opt == -2)
 		return code;
 	if (argc - optind != 1)
-		return usage_error("%s", argc == optind ? "which device?" : "one device at a time");
+		return usage_error("%s", argc == optind ? "NAME is missing" :
+				   "one device at a time");
 	o.device = argv[optind];
 	if (o.background)
 		return daemonize(&o);

@@ -52,7 +52,7 @@ int vhost_dev_open(struct vhost_dev *dev)
 	dev->fd = open(VHOST_DEV_PATH, O_RDWR | O_CLOEXEC);
 	if (dev->fd < 0) {
 		if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
-			return cause("%s is not there: load the module vhost-blk "
+			return cause("%s not found: load the module vhost-blk "
 				     "(modprobe vhost-blk)", VHOST_DEV_PATH);
 		return cause_errno("cannot open %s", VHOST_DEV_PATH);
 	}

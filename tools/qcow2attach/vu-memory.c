@@ -20,7 +20,7 @@
 
 /*
  * Where guest memory may be. The kernel touches it with a ring's lock held, so a page that never
- * comes would hold up the ring, and whoever wants to stop it, for ever. That rules out what another
+ * comes would hold up the ring, and whoever wants to stop it, forever. That rules out what another
  * process or host serves (FUSE, NFS and the like), and overlays, which may lead to those. Whoever
  * speaks to us could make such a file. Local filesystems are in, for monitors that keep memory in a
  * directory of theirs, and for persistent memory.

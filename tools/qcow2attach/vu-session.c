@@ -210,7 +210,7 @@ static int set_log_base(struct vu_session *s, struct vu_message *m)
 	char *map;
 
 	if (!wire->size || wire->size > INT64_MAX / 2 || wire->offset > INT64_MAX / 2)
-		return cause("a log of %llu bytes at %llu cannot be",
+		return cause("invalid log: %llu bytes at %llu",
 			     (unsigned long long)wire->size, (unsigned long long)wire->offset);
 	if (log_in_use(s) && !log_would_cover(s, wire->size))
 		return cause("a log of %llu bytes is too short for the guest's memory, which ends "
@@ -257,7 +257,7 @@ static int set_vring_num(struct vu_session *s, struct vu_message *m)
 	if (check_ring(s, state->index))
 		return -1;
 	if (!state->num || (state->num & (state->num - 1)))
-		return cause("ring %u cannot have %u entries", state->index, state->num);
+		return cause("ring %u: invalid size %u", state->index, state->num);
 	if (state->num > s->vhost->ring_size)
 		return cause("ring %u has %u entries, but no ring may have more than %u "
 			     "(--queue-size)", state->index, state->num, s->vhost->ring_size);
@@ -274,7 +274,7 @@ static int set_vring_base(struct vu_session *s, struct vu_message *m)
 	if (check_ring(s, state->index))
 		return -1;
 	if (state->num > 0xffff)
-		return cause("ring %u cannot begin at %u", state->index, state->num);
+		return cause("ring %u: invalid base %u", state->index, state->num);
 	if (s->ring[state->index].running)
 		return cause("the base of ring %u is set while it runs", state->index);
 	s->ring[state->index].base = state->num;
@@ -316,7 +316,7 @@ static int set_vring_file(struct vu_session *s, struct vu_message *m)
 	if (check_ring(s, index))
 		return -1;
 	if (none != !m->nfds)
-		return cause("for ring %u there came %u file descriptors", index, m->nfds);
+		return cause("ring %u came with %u file descriptors", index, m->nfds);
 	if (none && m->header.request == VU_SET_VRING_KICK)
 		return cause("the front end wants ring %u polled; this disk works by eventfd only",
 			     index);
@@ -349,7 +349,7 @@ static int set_vring_enable(struct vu_session *s, struct vu_message *m)
 	if (check_ring(s, state->index))
 		return -1;
 	if (state->num > 1)
-		return cause("ring %u can be enabled or not, but not %u", state->index, state->num);
+		return cause("ring %u: invalid enable value %u", state->index, state->num);
 	s->ring[state->index].enabled = state->num;
 	return ring_update(s, state->index);
 }
@@ -395,7 +395,7 @@ static int set_config(struct vu_session *s, struct vu_message *m)
 
 	if (m->header.size < offsetof(struct vu_config, data) ||
 	    wire->size > m->header.size - offsetof(struct vu_config, data))
-		return cause("%u bytes are too few for what it announces", m->header.size);
+		return cause("%u bytes are too few for the announced payload", m->header.size);
 	if (wire->offset != offsetof(struct virtio_blk_config, wce) || wire->size != 1 ||
 	    !(s->acked & (1ull << VIRTIO_BLK_F_CONFIG_WCE)) || wire->data[0] > 1)
 		return cause("the front end writes %u bytes of configuration at %u; only the "
@@ -492,7 +492,7 @@ static int check_rule(const struct vu_session *s, const struct vu_message *m,
 		      const struct message_rule *rule)
 {
 	if (m->header.flags & VU_FLAG_REPLY)
-		return cause("%s came as a reply to nothing", rule->name);
+		return cause("%s is a reply to no request", rule->name);
 	if (m->header.size < rule->min_size || m->header.size > rule->max_size)
 		return cause("%s has a payload of %u bytes", rule->name, m->header.size);
 	if (m->nfds < rule->min_fds || m->nfds > rule->max_fds)
@@ -520,7 +520,7 @@ int session_handle(struct vu_session *s, struct vu_message *m)
 	int ret;
 
 	if (!rule || !rule->handler)
-		return cause("message %u is none that a disk knows", request);
+		return cause("unknown message %u", request);
 	if (check_rule(s, m, rule))
 		return -1;
 	ret = rule->handler(s, m);

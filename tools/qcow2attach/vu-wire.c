@@ -82,7 +82,7 @@ int vu_receive(int sock, struct vu_inbox *box)
 					     "not %u",
 					     m->header.flags & VU_VERSION_MASK, VU_VERSION);
 			if (m->header.size > sizeof(m->payload))
-				return cause("message %u of %u bytes is longer than any may be",
+				return cause("message %u of %u bytes is too long",
 					     m->header.request, m->header.size);
 			want += m->header.size;
 		}
@@ -94,7 +94,7 @@ int vu_receive(int sock, struct vu_inbox *box)
 		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 			return 0;
 		if (n < 0)
-			return errno == EPROTO ? -1 : cause_errno("the connection broke");
+			return errno == EPROTO ? -1 : cause_errno("the connection was lost");
 		if (n == 0)
 			return box->have ? cause("the front end left in the middle of a message")
 					 : -2;

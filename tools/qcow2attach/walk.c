@@ -46,7 +46,7 @@ int real_place(int fd, char *real, size_t len)
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	n = readlink(link, real, len);
 	if (n < 0 || (size_t)n == len)
-		return cause_errno("its place cannot be found");
+		return cause_errno("cannot determine its path");
 	real[n] = '\0';
 	return 0;
 }
@@ -106,8 +106,8 @@ static int judge_link(const struct steps *s, int fd, const struct stat *st)
 		return fail(errno);
 	/* What a process has open is not found by what the link says. */
 	if (fs.f_type == PROC_SUPER_MAGIC)
-		return cause("links below /proc are not followed, nor is /dev/fd/N therefore: use "
-			     "the name that the file has");
+		return cause("links below /proc, and so /dev/fd/N, are not followed: use the "
+			     "file's own name");
 	if (fs.f_flags & MOUNT_NOSYMFOLLOW)
 		return cause("links are not followed on a filesystem that is mounted with "
 			     "nosymfollow");
