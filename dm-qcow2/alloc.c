@@ -655,7 +655,7 @@ static u32 count_used(const struct qcow2_image *img, struct slice *s, u32 *last)
 static int count_slice(struct qcow2_alloc *a, u64 si, u32 nr, char **error)
 {
 	if (si >= MAX_SLICES) {
-		*error = "Refcounts for more than there can be";
+		*error = "Refcount blocks for more clusters than supported";
 		return -EFBIG;
 	}
 	if (grow_used(a, si)) {

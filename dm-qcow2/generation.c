@@ -253,7 +253,7 @@ static void abandon(struct qcow2_image *img)
 	struct slice *s, *next;
 
 	if (!qcow2_is_clean(img))
-		DMERR("%s: closed without %d changed pieces of its tables and what they map",
+		DMERR("%s: closed with %d uncommitted table slices: what they map is lost",
 		      img->name, atomic_read(&img->cache.nr_dirty));
 	qcow2_generation_finish(img);
 	mutex_lock(&img->meta_lock);

@@ -210,7 +210,7 @@ static int open_image(struct qcow2_image *img, struct image_opening *o)
 	/* Locked first: what QEMU's tools have written is all written by now. */
 	r = img->st.ops->take_over(&img->st);
 	if (r) {
-		DMERR("%s: what was written to it cannot be written back: error %d", img->name, r);
+		DMERR("%s: cannot write back its page cache: error %d", img->name, r);
 		o->error = "Cannot write back what the page cache has of the image";
 		return r;
 	}

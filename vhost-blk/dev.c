@@ -159,7 +159,7 @@ static bool vhost_blk_flush(struct vhost_blk *blk)
 {
 	if (!blkdev_issue_flush(blk->bdev))
 		return true;
-	vhost_blk_notice(blk, "what process %d has written to %pg cannot be flushed\n", blk->owner,
+	vhost_blk_notice(blk, "cannot flush what process %d has written to %pg\n", blk->owner,
 			 blk->bdev);
 	blk->flush_failed = true;
 	return false;
