@@ -2,7 +2,7 @@
 /*
  * cow.h - an operation on a guest cluster, and its I/O: fill it, write to it; see cow.c.
  *
- * For the writer's work item only.
+ * For the writer's work item only, but for setting up and taking apart.
  */
 #ifndef DM_QCOW2_COW_H
 #define DM_QCOW2_COW_H

@@ -4,7 +4,8 @@
  *
  * Metadata is untrusted: an entry that maps a guest cluster onto the header would let a guest write
  * the name of its own backing file.  So the clusters that hold metadata are known: a maple tree
- * (image.metadata), read under RCU and changed under its own lock.  Takes no other.
+ * (image.metadata), read under RCU and changed under its own lock.  Takes state_lock, to mark an
+ * image corrupt.
  */
 #include <linux/device-mapper.h>
 #include <linux/sched.h>

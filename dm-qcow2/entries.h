@@ -11,12 +11,12 @@
 
 #include "image.h"
 
-/* What an L2 entry says of its cluster; two more than a lookup in one image can find. */
+/* What an L2 entry says of its cluster, and what a lookup adds: MISS, BEYOND and INVALID. */
 enum extent_type {
 	EXTENT_MISS,		/* the slice that tells, at @host of @img, is not in memory */
 	EXTENT_UNALLOCATED,	/* look further down the chain (lookup of one image only) */
 	EXTENT_ZERO,
-	EXTENT_DATA,		/* at @host of @img */
+	EXTENT_DATA,		/* at @host of @st */
 	EXTENT_BEYOND,		/* the same, but the storage ends before: reads as zeroes */
 	EXTENT_COMPRESSED,	/* at @host of @img; at most to the end of the cluster */
 	EXTENT_INVALID,		/* the entry cannot be followed */
@@ -207,7 +207,9 @@ void qcow2_slice_check(struct qcow2_image *img, struct slice *s);
  * @index: which one
  * @pos: set to the byte position
  *
- * Return: 0, or -ENOENT when the table does not exist.
+ * That an L2 slice lies in a table is not checked: its index comes from an L1 entry.
+ *
+ * Return: 0, or -ENOENT when the refcount block does not exist.
  */
 int qcow2_slice_position(struct qcow2_image *img, enum slice_kind kind, u64 index, u64 *pos);
 

@@ -16,7 +16,8 @@
  *   epoch.flip_lock              one flip at a time; guest I/O ends under it
  *   inflate_slot.lock            a decompressed cluster; the storage is read under it
  * and spinlocks, under which nothing else is taken:
- *   table_cache.lock, qcow2_commit.io_lock, state_lock, and that of the maple tree metadata
+ *   table_cache.lock (but for those of its xarrays), qcow2_commit.io_lock, state_lock, and that of
+ *   the maple tree metadata
  * A commit never takes alloc_lock, so whoever holds that may wait for a commit to return memory.
  */
 #ifndef DM_QCOW2_IMAGE_H
@@ -62,7 +63,8 @@ struct qcow2_worker {
 /**
  * struct qcow2_waits - what makes bios of a writable image wait, and wait no longer
  *
- * Written by anybody, without a lock: whoever changes one has the writer look at it afterwards.
+ * Written by anybody, without a lock but where said: after a change that lets a bio go on, or that
+ * ends its waiting, the writer is kicked.
  */
 struct qcow2_waits {
 	bool wake;			/* try the stalled bios again */

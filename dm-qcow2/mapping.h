@@ -12,7 +12,7 @@
  * @img: a writable image
  * @goff: the guest offset
  *
- * Makes an L2 table if there is none.  Sleeps, but not for memory.
+ * Makes an L2 table if there is none.  Sleeps, but not for memory that operations or commits hold.
  *
  * Return: the slice, pinned and ready to be changed; -ENOSPC; -EDQUOT when there is a cluster for a
  * table, but the storage refused to write it; -ENOMEM when trying again after a commit or an

@@ -145,7 +145,7 @@ void qcow2_cache_resize(struct table_cache *cache, unsigned int max_kib);
  * and commits end.  So neither the writer, which ends operations, nor who holds alloc_lock, for
  * which the writer waits, may ask so for a slice of the top image: see qcow2_slice_try_get().
  *
- * Return: the slice, pinned; -ENOENT when the table does not exist; or another error.
+ * Return: the slice, pinned; -ENOENT when the refcount block does not exist; or another error.
  */
 struct slice *qcow2_slice_get(struct table_cache *cache, enum slice_kind kind, u64 index);
 
@@ -159,7 +159,7 @@ struct slice *qcow2_slice_get(struct table_cache *cache, enum slice_kind kind, u
  * evicted to pass RCU: both need nobody of ours.
  *
  * Return: the slice, pinned; -ENOMEM when trying again after a commit or an operation may work;
- * -ENOENT when the table does not exist; or another error.
+ * -ENOENT when the refcount block does not exist; or another error.
  */
 struct slice *qcow2_slice_try_get(struct table_cache *cache, enum slice_kind kind, u64 index);
 
