@@ -25,6 +25,23 @@ enum extent_type {
 /* Entries hold so much of a byte position; clusters past it cannot be named. */
 #define ENTRY_MAX_POS	QCOW2_OFFSET_MASK
 
+static inline struct slice *flat_slice(const struct flat_table *t, u32 i)
+{
+	return t->slices[i >> SLICE_ENTRY_SHIFT];
+}
+
+static inline u64 slice_entry(const struct slice *s, unsigned int i)
+{
+	const __be64 *e = s->data;
+
+	return be64_to_cpu(READ_ONCE(e[i & (SLICE_ENTRIES - 1)]));
+}
+
+static inline u64 flat_entry(const struct flat_table *t, u32 i)
+{
+	return slice_entry(flat_slice(t, i), i);
+}
+
 /* Which entry of the L1 table covers a guest offset. */
 static inline u32 qcow2_l1_index(const struct qcow2_image *img, u64 goff)
 {

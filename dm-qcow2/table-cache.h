@@ -252,23 +252,6 @@ int qcow2_flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum sl
  */
 void qcow2_flat_table_free(struct flat_table *t, struct qcow2_image *img);
 
-static inline struct slice *flat_slice(const struct flat_table *t, u32 i)
-{
-	return t->slices[i >> SLICE_ENTRY_SHIFT];
-}
-
-static inline u64 slice_entry(const struct slice *s, unsigned int i)
-{
-	const __be64 *e = s->data;
-
-	return be64_to_cpu(READ_ONCE(e[i & (SLICE_ENTRIES - 1)]));
-}
-
-static inline u64 flat_entry(const struct flat_table *t, u32 i)
-{
-	return slice_entry(flat_slice(t, i), i);
-}
-
 /**
  * slice_find - a slice that is in memory
  * @slices: the xarray of its kind

@@ -366,8 +366,9 @@ def test_refcounts_without_end(dm, spawn, kernel_log, tmp_path):
     time.sleep(2)
     assert loading.poll() is None
     loading.kill()
-    loading.wait(timeout=20)
-    wait_for(lambda: kernel_log.grep("Killed while the image was opened"), what="the refusal")
+    loading.wait(timeout=100)
+    wait_for(lambda: kernel_log.grep("Killed while the image was opened"), what="the refusal",
+             timeout=100)
     run("dmsetup", "remove", "q")
 
 

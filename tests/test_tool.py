@@ -54,6 +54,7 @@ def test_usage_errors(tmp_path):
             (["attach", "a", "--format", "vmdk"], "unsupported format 'vmdk'"),
             (["attach", "a", "--format", "raw"], "losetup"),
             (["attach", "a", "--cache", "much"], "invalid size 'much'"),
+            (["attach", "a", "--cache", "2G"], "it must be from 1K to 1G"),
             (["attach", "a", "--backing", "b", "--no-backing"], "exclude each other"),
             (["attach", "a", "--no-backing", "--backing", "b"], "exclude each other"),
             (["detach"], "NAME is missing"),

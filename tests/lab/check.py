@@ -3,7 +3,7 @@
 
 Owns build/out/check/. A test mostly keeps one CPU busy, so as many guests run at once as there are
 CPUs, up to four; each runs one test file, or the core of several. They wait for something a quarter
-of the time, which what needs no clock gets: it runs aside, one after the other, with the least
+of the time, which what needs no clock gets: it runs aside, one after the other, with less
 priority. Each test writes a line to a results file as it starts and as it ends, so a guest that dies
 costs the one test that killed it: the others of its batch go on in a new guest.
 """
@@ -102,7 +102,7 @@ def results(path):
 def lab(*argv, log, aside=False):
     """Run another lab command, its output into LOG."""
     with open(log, "a") as f:
-        return subprocess.run([*(["nice", "-n", "19"] if aside else []),
+        return subprocess.run([*(["nice", "-n", "10"] if aside else []),
                                os.path.join(LAB, "lab"), *argv], stdin=subprocess.DEVNULL,
                               stdout=f, stderr=f).returncode
 
@@ -240,14 +240,14 @@ def check(full=False, only=(), kernels=None):
             chosen = [(f, options_for(os.path.basename(f))) for f in files]
             chosen = [(f, o) for f, o in chosen if o is not None and may_hold(read(f), o)]
             if chosen and build(total, kernel):
-                where = ["run", "--no-build", "--kernel", kernel, "--timeout",
-                         str(FULL_DEADLINE if full else DEADLINE)]
                 for b, options in batches(chosen):
                     name = os.path.basename(b[0])
                     beside = kernel == "um" and not full and name in ASIDE
+                    where = ["run", "--no-build", "--kernel", kernel, "--timeout",
+                             str(FULL_DEADLINE if full or beside else DEADLINE),
+                             *MACHINE.get((kernel, name), [])]
                     jobs.append((aside if beside else pool).submit(
-                        batch, total, kernel, b, where + MACHINE.get((kernel, name), []), options,
-                        beside))
+                        batch, total, kernel, b, where, options, beside))
         for job in jobs:
             job.result()
     say(f"all of it took {time.monotonic() - start:.0f} s")

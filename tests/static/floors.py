@@ -3,7 +3,8 @@
 
 The floors stand where the objects are listed: in a module's Kbuild, in the tool's Makefile. A file may
 use symbols of those to its right in its line, and of those in the lines below. Two files that a comment
-there names as `one <-> other` may call each other.
+there names as `one <-> other` may call each other. A function that a header defines inline belongs to
+no floor, but what it calls counts for the file that uses it.
 """
 import os
 import re
@@ -16,7 +17,8 @@ LISTS = {"dm-qcow2": ("Kbuild", "dm-qcow2-y"), "vhost-blk": ("Kbuild", "vhost-bl
 def read(text, variable):
     """(files from the top down, pairs that may call each other) of a makefile's text."""
     order = []
-    for value in re.findall(rf"^{re.escape(variable)} [:+]?= ((?:.*\\\n)*.*)$", text, re.M):
+    text = re.sub(r"(?<=\S)[ \t]+#.*", "", text)
+    for value in re.findall(rf"^{re.escape(variable)}[ \t]*[:+]?=[ \t]*((?:.*\\\n)*.*)$", text, re.M):
         order += [name.removesuffix(".o") for name in value.replace("\\\n", " ").split()]
     comments = "\n".join(line for line in text.split("\n") if line.startswith("#"))
     return order, {frozenset(pair) for pair in re.findall(r"([\w-]+) <-> ([\w-]+)", comments)}
@@ -46,4 +48,7 @@ def check(repo, top, objects):
     makefile, variable = LISTS[top]
     with open(os.path.join(repo, top, makefile)) as f:
         order, exceptions = read(f.read(), variable)
-    return upwards(order, exceptions, objects) if order else f"{top}/{makefile} has no floors"
+    try:
+        return upwards(order, exceptions, objects) if order else f"{top}/{makefile} has no floors"
+    except subprocess.CalledProcessError as e:
+        return f"{top}/{makefile} lists what was not built: {e}"

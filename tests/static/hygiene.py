@@ -118,7 +118,7 @@ def options(repo):
         return "\n".join(lines(repo, os.path.join("tools/qcow2attach", *parts)))
     source = "\n".join(text(os.path.basename(f)) for f in tracked(repo)
                        if re.match(r"tools/qcow2attach/[^/]+\.[ch]$", f))
-    places = {"--help": "\n".join(re.findall(r'"(?:[^"\\\n]|\\.)*"', source)),
+    places = {"--help": "\n".join(re.findall(r'"(      --[a-z](?:[^"\\\n]|\\.)*)"', source)),
               "the manual page": text("qcow2attach.8").replace("\\-", "-"),
               "the completion": text("completion", "qcow2attach")}
     names = sorted(set(re.findall(r'\{ "([a-z-]+)", (?:required|no)_argument', source)))

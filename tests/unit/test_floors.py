@@ -11,10 +11,10 @@ sys.path.insert(0, os.path.join(REPO, "tests", "static"))
 import floors   # noqa: E402
 
 KBUILD = """# The floors.  left <-> right call each other.
-x-y := top.o
+x-y := top.o	# what stands above all
 x-y += left.o \\
 \tright.o
-x-y += bottom.o
+x-y+=bottom.o
 """
 FILES = {"top": "int left(void); int top(void) { return left(); }",
          "left": "int right(void); int left(void) { return right(); }",

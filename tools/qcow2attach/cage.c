@@ -246,7 +246,7 @@ static int install_filter(void)
 
 	prog.len = compile(code, rules, ARRAY_SIZE(rules));
 	fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &prog);
-	return fd < 0 ? cause_errno("cannot set the system-call filter that asks") : fd;
+	return fd < 0 ? cause_errno("cannot set a system-call filter with a listener") : fd;
 }
 
 /* Send a descriptor, or without one a text, to the process that has started us. */

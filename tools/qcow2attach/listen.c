@@ -269,7 +269,7 @@ static int bind_and_listen(struct listener *l, const struct socket_owner *owner)
 	l->ino = st.st_ino;
 	/* What was made elsewhere stays, since its name leads wherever others want. */
 	if (!is_there(l))
-		ret = cause("the directory of the socket %s was replaced", l->path);
+		ret = cause("the socket %s was removed or replaced", l->path);
 	else
 		ret = set_access(node, owner);
 	close(node);
@@ -308,7 +308,8 @@ static char *absolute_path(const char *path)
 		return xstrdup(path);
 	here = getcwd(NULL, 0);
 	if (!here) {
-		cause_errno("the directory of the socket %s", path);
+		cause_errno("cannot determine the current directory for the socket %s",
+			    path);
 		return NULL;
 	}
 	absolute = xasprintf("%s/%s", strcmp(here, "/") ? here : "", path);

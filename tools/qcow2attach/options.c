@@ -15,6 +15,9 @@
 /* The longest wait for space that has an end, in seconds: a year. */
 #define MAX_SPACE_TIMEOUT (365 * 24 * 3600)
 
+/* The largest cache that the kernel takes. */
+#define MAX_CACHE_BYTES (1ull << 30)
+
 static int exclude_each_other(void)
 {
 	return cause("--backing and --no-backing exclude each other");
@@ -41,8 +44,8 @@ int attach_option(struct attach_options *o, int opt, const char *value)
 	case OPT_CACHE:
 		if (parse_size(value, 1, &bytes))
 			return -1;
-		if (bytes < 1024 || bytes / 1024 > UINT32_MAX)
-			return cause("invalid cache size '%s': the minimum is 1K", value);
+		if (bytes < 1024 || bytes > MAX_CACHE_BYTES)
+			return cause("invalid cache size '%s': it must be from 1K to 1G", value);
 		o->cache_kib = bytes / 1024;
 		return 0;
 	case OPT_ALLOW_DIR:

@@ -480,8 +480,8 @@ const struct verb verb_check = {
 	.summary = "see whether an image is sound, and give back what a crash leaked",
 	.help = "Usage: qcow2attach check IMAGE... [--repair] [--json]\n\n"
 		"Have qemu-img look at all tables of the qcow2 image IMAGE, which must not be in\n"
-		"use. A crash or power cut leaves no errors, but up to 8 MiB of clusters that are\n"
-		"taken and not used. The exit code is 5 for that, and 4 for errors.\n\n"
+		"use. A crash or power cut leaves no errors, but up to 8 MiB of leaked clusters.\n"
+		"The exit code is 5 for that, and 4 for errors.\n\n"
 		"      --repair               give them back, and mend what QEMU has marked dirty\n"
 		"      --json                 print an array of objects instead\n",
 	.run = check_main,
