@@ -3,8 +3,8 @@
 
 Owns build/out/check/. A test mostly keeps one CPU busy, so as many guests run at once as there are
 CPUs, up to four; each runs one test file, or the core of several. They wait for something a quarter
-of the time, which what needs no clock gets: it runs aside, one after the other, with less
-priority. Each test writes a line to a results file as it starts and as it ends, so a guest that dies
+of the time, which what needs no clock gets: it runs aside, one after the other, when nobody else
+wants the CPU. (That is more than least niceness, for which a guest that wakes up would have to wait.) Each test writes a line to a results file as it starts and as it ends, so a guest that dies
 costs the one test that killed it: the others of its batch go on in a new guest.
 """
 import concurrent.futures
@@ -102,7 +102,7 @@ def results(path):
 def lab(*argv, log, aside=False):
     """Run another lab command, its output into LOG."""
     with open(log, "a") as f:
-        return subprocess.run([*(["nice", "-n", "10"] if aside else []),
+        return subprocess.run([*(["chrt", "--idle", "0"] if aside else []),
                                os.path.join(LAB, "lab"), *argv], stdin=subprocess.DEVNULL,
                               stdout=f, stderr=f).returncode
 
