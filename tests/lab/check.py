@@ -2,10 +2,10 @@
 """`make check`: static checks, unit tests, then the suites in guests; one sum of all at the end.
 
 Owns build/out/check/. A test mostly keeps one CPU busy, so as many guests run at once as there are
-CPUs, up to four; each runs one test file, or the core of several. They wait for something a quarter
-of the time, which what needs no clock gets: it runs aside, one after the other, when nobody else
-wants the CPU. (That is more than least niceness, for which a guest that wakes up would have to wait.) Each test writes a line to a results file as it starts and as it ends, so a guest that dies
-costs the one test that killed it: the others of its batch go on in a new guest.
+CPUs, up to four; each runs one test file, or the core of several. (A third job of the
+idlest kind beside two guests was measured to gain nothing: it made them as much slower.) Each test
+writes a line to a results file as it starts and as it ends, so a guest that dies costs the one test
+that killed it: the others of its batch go on in a new guest.
 """
 import concurrent.futures
 import glob
@@ -35,8 +35,6 @@ ON_UM = ("test_alloc_failure.py", "test_dm_cgroup.py", "test_dm_crash.py", "test
          "test_tool_check.py", "test_tool_places.py", "test_tool_run.py", "test_vhost_cache.py",
          "test_vhost_claim.py", "test_vhost_host.py", "test_vhost_mode.py", "test_vhost_ring.py",
          "test_vhost_stop.py")
-# Files in which nothing has to happen in time: they run aside, after the static checks and the units.
-ASIDE = ("test_dm_damage.py", "test_dm_header.py")
 # What the newest kernel could have made different: of the core, these files run there, too.
 ON_BACKPORTS = ("test_dm_differential.py", "test_dm_interop.py", "test_dm_table.py", "test_guest.py",
                 "test_lab.py", "test_serve.py", "test_serve_protocol.py", "test_tool.py",
@@ -99,11 +97,10 @@ def results(path):
     return finished, [i for i in started if i not in finished]
 
 
-def lab(*argv, log, aside=False):
+def lab(*argv, log):
     """Run another lab command, its output into LOG."""
     with open(log, "a") as f:
-        return subprocess.run([*(["chrt", "--idle", "0"] if aside else []),
-                               os.path.join(LAB, "lab"), *argv], stdin=subprocess.DEVNULL,
+        return subprocess.run([os.path.join(LAB, "lab"), *argv], stdin=subprocess.DEVNULL,
                               stdout=f, stderr=f).returncode
 
 
@@ -115,7 +112,7 @@ def show(log, lines=150):
     print("\n".join("  " + line for line in text[-lines:]), flush=True)
 
 
-def batch(total, label, files, where, options=(), aside=False):
+def batch(total, label, files, where, options=()):
     """Test files in one place; WHERE is the lab command that gets pytest's argv."""
     names = [os.path.basename(f) for f in files]
     stem = f"{label}-{names[0][:-3]}" + (f"+{len(files) - 1}" if files[1:] else "")
@@ -131,8 +128,7 @@ def batch(total, label, files, where, options=(), aside=False):
 
     for boots in range(1, MAX_BOOTS + 1):
         status = lab(*where, "--", "env", f"LAB_RESULTS=/out/check/{stem}.results", *PYTEST,
-                     *options, *(os.path.relpath(f, REPO) for f in files), log=log,
-                     aside=aside)
+                     *options, *(os.path.relpath(f, REPO) for f in files), log=log)
         finished, hung = results(path)
         for test, record in finished.items():
             if test not in counted:
@@ -153,11 +149,11 @@ def batch(total, label, files, where, options=(), aside=False):
               f"{time.monotonic() - start:.0f} s", flush=True)
 
 
-def script(total, label, stem, *where, aside=False):
+def script(total, label, stem, *where):
     """Tests that are no pytest files; WHERE is the lab command that runs them."""
     log, record = (os.path.join(LOGS, stem + end) for end in (".log", ".results"))
     start, failed = time.monotonic(), 0
-    status = lab(*where, log=log, aside=aside)
+    status = lab(*where, log=log)
     finished, hung = results(record)
     outcomes = [(r["outcome"], name, r.get("reason", "")) for name, r in finished.items()]
     outcomes += [("failed", f"{name}: the guest died or was killed", "") for name in hung]
@@ -227,12 +223,11 @@ def check(full=False, only=(), kernels=None):
     start = time.monotonic()
     files = selected(only, sorted(glob.glob(os.path.join(REPO, "tests", "test_*.py"))))
     units = selected(only, sorted(glob.glob(os.path.join(REPO, "tests", "unit", "test_*.py"))))
-    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count())) as pool, \
-            concurrent.futures.ThreadPoolExecutor(1) as aside:
+    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
         jobs = []
         if not only:
-            jobs.append(aside.submit(script, total, "static", "static", "static", aside=True))
-        jobs += [aside.submit(batch, total, "unit", [f], ["chroot"], aside=True) for f in units]
+            jobs.append(pool.submit(script, total, "static", "static", "static"))
+        jobs += [pool.submit(batch, total, "unit", [f], ["chroot"]) for f in units]
         if full and not kernels and selected(only, ["tests/install"]):
             jobs += [pool.submit(script, total, *installation(kind))
                      for kind in ("upgrade", "plain", "dkms")]
@@ -240,14 +235,11 @@ def check(full=False, only=(), kernels=None):
             chosen = [(f, options_for(os.path.basename(f))) for f in files]
             chosen = [(f, o) for f, o in chosen if o is not None and may_hold(read(f), o)]
             if chosen and build(total, kernel):
-                for b, options in batches(chosen):
-                    name = os.path.basename(b[0])
-                    beside = kernel == "um" and not full and name in ASIDE
-                    where = ["run", "--no-build", "--kernel", kernel, "--timeout",
-                             str(FULL_DEADLINE if full or beside else DEADLINE),
-                             *MACHINE.get((kernel, name), [])]
-                    jobs.append((aside if beside else pool).submit(
-                        batch, total, kernel, b, where, options, beside))
+                where = ["run", "--no-build", "--kernel", kernel, "--timeout",
+                         str(FULL_DEADLINE if full else DEADLINE)]
+                jobs += [pool.submit(batch, total, kernel, b, where + MACHINE.get(
+                             (kernel, os.path.basename(b[0])), []), options)
+                         for b, options in batches(chosen)]
         for job in jobs:
             job.result()
     say(f"all of it took {time.monotonic() - start:.0f} s")

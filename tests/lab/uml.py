@@ -58,11 +58,9 @@ def build_for():
 
 def take_cpu():
     """A CPU that no other guest of this kind keeps to, and the lock that says so, which is held until
-    it is closed; or just any, as for one that runs when nobody else wants the CPU."""
+    it is closed; or just any."""
     os.makedirs(CACHE, exist_ok=True)
     cpus = sorted(os.sched_getaffinity(0))
-    if os.sched_getscheduler(0) == os.SCHED_IDLE:
-        return random.choice(cpus), None
     for cpu in cpus:
         lock = open(os.path.join(CACHE, f"cpu-{cpu}.lock"), "w")
         try:
