@@ -33,7 +33,7 @@ def test_check(images, attach, tmp_path):
         [(crashed, 0, 3)]
     assert 0 < found[0]["leaked_bytes"] <= 8 * MIB
     assert found[0]["leaks"] * 65536 == found[0]["leaked_bytes"]
-    assert f"{found[0]['leaks']} clusters (" in tool("check", crashed, code=5)[0]
+    assert f"{found[0]['leaks']} leaked clusters (" in tool("check", crashed, code=5)[0]
     assert f"gave back {found[0]['leaks']} leaked" in tool("check", "--repair", crashed)[0]
     image_check(crashed)
     assert run("qemu-img", "map", "--output=json", crashed).stdout == data
