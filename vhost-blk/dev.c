@@ -426,17 +426,25 @@ put:
 	return ret;
 }
 
+/* The queue that an ioctl's argument names, which is read into @arg; or an error. */
+static struct vhost_blk_queue *vhost_blk_get_state(struct vhost_blk *blk, void __user *argp,
+						   struct vhost_vring_state *arg)
+{
+	if (copy_from_user(arg, argp, sizeof(*arg)))
+		return ERR_PTR(-EFAULT);
+	if (arg->index >= blk->nr_queues)
+		return ERR_PTR(-ENOBUFS);
+	return blk->queues[array_index_nospec(arg->index, blk->nr_queues)];
+}
+
 static long vhost_blk_set_ring(struct vhost_blk *blk, void __user *argp)
 {
 	struct vhost_vring_state arg;
-	struct vhost_blk_queue *q;
+	struct vhost_blk_queue *q = vhost_blk_get_state(blk, argp, &arg);
 	int ret;
 
-	if (copy_from_user(&arg, argp, sizeof(arg)))
-		return -EFAULT;
-	if (arg.index >= blk->nr_queues)
-		return -ENOBUFS;
-	q = blk->queues[array_index_nospec(arg.index, blk->nr_queues)];
+	if (IS_ERR(q))
+		return PTR_ERR(q);
 	switch (arg.num) {
 	case 0:
 		ret = vhost_blk_ring_pause(q);
@@ -630,17 +638,14 @@ static long vhost_blk_reset_owner(struct vhost_blk *blk)
 static long vhost_blk_busyloop(struct vhost_blk *blk, void __user *argp)
 {
 	struct vhost_vring_state arg;
-	struct vhost_blk_queue *q;
+	struct vhost_blk_queue *q = vhost_blk_get_state(blk, argp, &arg);
 	int ret;
 
-	if (copy_from_user(&arg, argp, sizeof(arg)))
-		return -EFAULT;
-	if (arg.index >= blk->nr_queues)
-		return -ENOBUFS;
+	if (IS_ERR(q))
+		return PTR_ERR(q);
 	if (arg.num > VHOST_BLK_MAX_BUSYLOOP_US)
 		return -EINVAL;
 	/* Not by the core, which would read the argument again. */
-	q = blk->queues[array_index_nospec(arg.index, blk->nr_queues)];
 	ret = vhost_blk_ring_lock(q);
 	if (ret)
 		return ret;
