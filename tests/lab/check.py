@@ -2,10 +2,10 @@
 """`make check`: static checks, unit tests, then the suites in guests; one sum of all at the end.
 
 Owns build/out/check/. A test mostly keeps one CPU busy, so as many guests run at once as there are
-CPUs, up to four; each runs one test file, or the core of several. (A third job of the
-idlest kind beside two guests was measured to gain nothing: it made them as much slower.) Each test
-writes a line to a results file as it starts and as it ends, so a guest that dies costs the one test
-that killed it: the others of its batch go on in a new guest.
+CPUs, up to four; each runs one test file, or the core of several. (A third job of the idlest kind
+beside two guests was measured to gain nothing: it made them as much slower.) Each test writes a line
+to a results file as it starts and as it ends, so a guest that dies costs the one test that killed it:
+the others of its batch go on in a new guest.
 """
 import concurrent.futures
 import glob
@@ -36,9 +36,9 @@ ON_UM = ("test_alloc_failure.py", "test_dm_cgroup.py", "test_dm_crash.py", "test
          "test_vhost_claim.py", "test_vhost_host.py", "test_vhost_mode.py", "test_vhost_ring.py",
          "test_vhost_stop.py")
 # What the newest kernel could have made different: of the core, these files run there, too.
-ON_BACKPORTS = ("test_dm_differential.py", "test_dm_interop.py", "test_dm_table.py", "test_guest.py",
-                "test_lab.py", "test_serve.py", "test_serve_protocol.py", "test_tool.py",
-                "test_tool_run.py", "test_vhost_claim.py", "test_vhost_ring.py", "test_vhost_stop.py")
+ON_BACKPORTS = ("test_dm_differential.py", "test_dm_interop.py", "test_dm_table.py", "test_lab.py",
+                "test_serve.py", "test_serve_protocol.py", "test_tool.py", "test_tool_run.py",
+                "test_vhost_claim.py", "test_vhost_ring.py", "test_vhost_stop.py")
 # More for the lab, where a file needs it: leaks matter most where setting up fails half-way, and what
 # is about races, or polling, is nothing with one CPU.
 MACHINE = {("um", "test_alloc_failure.py"): ["--append", "kmemleak=on"],
