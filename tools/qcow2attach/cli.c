@@ -7,7 +7,8 @@
 #include "cli.h"
 #include "util.h"
 
-void print_help(const struct verb *verb)
+/* What `qcow2attach VERB --help` prints. */
+static void print_help(const struct verb *verb)
 {
 	printf("%s\n      --help                 this text\n", verb->help);
 }

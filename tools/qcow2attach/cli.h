@@ -32,9 +32,6 @@ extern const struct verb verb_serve;
 extern const struct verb verb_run;
 extern const struct verb verb_check;
 
-/** print_help() - what `qcow2attach VERB --help` prints. */
-void print_help(const struct verb *verb);
-
 /**
  * next_option() - getopt_long() that answers --help and reports mistakes.
  * @verb: the verb, for its help.

@@ -88,8 +88,8 @@ enum {
 #define SERVE_HELP \
 	"      --socket PATH          where to listen (default: below /run/qcow2attach)\n" \
 	"      --socket-owner USER[:GROUP]\n" \
-	"                             who may connect (default: who runs this)\n" \
-	"      --user USER            whom the server becomes (default: qcow2attach)\n" \
+	"                             user that may connect (default: the caller)\n" \
+	"      --user USER            user that the server becomes (default: qcow2attach)\n" \
 	"      --queues N             number of queues (default: one per processor, at\n" \
 	"                             most max_queues, a parameter of vhost-blk)\n" \
 	"      --queue-size N         most entries of a queue (default: 1024)\n" \
