@@ -250,7 +250,7 @@ static blk_status_t commit_failed(struct qcow2_commit *c, int error, struct list
 		qcow2_set_mode(img, MODE_FAILED, "metadata could not be written");
 		return errno_to_blk_status(error);
 	}
-	WRITE_ONCE(c->img->waits.stuck, true);
+	WRITE_ONCE(img->waits.stuck, true);
 	qcow2_reclaim_hurry(img);
 	qcow2_out_of_space(img, true, error == -ENOSPC ? "no room to write the tables" :
 							 "no memory to write the tables");
@@ -277,7 +277,7 @@ int qcow2_commit_now(struct qcow2_image *img)
 	spin_lock_irq(&c->io_lock);
 	list_splice_init(&c->ios, &ios);
 	spin_unlock_irq(&c->io_lock);
-	was_stuck = c->img->waits.stuck;
+	was_stuck = img->waits.stuck;
 	if (image_mode(img) == MODE_FAILED) {
 		r = -EIO;
 		status = BLK_STS_IOERR;
@@ -285,7 +285,7 @@ int qcow2_commit_now(struct qcow2_image *img)
 		if (was_stuck)
 			r = write_closed(c);
 		if (!r) {
-			WRITE_ONCE(c->img->waits.stuck, false);
+			WRITE_ONCE(img->waits.stuck, false);
 			qcow2_generation_close(img);
 			r = write_closed(c);
 		}
@@ -467,12 +467,11 @@ void qcow2_commit_stop(struct qcow2_image *img)
 void qcow2_commit_exit(struct qcow2_image *img)
 {
 	struct qcow2_commit *c = img->commit;
-	struct freed_extent *ext, *next;
 
 	if (!c)
 		return;
-	list_for_each_entry_safe(ext, next, &c->durable, node)
-		qcow2_freed_drop(img, ext);
+	/* What is not reclaimed any more goes with the rest. */
+	list_splice(&c->durable, &img->generation->closed_freed);
 	kfree(c);
 	img->commit = NULL;
 }

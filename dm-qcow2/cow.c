@@ -36,7 +36,7 @@ static struct bio_vec zero_vecs[MAX_ZERO_VECS];	/* constant: a cluster of zeroes
 
 struct cow_op *qcow2_op_alloc(struct qcow2_writer *w, bool need_freed, bool need_buf)
 {
-	struct cow_op *op = mempool_alloc(&w->ops, GFP_NOWAIT | __GFP_NOWARN);
+	struct cow_op *op = mempool_alloc(&w->ops, NO_WAIT);
 
 	if (!op)
 		return NULL;
@@ -45,7 +45,7 @@ struct cow_op *qcow2_op_alloc(struct qcow2_writer *w, bool need_freed, bool need
 	if (need_freed)
 		op->freed = qcow2_freed_alloc(w->img);
 	if (need_buf)
-		op->buf = mempool_alloc(&w->buffers, GFP_NOWAIT | __GFP_NOWARN);
+		op->buf = mempool_alloc(&w->buffers, NO_WAIT);
 	if ((need_freed && !op->freed) || (need_buf && !op->buf)) {
 		qcow2_op_free(w, op);
 		return NULL;
@@ -135,10 +135,9 @@ static int load_again(struct qcow2_writer *w, const struct extent *ext)
 	qcow2_storage_gather_submit(&w->gather);
 	s = qcow2_slice_get(&ext->img->cache, SLICE_L2, ext->host >> SLICE_SHIFT);
 
-	if (!IS_ERR(s))
-		qcow2_slice_put(s);
-	else if (PTR_ERR(s) != -ENOENT)
+	if (IS_ERR(s))
 		return PTR_ERR(s);
+	qcow2_slice_put(s);
 	return 0;
 }
 

@@ -22,8 +22,6 @@
 #define TOO_MANY_FREED		(2 * MAX_FREED)	/* extents, before writes wait, too */
 #define RESERVED_FREED		64
 
-#define NO_WAIT			(GFP_NOWAIT | __GFP_NOWARN)
-
 static struct kmem_cache *freed_slab;
 
 bool qcow2_is_clean(struct qcow2_image *img)
@@ -92,7 +90,7 @@ struct freed_extent *qcow2_freed_alloc(struct qcow2_image *img)
 {
 	struct freed_extent *ext;
 
-	ext = mempool_alloc(&img->generation->freed_pool, GFP_NOWAIT | __GFP_NOWARN);
+	ext = mempool_alloc(&img->generation->freed_pool, NO_WAIT);
 	if (!ext) {
 		qcow2_reclaim_hurry(img);
 		qcow2_kick_commit(img);
@@ -228,6 +226,7 @@ void qcow2_generation_finish(struct qcow2_image *img)
 	struct qcow2_generation *g = img->generation;
 	struct slice *s, *next;
 
+	lockdep_assert_held(&g->lock);
 	mutex_lock(&img->meta_lock);
 	list_for_each_entry_safe(s, next, &g->closed, commit_node) {
 		list_del(&s->commit_node);
@@ -255,7 +254,9 @@ static void abandon(struct qcow2_image *img)
 	if (!qcow2_is_clean(img))
 		DMERR("%s: closed with %d uncommitted table slices: what they map is lost",
 		      img->name, atomic_read(&img->cache.nr_dirty));
+	mutex_lock(&g->lock);
 	qcow2_generation_finish(img);
+	mutex_unlock(&g->lock);
 	mutex_lock(&img->meta_lock);
 	list_for_each_entry_safe(s, next, &g->dirty, dirty_node) {
 		list_del_init(&s->dirty_node);

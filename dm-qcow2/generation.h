@@ -212,7 +212,7 @@ void qcow2_generation_close(struct qcow2_image *img);
 
 /**
  * qcow2_generation_finish - the closed generation is durable, or will never be
- * @img: a writable image; the caller holds generation.lock, or nobody else uses the image
+ * @img: a writable image; the caller holds generation.lock
  *
  * Its freed extents are left to the caller.  Sleeps for meta_lock.
  */

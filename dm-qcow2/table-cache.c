@@ -22,8 +22,6 @@
 #define EVICT_LOOKS		64U	/* slices looked at before the lock is let go */
 #define MARK_LOOKS		512	/* before a slice that was used may be evicted */
 
-#define NO_WAIT			(GFP_NOWAIT | __GFP_NOWARN)
-
 static struct kmem_cache *slice_slab;
 
 static void slice_load_work(struct work_struct *work);

@@ -30,6 +30,9 @@
 
 struct qcow2_image;
 
+/* Memory, if there is some at hand: for the writer, and under alloc_lock. */
+#define NO_WAIT			(GFP_NOWAIT | __GFP_NOWARN)
+
 #define SLICE_SHIFT		12
 #define SLICE_SIZE		(1U << SLICE_SHIFT)
 #define SLICE_ENTRY_SHIFT	9		/* 8-byte entries in a slice: 512 */

@@ -69,14 +69,13 @@ bool qcow2_load_missed(struct qcow2_io *io, const struct extent *ext,
 	}
 	if (!IS_ERR(s)) {
 		qcow2_slice_put(s);
-	} else if (gather && PTR_ERR(s) == -ENOMEM) {
-		qcow2_failed_alloc(io->dev->layers[0].img->writer, io, -ENOMEM);
-		return false;
-	} else if (PTR_ERR(s) != -ENOENT) {
-		qcow2_io_end(io, BLK_STS_IOERR);
-		return false;
+		return true;
 	}
-	return true;
+	if (gather && PTR_ERR(s) == -ENOMEM)
+		qcow2_failed_alloc(io->dev->layers[0].img->writer, io, -ENOMEM);
+	else
+		qcow2_io_end(io, BLK_STS_IOERR);
+	return false;
 }
 
 void qcow2_missed(struct qcow2_io *io)

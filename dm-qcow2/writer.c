@@ -200,7 +200,7 @@ void qcow2_writer_release_waiting(struct qcow2_image *img, bool noflush)
 {
 	cancel_delayed_work_sync(&img->waits.poll);
 	img->waits.noflush = noflush;
-	/* Who sees it also sees noflush; pairs with the smp_load_acquire() of its readers. */
+	/* A reader that sees it also sees noflush: pairs with its smp_load_acquire(). */
 	smp_store_release(&img->waits.release, true);
 	qcow2_worker_kick(&img->write_worker);
 	if (qcow2_commit_is_stuck(img))
