@@ -2,7 +2,7 @@
 """`make check`: static checks, unit tests, then the suites in guests; one sum of all at the end.
 
 Owns build/out/check/. A test mostly keeps one CPU busy, so as many guests run at once as there are
-CPUs, up to four; each runs one test file, or the core of several. (A third job of the idlest kind
+CPUs, up to four; each runs a few test files, or with --full one. (A third job of the idlest kind
 beside two guests was measured to gain nothing: it made them as much slower.) Each test writes a line
 to a results file as it starts and as it ends, so a guest that dies costs the one test that killed it:
 the others of its batch go on in a new guest.
@@ -22,7 +22,7 @@ from common import KERNELS, LAB, REPO, read, say
 LOGS = os.path.join(REPO, "build", "out", "check")
 MAX_BOOTS = 4           # for one batch
 DEADLINE, FULL_DEADLINE = 1200, 10800       # seconds for one batch
-CORE_BATCHES = 3        # of a kernel's core, whose files are too short to be worth a guest each
+PER_GUEST = 6           # test files at most, without --full: most are too short for one of their own
 CORE = ["-m", "core and not nested"]
 # What is as good in User Mode Linux, where it is many times faster and KASAN watches: `make check`
 # runs these files whole there, and their core on the packaged kernels.
@@ -199,11 +199,16 @@ def may_hold(text, options):
     return not wanted or wanted.group() == "not" or f"mark.{wanted.group()}" in text
 
 
-def batches(chosen):
-    """Of (file, options) pairs those that only run the core are put together."""
-    core = [f for f, options in chosen if options == CORE]
-    return [([f], options) for f, options in chosen if options != CORE] + \
-        [(core[n::CORE_BATCHES], CORE) for n in range(min(CORE_BATCHES, len(core)))]
+def batches(kernel, chosen, per_guest):
+    """(files, options, more for the lab): files that need the same, at most PER_GUEST together."""
+    alike = {}
+    for f, options in chosen:
+        machine = MACHINE.get((kernel, os.path.basename(f)), [])
+        alike.setdefault((tuple(options), tuple(machine)), []).append(f)
+    for (options, machine), found in alike.items():
+        number = -(-len(found) // per_guest)
+        for n in range(number):
+            yield found[n::number], options, machine
 
 
 def plan(full, kernels):
@@ -237,9 +242,9 @@ def check(full=False, only=(), kernels=None):
             if chosen and build(total, kernel):
                 where = ["run", "--no-build", "--kernel", kernel, "--timeout",
                          str(FULL_DEADLINE if full else DEADLINE)]
-                jobs += [pool.submit(batch, total, kernel, b, where + MACHINE.get(
-                             (kernel, os.path.basename(b[0])), []), options)
-                         for b, options in batches(chosen)]
+                jobs += [pool.submit(batch, total, kernel, b, [*where, *machine], options)
+                         for b, options, machine in batches(kernel, chosen,
+                                                            1 if full else PER_GUEST)]
         for job in jobs:
             job.result()
     say(f"all of it took {time.monotonic() - start:.0f} s")

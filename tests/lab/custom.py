@@ -84,7 +84,8 @@ def build(name, target, make_args, lists=None, only_kernel=(), of="stable", chan
         os.mkdir(tree)
         write(os.path.join(tree, "lab.config"), text)
         binds = [(src, "/lab/src"), (tree, "/lab/kernel"), *changed(src, changes, tmp)]
-        env = ["env", "CONFIG=/lab/kernel/lab.config"]
+        # The kernel is kept whole, so what it was compiled to need not be kept, too.
+        env = ["env", "CONFIG=/lab/kernel/lab.config", "CCACHE_DISABLE=1"]
         run(rootfs.enter(env + ["sh", "-c", CONFIGURE, "configure", *args], binds))
         run(rootfs.enter(env + ["sh", "-c", BUILD, "build", target, *args], binds))
         if not os.path.exists(os.path.join(tree, "release")):

@@ -2,7 +2,8 @@
 """The Debian 13 root file system that builds the project and that guests run from.
 
 Owns its package list. It holds both packaged kernels, their headers, and every tool the build, the
-tests and the demo use; nothing else is installed on the host. It is read-only once made.
+tests and the demo use; nothing else is installed on the host. It is read-only once made. What was
+compiled in it once is kept in the cache's ccache/, whichever copy of the project it was for.
 """
 import os
 import subprocess
@@ -14,7 +15,7 @@ SUITE = "trixie"
 BACKPORTS = SUITE + "-backports"
 KERNEL_PACKAGES = ["linux-image-amd64", "linux-headers-amd64"]
 PACKAGES = KERNEL_PACKAGES + """
-	gcc clang make sparse dwarves bpftool libc6-dev flex bison bc libelf-dev libssl-dev perl
+	gcc clang ccache make sparse dwarves bpftool libc6-dev flex bison bc libelf-dev libssl-dev perl
 	cppcheck shellcheck mandoc git rsync
 	libdevmapper-dev libjson-c-dev liburing-dev libblkio-dev libseccomp-dev libcap-dev
 	libcap-ng-dev libaio-dev zlib1g-dev libzstd-dev
@@ -104,8 +105,10 @@ def enter(argv, binds=(), tree=None, scratch=False):
     BINDS are (source, target) pairs besides; targets are below /lab or made beforehand. SCRATCH: what
     ARGV writes is kept in memory until it ends.
     """
+    compiled = os.path.join(CACHE, "ccache")
+    os.makedirs(compiled, exist_ok=True)
     args = ["/bin/sh", os.path.join(LAB, "enter"), *(["-w"] if scratch else []), tree or path(),
-            os.path.join(CACHE, "mnt"), REPO]
+            os.path.join(CACHE, "mnt"), REPO, compiled + ":/lab/ccache"]
     for source, target in binds:
         args += [f"{source}:{target}"]
     return host.as_root(args + ["--"] + argv)

@@ -4,6 +4,7 @@
 Each check is a function that returns what is wrong as text, "" when nothing is, or raises Skip with the
 reason why it cannot run. Outcomes go to the file that LAB_RESULTS names, in the form of the tests'.
 """
+import contextlib
 import json
 import os
 import re
@@ -50,13 +51,24 @@ def files(*suffixes, under=("",)):
             any(f.startswith(u) for u in under)]
 
 
+@contextlib.contextmanager
+def directory():
+    """An empty one, always of the same name, so that ccache knows what was compiled in it before."""
+    path = os.path.join(tempfile.gettempdir(), "static")
+    os.mkdir(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
 def module(name, *make_args, also=None):
     """Build a module from scratch in a temporary directory; what the tools say about it, and what
     ALSO says about the objects when all is well."""
     if not os.path.exists(f"{REPO}/{name}/Kbuild"):
         raise Skip(f"{name} has no Kbuild")
     release = open("/lab/kernel/release").read().strip()
-    with tempfile.TemporaryDirectory() as tmp:
+    with directory() as tmp:
         shutil.copytree(f"{REPO}/{name}", f"{tmp}/{name}")
         status, text = run("make", "-C", f"/lib/modules/{release}/build", f"M={tmp}/{name}",
                            f"-j{os.cpu_count()}", "VMLINUX=/lab/kernel/vmlinux",
@@ -80,7 +92,7 @@ def clang(name):
 def tool_builds(compiler, also=None):
     if not os.path.exists(f"{REPO}/tools/qcow2attach/Makefile"):
         raise Skip("the tool has no Makefile")
-    with tempfile.TemporaryDirectory() as tmp:
+    with directory() as tmp:
         status, text = run("make", "-s", "--no-print-directory", "-C", f"{REPO}/tools/qcow2attach",
                            f"O={tmp}", f"-j{os.cpu_count()}", f"CC={compiler}")
         return verdict(status, text.strip()) or (also(f"{tmp}/obj") if also else "")

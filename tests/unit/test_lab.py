@@ -87,3 +87,16 @@ def test_changes_of_the_source(tmp_path, capsys):
 ])
 def test_files_that_need_no_guest(options, text, may):
     assert check.may_hold(text, options) == may
+
+
+def test_files_that_share_a_guest():
+    """Each file is in one batch, with files that need the same machine and options, and not too many."""
+    chosen = [(f"tests/test_{n}.py", check.CORE if n % 2 else []) for n in range(15)]
+    chosen.append(("tests/test_dm_hammer.py", []))
+    made = list(check.batches("um", chosen, 3))
+    assert sorted(f for files, _, _ in made for f in files) == sorted(f for f, _ in chosen)
+    assert max(len(files) for files, _, _ in made) == 3
+    for files, options, machine in made:
+        assert all(list(options) == dict(chosen)[f] for f in files)
+        assert list(machine) == (["--smp", "2"] if files == ["tests/test_dm_hammer.py"] else [])
+    assert all(len(files) == 1 for files, _, _ in check.batches("um", chosen, 1))
