@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * cow.c - the I/O of an operation on a guest cluster: read what fills it, write it.
+ * cow.c - operations on guest clusters: which clusters are busy, and the I/O that fills and writes
+ * them.
  *
- * A cluster up to COPY_BYTES is read once and written with a single write of head, payload and
- * tail.  A larger one that must be copied is copied in pieces first, then the payload is written.
- * Filling with zeroes needs no memory.
+ * Up to COPY_BYTES is read once and written with a single write of head, payload and tail.  More
+ * that must be copied is copied in pieces first, then the payload is written.  Filling with zeroes
+ * needs no memory.
  *
  * Everything is called by the writer's work item; only part_done() runs elsewhere, maybe in
  * interrupt context.  Takes no locks.
  */
 #include <linux/device-mapper.h>
 #include <linux/highmem.h>
+#include <linux/interval_tree_generic.h>
 #include <linux/slab.h>
 
 #include "compat.h"
@@ -26,13 +28,18 @@
 #include "table-cache.h"
 #include "writer.h"
 
-#define MAX_ZERO_VECS	((1U << QCOW2_MAX_CLUSTER_BITS) / ZERO_BUF_SIZE)
+#define MAX_ZERO_VECS	(MAX_OP_BYTES / ZERO_BUF_SIZE)
 
 #define RESERVED_OPS		4
 #define RESERVED_BUFFERS	2
 
 static struct kmem_cache *op_slab;
-static struct bio_vec zero_vecs[MAX_ZERO_VECS];	/* constant: a cluster of zeroes */
+static struct bio_vec zero_vecs[MAX_ZERO_VECS];	/* constant: MAX_OP_BYTES of zeroes */
+
+#define OP_FIRST(op)	((op)->first)
+#define OP_LAST(op)	((op)->last)
+INTERVAL_TREE_DEFINE(struct cow_op, busy, u64, busy_last, OP_FIRST, OP_LAST,
+		     static inline __maybe_unused, busy)
 
 struct cow_op *qcow2_op_alloc(struct qcow2_writer *w, bool need_freed, bool need_buf)
 {
@@ -41,6 +48,7 @@ struct cow_op *qcow2_op_alloc(struct qcow2_writer *w, bool need_freed, bool need
 	if (!op)
 		return NULL;
 	memset(op, 0, offsetof(struct cow_op, parts));
+	op->w = w;
 	INIT_LIST_HEAD(&op->waiters);
 	if (need_freed)
 		op->freed = qcow2_freed_alloc(w->img);
@@ -63,14 +71,15 @@ void qcow2_op_free(struct qcow2_writer *w, struct cow_op *op)
 	mempool_free(op, &w->ops);
 }
 
-static struct qcow2_writer *op_writer(const struct cow_op *op)
+/* Bytes of its clusters. */
+static u32 op_size(const struct cow_op *op)
 {
-	return op->io->dev->layers[0].img->writer;
+	return (op->last - op->first + 1) << op->w->img->cluster_bits;
 }
 
 static void put_parts(struct cow_op *op)
 {
-	struct qcow2_writer *w = op_writer(op);
+	struct qcow2_writer *w = op->w;
 
 	rcu_read_lock();	/* see io.h */
 	if (atomic_dec_and_test(&op->pending) && llist_add(&op->finished, &w->finished))
@@ -109,7 +118,7 @@ static void add_part(struct cow_op *op, struct qcow2_storage *st, blk_opf_t opf,
 	part->op = op;
 	part->sio.st = st;
 	part->sio.opf = opf;
-	part->sio.owner = io_bio(op->io);
+	part->sio.owner = op->io ? io_bio(op->io) : NULL;
 	part->sio.pos = pos;
 	part->sio.len = len;
 	part->sio.bv = bv;
@@ -118,15 +127,15 @@ static void add_part(struct cow_op *op, struct qcow2_storage *st, blk_opf_t opf,
 	part->sio.done = part_done;
 	atomic_inc(&op->pending);
 	if (op_is_write(opf))
-		qcow2_storage_gather_write(&op_writer(op)->gather, &part->sio);
+		qcow2_storage_gather_write(&op->w->gather, &part->sio);
 	else
 		storage_submit(&part->sio);
 }
 
 /*
- * A table slice was evicted since judge_fill() saw it: read it here and now.  It is never one of
- * the top image, for the operation has that pinned.  So memory for it may be waited for: all that
- * holds slices of lower images gives them back without the writer.
+ * A table slice was evicted since qcow2_chain_reads_zeroes() saw it: read it here and now.  It is
+ * never one of the top image, for the operation has that pinned.  So memory for it may be waited
+ * for: all that holds slices of lower images gives them back without the writer.
  */
 static int load_again(struct qcow2_writer *w, const struct extent *ext)
 {
@@ -142,20 +151,19 @@ static int load_again(struct qcow2_writer *w, const struct extent *ext)
 }
 
 /*
- * Read [from, to) of the guest cluster to where it belongs in op->buf, which holds the cluster from
- * @base on.  What cannot be read all at once is waited for, with all writes under way.
+ * Read [from, to) of the guest clusters to where it belongs in op->buf, which holds them from @base
+ * on.  What cannot be read all at once is waited for, with all writes under way.
  */
 static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 to, u32 base)
 {
-	struct qcow2_dev *dev = op->io->dev;
-	u64 cluster = op->cluster << w->img->cluster_bits;
+	u64 goff = op->first << w->img->cluster_bits;
 	int r = 0;
 
 	while (from < to && !r) {
 		void *mem = page_address(op->buf) + from - base;
 		struct extent ext;
 
-		qcow2_chain_lookup(dev, 0, cluster + from, to - from, &ext);
+		qcow2_chain_lookup(op->dev, 0, goff + from, to - from, &ext);
 		switch (ext.type) {
 		case EXTENT_MISS:
 			r = load_again(w, &ext);
@@ -175,7 +183,7 @@ static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 t
 			break;
 		case EXTENT_COMPRESSED:
 			qcow2_storage_gather_submit(&w->gather);
-			r = qcow2_decompress_read(&ext, in_cluster(ext.img, cluster + from), mem);
+			r = qcow2_decompress_read(&ext, in_cluster(ext.img, goff + from), mem);
 			break;
 		default:
 			r = -EIO;
@@ -189,7 +197,7 @@ static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 t
 static void piece_ranges(struct qcow2_writer *w, const struct cow_op *op, u32 *head_end,
 			 u32 *tail_start, u32 *end)
 {
-	u32 from = op->copied, to = min_t(u32, from + COPY_BYTES, w->img->cluster_size);
+	u32 from = op->copied, to = min_t(u32, from + COPY_BYTES, op_size(op));
 
 	*end = to;
 	*head_end = clamp(op->start, from, to);
@@ -243,7 +251,7 @@ static unsigned int zero_vecs_for(u32 len)
 	return DIV_ROUND_UP(len, ZERO_BUF_SIZE);
 }
 
-/* Head or tail of the cluster, as vectors. */
+/* Head or tail of the clusters, as vectors. */
 static unsigned int add_fill_vecs(struct cow_op *op, unsigned int n, u32 from, u32 len)
 {
 	if (!len)
@@ -284,8 +292,7 @@ static void write_combined(struct qcow2_writer *w, struct cow_op *op, struct bio
 		n = add_zero_vecs(op, n, op->len);
 	}
 	n = add_fill_vecs(op, n, op->start + op->len, tail);
-	add_part(op, w->img->data, REQ_OP_WRITE, op->host, w->img->cluster_size, op->vecs, n, 0,
-		 NULL, 0);
+	add_part(op, w->img->data, REQ_OP_WRITE, op->host, op_size(op), op->vecs, n, 0, NULL, 0);
 }
 
 static void write_payload(struct qcow2_writer *w, struct cow_op *op, struct bio *bio)
@@ -315,9 +322,9 @@ static void write_fill(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 
 
 static void start_writes(struct qcow2_writer *w, struct cow_op *op)
 {
-	u32 tail = w->img->cluster_size - op->start - op->len;
-	struct bio *bio = io_bio(op->io);
-	bool fill = op->fill != FILL_NONE && op->copied < w->img->cluster_size;
+	u32 tail = op_size(op) - op->start - op->len;
+	struct bio *bio = op->io ? io_bio(op->io) : NULL;
+	bool fill = op->fill != FILL_NONE && op->copied < op_size(op);
 
 	begin_parts(op, STAGE_WRITE);
 	if (!fill) {
@@ -335,17 +342,33 @@ static void start_writes(struct qcow2_writer *w, struct cow_op *op)
 
 void qcow2_op_start(struct qcow2_writer *w, struct cow_op *op)
 {
+	WARN_ON_ONCE(op->first > op->last || (op->new_cluster && op->first != op->last));
+	op->epoch = epoch_enter(&w->img->epoch);
+	busy_insert(op, &w->busy);
+	WRITE_ONCE(w->nr_ops, w->nr_ops + 1);
 	if (op->fill == FILL_COPY)
 		start_reads(w, op);
 	else
 		start_writes(w, op);
 }
 
+void qcow2_op_release(struct qcow2_writer *w, struct cow_op *op)
+{
+	busy_remove(op, &w->busy);
+	WRITE_ONCE(w->nr_ops, w->nr_ops - 1);
+	epoch_leave(op->epoch);
+}
+
+struct cow_op *qcow2_op_of(struct qcow2_writer *w, u64 first, u64 last)
+{
+	return busy_iter_first(&w->busy, first, last);
+}
+
 bool qcow2_op_continue(struct qcow2_writer *w, struct cow_op *op)
 {
 	if (op->error || op->stage == STAGE_WRITE)
 		return false;
-	if (w->img->cluster_size <= COPY_BYTES) {
+	if (op_size(op) <= COPY_BYTES) {
 		start_writes(w, op);
 		return true;
 	}
@@ -354,7 +377,7 @@ bool qcow2_op_continue(struct qcow2_writer *w, struct cow_op *op)
 		return true;
 	}
 	op->copied += COPY_BYTES;
-	if (op->copied < w->img->cluster_size)
+	if (op->copied < op_size(op))
 		start_reads(w, op);
 	else
 		start_writes(w, op);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * cow.h - an operation on a guest cluster, and its I/O: fill it, write to it; see cow.c.
+ * cow.h - an operation on guest clusters, and its I/O: fill them, write to them; see cow.c.
  *
  * For the writer's work item only, but for setting up and taking apart.
  */
@@ -13,9 +13,11 @@
 #define OP_VECS		24		/* segments of a write that is put together from pieces */
 #define COPY_ORDER	4
 #define COPY_BYTES	(PAGE_SIZE << COPY_ORDER)	/* copied at a time */
+#define MAX_OP_BYTES	(1U << QCOW2_MAX_CLUSTER_BITS)	/* that the clusters of one have at most */
 
+/* What of an operation's clusters its payload does not cover: the head and the tail. */
 enum op_fill {
-	FILL_NONE,		/* nothing to fill, or the cluster reads as zeroes already */
+	FILL_NONE,		/* nothing to fill, or they read as zeroes already */
 	FILL_ZERO,
 	FILL_COPY,		/* from where the guest reads it now */
 };
@@ -27,8 +29,8 @@ enum op_payload {
 };
 
 enum op_stage {
-	STAGE_READ,		/* reading (a piece of) what the cluster is filled with */
-	STAGE_WRITE_PIECE,	/* writing that piece, of a cluster too large for one write */
+	STAGE_READ,		/* reading (a piece of) what the clusters are filled with */
+	STAGE_WRITE_PIECE,	/* writing that piece, of what is too large for one write */
 	STAGE_WRITE,		/* writing the payload, and in the same go what is left to fill */
 };
 
@@ -41,22 +43,31 @@ struct op_part {
 };
 
 /**
- * struct cow_op - one operation on one guest cluster: fill it, write to it, map it
+ * struct cow_op - one operation on contiguous guest clusters: fill them, write to them, map them
  *
- * Owned by the writer, but for the time when @parts are in flight.
+ * Its clusters lie in one L2 slice, their host clusters side by side.  Owned by the writer, but for
+ * the time when @parts are in flight.
  */
 struct cow_op {
-	struct hlist_node busy;		/* by @cluster, in qcow2_writer.busy */
-	u64 cluster;			/* guest cluster number */
-	struct list_head waiters;	/* bios that came for the same cluster meanwhile */
-	struct qcow2_io *io;		/* the bio that it serves */
-	u64 host;			/* byte position of the host cluster */
-	bool new_cluster;		/* @host was allocated for this operation */
-	bool remap;			/* the L2 entry is to be set when the data is written */
+	struct qcow2_writer *w;
+	struct rb_node busy;		/* by [@first, @last], in qcow2_writer.busy */
+	u64 first, last;		/* numbers of its guest clusters */
+	u64 busy_last;			/* the largest @last of it and what is below it there */
+	struct list_head waiters;	/* bios that came for one of these clusters meanwhile */
+	/*
+	 * What whoever started the operation does when it has ended, in success or with @error: the
+	 * clusters are mapped and busy no more.  Bios that are to go on are put before @waiters.
+	 */
+	void (*ended)(struct qcow2_writer *w, struct cow_op *op, struct list_head *waiters);
+	struct qcow2_io *io;		/* the bio that it serves; NULL if it serves none */
+	const struct qcow2_dev *dev;	/* its chain is what FILL_COPY reads */
+	u64 host;			/* byte position of the first host cluster */
+	bool new_cluster;		/* @host was allocated for this operation, of one cluster */
+	bool remap;			/* the L2 entries are to be set when the data is written */
 	enum op_payload payload;
 	enum op_fill fill;
 	enum op_stage stage;
-	u32 start;			/* what is written: [start, start + len) of the cluster */
+	u32 start;			/* what is written: [start, start + len) of the clusters */
 	u32 len;
 	u32 copied;			/* FILL_COPY in pieces: how far it is */
 	struct slice *l2;		/* pinned and prepared if @remap */
@@ -104,11 +115,28 @@ struct cow_op *qcow2_op_alloc(struct qcow2_writer *w, bool need_freed, bool need
 void qcow2_op_free(struct qcow2_writer *w, struct cow_op *op);
 
 /**
- * qcow2_op_start - start the I/O of an operation
+ * qcow2_op_start - its clusters are busy from now on; start the I/O of an operation
  * @w: the writer
- * @op: the operation, filled in
+ * @op: the operation, filled in, but for @busy and @epoch; none of its clusters is busy
  */
 void qcow2_op_start(struct qcow2_writer *w, struct cow_op *op);
+
+/**
+ * qcow2_op_release - the clusters of an operation are busy no more
+ * @w: the writer
+ * @op: an operation that has ended
+ */
+void qcow2_op_release(struct qcow2_writer *w, struct cow_op *op);
+
+/**
+ * qcow2_op_of - the operation that makes a guest cluster busy
+ * @w: the writer
+ * @first: number of the first cluster to look at
+ * @last: and of the last
+ *
+ * Return: that of the lowest cluster that is busy, or NULL.
+ */
+struct cow_op *qcow2_op_of(struct qcow2_writer *w, u64 first, u64 last);
 
 /**
  * qcow2_op_continue - the I/O of a stage has ended: start the next

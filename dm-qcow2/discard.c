@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * discard.c - DISCARD and WRITE_ZEROES: one cluster after the other, by changing mappings where
- * that is possible and by writing zeroes where it is not.
+ * discard.c - DISCARD and WRITE_ZEROES: piece by piece, by changing mappings where that is possible
+ * and by writing zeroes where it is not.
  *
  * What a guest sees: a DISCARD makes every whole cluster in it read as zeroes on a version 3 image,
  * and on a version 2 image that has no backing; elsewhere, and in partial clusters, it does
  * nothing.  WRITE_ZEROES always makes the range read as zeroes.  A last cluster that the end of the
  * disk cuts short counts as whole.
+ *
+ * A piece is a cluster, or several that an L2 slice maps to host clusters side by side.
  *
  * A bio walks along its range by io->pos.  When it must wait (for a slice, an operation, a commit)
  * it comes back through the writer's queue and goes on from there.
@@ -15,6 +17,7 @@
  */
 #include <linux/device-mapper.h>
 
+#include "cow.h"
 #include "device.h"
 #include "discard.h"
 #include "entries.h"
@@ -23,12 +26,13 @@
 #include "io.h"
 #include "lookup.h"
 #include "mapping.h"
+#include "note.h"
 #include "table-cache.h"
 #include "wait.h"
 #include "write.h"
 #include "writer.h"
 
-#define MAX_STEPS	4096	/* clusters, before other bios get a turn */
+#define MAX_CLUSTERS	4096	/* before other bios get a turn */
 
 enum step {
 	STEP_NEXT,		/* the piece is dealt with: go on behind it */
@@ -53,9 +57,12 @@ static enum step below_is_zero(struct qcow2_writer *w, struct qcow2_io *io, u64 
 	return r < 0 ? STEP_WAIT : STEP_NEXT;
 }
 
-/* Set the entry of the cluster at @pos, which drops what the old one referred to unless @keep. */
-static enum step set_entry(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u64 val,
-			   bool keep)
+/*
+ * Set the entries of the @nr clusters at @pos; that drops what the old ones referred to, unless
+ * @keep: then @val is the entry that keeps the first one's host cluster.
+ */
+static enum step set_entries(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u32 nr, u64 val,
+			     bool keep)
 {
 	struct qcow2_image *img = w->img;
 	struct freed_extent *freed;
@@ -72,7 +79,9 @@ static enum step set_entry(struct qcow2_writer *w, struct qcow2_io *io, u64 pos,
 		qcow2_failed_alloc(w, io, PTR_ERR(s));
 		return STEP_WAIT;
 	}
-	qcow2_set_mapping(img, s, qcow2_cluster_index(img, pos), val, keep ? NULL : &freed);
+	qcow2_note_write(img, pos, (u64)nr << img->cluster_bits);
+	qcow2_set_mapping(img, s, qcow2_cluster_index(img, pos), nr, val,
+			  keep ? img->cluster_size : 0, keep ? NULL : &freed);
 	qcow2_slice_put(s);
 	qcow2_freed_drop(img, freed);
 	return STEP_NEXT;
@@ -90,8 +99,8 @@ static bool zero_entry(struct qcow2_io *io, u64 *val)
 	return img->version >= 3;
 }
 
-static enum step discard_cluster(struct qcow2_writer *w, struct qcow2_io *io, u64 pos,
-				 const struct extent *ext)
+static enum step discard_piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u32 nr,
+			       const struct extent *ext)
 {
 	u64 val;
 
@@ -107,19 +116,20 @@ static enum step discard_cluster(struct qcow2_writer *w, struct qcow2_io *io, u6
 			return step;
 	}
 	if (!w->discard_no_unref || !qcow2_may_write_in_place(ext) || w->img->version < 3)
-		return set_entry(w, io, pos, val, false);
+		return set_entries(w, io, pos, nr, val, false);
 	if (ext->type == EXTENT_ZERO)
 		return STEP_NEXT;
-	return set_entry(w, io, pos, qcow2_l2_entry_make_zero(ext->host), true);
+	return set_entries(w, io, pos, nr, qcow2_l2_entry_make_zero(ext->host), true);
 }
 
-static enum step zero_piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u64 end,
+static enum step zero_piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u64 end, u32 nr,
 			    const struct extent *ext)
 {
 	struct qcow2_image *img = w->img;
 	bool whole = whole_cluster(io, pos, end);
 	bool unmap = !(io_bio(io)->bi_opf & REQ_NOUNMAP);
-	u32 len = min_t(u64, end - pos, img->cluster_size - in_cluster(img, pos));
+	u32 head = in_cluster(img, pos);
+	u32 len = min_t(u64, end - pos, ((u64)nr << img->cluster_bits) - head);
 	u64 val;
 
 	if (ext->type == EXTENT_UNALLOCATED) {
@@ -132,14 +142,42 @@ static enum step zero_piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos
 		return STEP_NEXT;
 	}
 	if (whole && !unmap && qcow2_may_write_in_place(ext) && img->version >= 3)
-		return set_entry(w, io, pos, qcow2_l2_entry_make_zero(ext->host), true);
+		return set_entries(w, io, pos, nr, qcow2_l2_entry_make_zero(ext->host), true);
 	if (whole && (unmap || !qcow2_may_write_in_place(ext)) && zero_entry(io, &val))
-		return set_entry(w, io, pos, val, false);
+		return set_entries(w, io, pos, nr, val, false);
 	if (written_in_place(ext))
-		qcow2_start_in_place(w, io, pos, len, ext);
+		qcow2_start_in_place(w, io, pos, min(len, MAX_OP_BYTES - head), ext);
 	else
-		qcow2_start_allocating(w, io, pos, len, true, ext);
+		qcow2_start_allocating(w, io, pos, min(len, img->cluster_size - head), true, ext);
 	return STEP_WAIT;
+}
+
+/*
+ * How many clusters are dealt with at once, from @pos on, where @ext is: 1, or those whose data
+ * lies side by side, but for a last one that is not whole, up to the first that is busy.
+ */
+static u32 piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u64 end,
+		 const struct extent *ext)
+{
+	struct qcow2_image *img = w->img;
+	u64 first = qcow2_cluster_index(img, pos), last;
+	struct extent more;
+	struct cow_op *op;
+
+	if (ext->type != EXTENT_DATA || !whole_cluster(io, pos, end))
+		return 1;
+	/*
+	 * One cluster is what we know of, should the slice have gone meanwhile; and a block device
+	 * may end in it, which cuts its data short.
+	 */
+	qcow2_image_lookup(img, pos, end - pos, &more);
+	if (more.type != EXTENT_DATA || more.len <= img->cluster_size)
+		return 1;
+	last = pos + more.len == io->dev->size ?
+	       qcow2_cluster_index(img, pos + more.len - 1) :
+	       qcow2_cluster_index(img, pos + more.len) - 1;
+	op = qcow2_op_of(w, first, last);
+	return (op ? op->first : last + 1) - first;
 }
 
 /* Find out what the cluster at @pos is; the slice is read if need be. */
@@ -176,16 +214,17 @@ static void process_range(struct qcow2_writer *w, struct qcow2_io *io, bool disc
 	struct qcow2_image *img = w->img;
 	struct bio *bio = io_bio(io);
 	u64 end = io_start(io) + bio->bi_iter.bi_size;
-	unsigned int steps = 0;
+	u32 nr, clusters = 0;
 
-	while (io->pos < end) {
+	for (; io->pos < end; clusters += nr) {
 		u64 pos = io->pos, next = cluster_start(img, pos) + img->cluster_size;
 		struct extent ext;
 
-		if (++steps > MAX_STEPS) {
+		if (clusters >= MAX_CLUSTERS) {
 			qcow2_hand_to_writer(img, io);
 			return;
 		}
+		nr = 1;
 		if (discard && !whole_cluster(io, pos, end)) {
 			advance(io, next);
 			continue;
@@ -201,10 +240,11 @@ static void process_range(struct qcow2_writer *w, struct qcow2_io *io, bool disc
 			advance(io, ext.type == EXTENT_UNALLOCATED ? pos + ext.len : next);
 			continue;
 		}
-		if ((discard ? discard_cluster(w, io, pos, &ext) :
-			       zero_piece(w, io, pos, end, &ext)) == STEP_WAIT)
+		nr = piece(w, io, pos, end, &ext);
+		if ((discard ? discard_piece(w, io, pos, nr, &ext) :
+			       zero_piece(w, io, pos, end, nr, &ext)) == STEP_WAIT)
 			return;
-		advance(io, next);
+		advance(io, next + (u64)(nr - 1) * img->cluster_size);
 	}
 	qcow2_finish_io(w, io);
 }

@@ -99,13 +99,13 @@ void qcow2_root_lookup(struct qcow2_image *img, const struct qcow2_map_root *roo
 	ext->len = min(len, got);
 }
 
-void qcow2_chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len,
+void qcow2_chain_lookup(const struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len,
 			struct extent *ext)
 {
 	unsigned int i;
 
 	for (i = from; i < dev->nr_layers; i++) {
-		struct qcow2_layer *layer = &dev->layers[i];
+		const struct qcow2_layer *layer = &dev->layers[i];
 
 		/* "Backing": past the end of a shorter layer are zeroes, whatever lies below. */
 		if (goff >= layer->size)

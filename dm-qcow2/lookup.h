@@ -58,7 +58,7 @@ static inline void qcow2_image_lookup(struct qcow2_image *img, u64 goff, u64 len
  *
  * Context: as qcow2_root_lookup().
  */
-void qcow2_chain_lookup(struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len,
+void qcow2_chain_lookup(const struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len,
 			struct extent *ext);
 
 /*

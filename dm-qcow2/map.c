@@ -17,6 +17,7 @@
 #include "io.h"
 #include "lookup.h"
 #include "map.h"
+#include "note.h"
 #include "wait.h"
 
 /* The most that a bio at @goff may span so that, once parked, it is one extent for sure. */
@@ -146,6 +147,7 @@ static void decide_fua(struct qcow2_io *io, struct bio *bio, struct qcow2_image 
 /* An own cluster is written; what the storage may refuse for want of space can be done again. */
 static void begin_in_place(struct qcow2_io *io, struct bio *bio, struct qcow2_image *img)
 {
+	qcow2_note_write(img, io_start(io), bio->bi_iter.bi_size);
 	io->iter = bio->bi_iter;
 	io->fua = bio->bi_opf & REQ_FUA;
 	io->in_place = true;

@@ -97,16 +97,18 @@ struct slice *qcow2_get_l2(struct qcow2_image *img, u64 goff)
 	return s;
 }
 
-void qcow2_set_mapping(struct qcow2_image *img, struct slice *l2, u64 cluster, u64 entry,
-		       struct freed_extent **freed)
+void qcow2_set_mapping(struct qcow2_image *img, struct slice *l2, u64 cluster, u32 nr, u64 entry,
+		       u32 step, struct freed_extent **freed)
 {
 	u64 old;
 
 	mutex_lock(&img->meta_lock);
-	old = slice_entry(l2, cluster);
 	qcow2_slice_dirty(l2);
-	qcow2_set_entry(l2, cluster, entry);
-	if (freed)
-		free_reference(img, freed, old);
+	for (; nr; nr--, cluster++, entry += step) {
+		old = slice_entry(l2, cluster);
+		qcow2_set_entry(l2, cluster, entry);
+		if (freed)
+			free_reference(img, freed, old);
+	}
 	mutex_unlock(&img->meta_lock);
 }

@@ -21,17 +21,21 @@
 struct slice *qcow2_get_l2(struct qcow2_image *img, u64 goff);
 
 /**
- * qcow2_set_mapping - change the L2 entry of a guest cluster
+ * qcow2_set_mapping - change the L2 entries of contiguous guest clusters
  * @img: a writable image
- * @l2: from qcow2_get_l2() for that cluster, and not put since
- * @cluster: the guest cluster's number
- * @entry: the new entry; what it refers to is written
- * @freed: from qcow2_freed_alloc(): what the old entry referred to loses a reference; set to NULL
- *	if it was used.  NULL: the new entry keeps the host cluster
+ * @l2: from qcow2_get_l2() for one of these clusters, and not put since; it maps them all
+ * @cluster: number of the first guest cluster
+ * @nr: how many
+ * @entry: the new entry of the first; what it refers to is written
+ * @step: what is added to @entry for each one that follows: the cluster size if their host clusters
+ *	lie side by side, or 0
+ * @freed: from qcow2_freed_alloc(): what the old entries referred to loses a reference, and with
+ *	@nr > 1 these were clusters side by side; set to NULL if it was used.  NULL: the new entries
+ *	keep the host clusters
  *
- * Sleeps for meta_lock.
+ * They change in one section of meta_lock, for which this sleeps: a commit has all of them or none.
  */
-void qcow2_set_mapping(struct qcow2_image *img, struct slice *l2, u64 cluster, u64 entry,
-		       struct freed_extent **freed);
+void qcow2_set_mapping(struct qcow2_image *img, struct slice *l2, u64 cluster, u32 nr, u64 entry,
+		       u32 step, struct freed_extent **freed);
 
 #endif /* DM_QCOW2_MAPPING_H */

@@ -7,11 +7,18 @@
  * registry's).
  */
 #include <linux/device-mapper.h>
+#include <linux/module.h>
 #include <linux/sched/mm.h>
 
 #include "header.h"
+#include "hooks.h"
 #include "image.h"
 #include "state.h"
+
+#ifdef DM_QCOW2_TEST_HOOKS
+unsigned long test_noted;
+module_param(test_noted, ulong, 0600);
+#endif
 
 static const char * const mode_names[] = {
 	[MODE_RW] = "read-write",

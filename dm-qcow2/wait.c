@@ -149,15 +149,12 @@ void qcow2_stall_io(struct qcow2_writer *w, struct qcow2_io *io)
 
 bool qcow2_wait_for_op(struct qcow2_writer *w, struct qcow2_io *io, u64 cluster)
 {
-	struct cow_op *op;
+	struct cow_op *op = qcow2_op_of(w, cluster, cluster);
 
-	hash_for_each_possible(w->busy, op, busy, cluster) {
-		if (op->cluster == cluster) {
-			list_add_tail(&io->node, &op->waiters);
-			return true;
-		}
-	}
-	return false;
+	if (!op)
+		return false;
+	list_add_tail(&io->node, &op->waiters);
+	return true;
 }
 
 void qcow2_finish_io(struct qcow2_writer *w, struct qcow2_io *io)

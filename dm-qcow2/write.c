@@ -8,7 +8,7 @@
  *     cluster wait on it, and mostly find a cluster of their own afterwards.
  *  2. cow.c: write the guest's data, and what fills the cluster, in one I/O where it can be.
  *  3. finish_op() in writer.c: when that has completed, enter the mapping in memory and end the
- *     bio.  The mapping reaches the disk with the next commit; a FUA bio waits for that.
+ *     bio (served()).  The mapping reaches the disk with the next commit; a FUA bio waits for that.
  *
  * Called by the writer's work item.  Takes no locks itself.
  */
@@ -23,6 +23,7 @@
 #include "lookup.h"
 #include "map.h"
 #include "mapping.h"
+#include "note.h"
 #include "state.h"
 #include "storage.h"
 #include "table-cache.h"
@@ -50,16 +51,42 @@ int qcow2_chain_reads_zeroes(struct qcow2_writer *w, struct qcow2_io *io, unsign
 	return 1;
 }
 
+/* An operation that served a bio has ended: so has the bio, or it goes on behind that. */
+static void served(struct qcow2_writer *w, struct cow_op *op, struct list_head *waiters)
+{
+	struct qcow2_image *img = w->img;
+	struct qcow2_io *io = op->io;
+
+	/* Of those that had been refused none is left to tell when they were failed. */
+	if (!op->error && unlikely(READ_ONCE(img->waits.refused)) &&
+	    (io->retried || (op->new_cluster && qcow2_gives_up(img)))) {
+		io->retried = false;
+		qcow2_has_room(img);
+	}
+	if (op->error == -ENOSPC) {
+		qcow2_was_refused(w, io);
+	} else if (op->error) {
+		qcow2_io_end(io, errno_to_blk_status(op->error));
+	} else if (bio_op(io_bio(io)) == REQ_OP_WRITE) {
+		qcow2_finish_io(w, io);
+	} else {
+		io->pos += op->len;
+		io->misses = 0;
+		list_add(&io->node, waiters);
+	}
+}
+
 static void start_op(struct qcow2_writer *w, struct cow_op *op, struct qcow2_io *io, u64 goff,
 		     u32 len)
 {
 	op->io = io;
-	op->cluster = qcow2_cluster_index(w->img, goff);
+	op->dev = io->dev;
+	op->ended = served;
+	op->first = qcow2_cluster_index(w->img, goff);
+	op->last = qcow2_cluster_index(w->img, goff + len - 1);
 	op->start = in_cluster(w->img, goff);
 	op->len = len;
-	op->epoch = epoch_enter(&w->img->epoch);
-	hash_add(w->busy, &op->busy, op->cluster);
-	WRITE_ONCE(w->nr_ops, w->nr_ops + 1);
+	qcow2_note_write(w->img, goff, len);
 	qcow2_op_start(w, op);
 }
 

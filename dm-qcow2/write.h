@@ -30,12 +30,12 @@ int qcow2_start_allocating(struct qcow2_writer *w, struct qcow2_io *io, u64 goff
 			   bool zeroes, const struct extent *ext);
 
 /**
- * qcow2_start_in_place - start an operation that writes zeroes to part of an own cluster
+ * qcow2_start_in_place - start an operation that writes zeroes to own clusters, or to parts of some
  * @w: the writer
  * @io: the bio; not owned by the caller afterwards
  * @goff: guest offset
- * @len: bytes, inside one cluster
- * @ext: written in place
+ * @len: bytes, in clusters of @ext that together are MAX_OP_BYTES at most and not busy
+ * @ext: written in place, from @goff on
  *
  * Return: 0 if the operation was started, -EAGAIN if the bio waits.
  */

@@ -75,11 +75,11 @@ static void process_list(struct qcow2_writer *w, struct list_head *ios)
 static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 {
 	struct qcow2_image *img = w->img;
-	struct qcow2_io *io = op->io;
 	LIST_HEAD(waiters);
 
 	if (!op->error && op->remap) {
-		qcow2_set_mapping(img, op->l2, op->cluster, qcow2_l2_entry_make_data(op->host),
+		qcow2_set_mapping(img, op->l2, op->first, op->last - op->first + 1,
+				  qcow2_l2_entry_make_data(op->host), img->cluster_size,
 				  op->new_cluster ? &op->freed : NULL);
 	} else if (op->error == -ENOSPC && op->new_cluster) {
 		/* Through a commit it would only come back to be refused again. */
@@ -89,29 +89,10 @@ static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 		qcow2_freed_add(img, &op->freed, op->host >> img->cluster_bits);
 		mutex_unlock(&img->meta_lock);
 	}
-	/* Of those that had been refused none is left to tell when they were failed. */
-	if (!op->error && unlikely(READ_ONCE(img->waits.refused)) &&
-	    (io->retried || (op->new_cluster && qcow2_gives_up(img)))) {
-		io->retried = false;
-		qcow2_has_room(img);
-	}
-	hash_del(&op->busy);
-	WRITE_ONCE(w->nr_ops, w->nr_ops - 1);
 	WRITE_ONCE(img->waits.wake, true);
 	list_splice(&op->waiters, &waiters);
-	epoch_leave(op->epoch);
-
-	if (op->error == -ENOSPC) {
-		qcow2_was_refused(w, io);
-	} else if (op->error) {
-		qcow2_io_end(io, errno_to_blk_status(op->error));
-	} else if (bio_op(io_bio(io)) == REQ_OP_WRITE) {
-		qcow2_finish_io(w, io);
-	} else {
-		io->pos += op->len;
-		io->misses = 0;
-		list_add(&io->node, &waiters);
-	}
+	qcow2_op_release(w, op);
+	op->ended(w, op, &waiters);
 	qcow2_op_free(w, op);
 	process_list(w, &waiters);
 }
@@ -240,7 +221,7 @@ int qcow2_writer_init(struct qcow2_image *img)
 	w->img = img;
 	init_llist_head(&w->incoming);
 	init_llist_head(&w->finished);
-	hash_init(w->busy);
+	w->busy = RB_ROOT_CACHED;
 	INIT_LIST_HEAD(&w->stalled);
 	INIT_LIST_HEAD(&w->no_space);
 	INIT_WORK(&img->write_worker.work, writer_work);

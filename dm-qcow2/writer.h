@@ -10,8 +10,8 @@
 #ifndef DM_QCOW2_WRITER_H
 #define DM_QCOW2_WRITER_H
 
-#include <linux/hashtable.h>
 #include <linux/mempool.h>
+#include <linux/rbtree.h>
 
 #include "device.h"
 
@@ -23,7 +23,7 @@ struct qcow2_writer {
 	struct llist_head finished;	/* operations whose I/O has ended; lock-free */
 
 	/* The writer's own. */
-	DECLARE_HASHTABLE(busy, 7);
+	struct rb_root_cached busy;	/* operations under way, by guest clusters (cow.c) */
 	struct list_head stalled;
 	struct list_head no_space;
 	struct storage_gather gather;	/* writes of operations; empty between two runs */

@@ -5,20 +5,10 @@ import time
 
 import pytest
 
-from dmqcow2 import KIB, Attached, Place
+from dmqcow2 import KIB, Attached, Place, set_hook
 from helpers import MIB, SECTOR, KernelLog, image_check, image_create, qemu_io, run
 
 SIZE = 16 * MIB
-
-
-def set_hook(name, value):
-    """Delay the module at a place; skips where it was built without that."""
-    path = f"/sys/module/dm_qcow2/parameters/{name}"
-    if not os.path.exists(path):
-        pytest.skip("the module was built without test hooks")
-    with open(path, "w") as f:
-        f.write(str(value))
-
 
 # ---- limits ----
 
