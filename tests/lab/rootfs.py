@@ -16,7 +16,7 @@ BACKPORTS = SUITE + "-backports"
 KERNEL_PACKAGES = ["linux-image-amd64", "linux-headers-amd64"]
 PACKAGES = KERNEL_PACKAGES + """
 	gcc clang ccache make sparse dwarves bpftool libc6-dev flex bison bc libelf-dev libssl-dev perl
-	cppcheck shellcheck mandoc git rsync
+	cppcheck shellcheck mandoc spin git rsync
 	libdevmapper-dev libjson-c-dev liburing-dev libblkio-dev libseccomp-dev libcap-dev
 	libcap-ng-dev libaio-dev zlib1g-dev libzstd-dev
 	qemu-system-x86 qemu-system-common qemu-utils seabios
