@@ -29,6 +29,7 @@
 #include "image.h"
 #include "io.h"
 #include "map.h"
+#include "query.h"
 #include "registry.h"
 #include "state.h"
 #include "storage.h"
@@ -92,7 +93,7 @@ static int parse_layer(struct dm_target *ti, const char *arg, struct layer_spec 
 
 static int refuse_feature(struct dm_target *ti, const char *name, char *why)
 {
-	DMERR("feature %s: refused", name);
+	DMERR("%s: feature %s is refused", dm_device_name(dm_table_get_md(ti->table)), name);
 	ti->error = why;
 	return -EINVAL;
 }
@@ -100,11 +101,11 @@ static int refuse_feature(struct dm_target *ti, const char *name, char *why)
 /**
  * struct feature - an optional argument of the table line
  * @name:	The word.
- * @flag:	Where struct qcow2_features says that it was given: a bool, by offset.
- * @value:	Where it has the number that follows the word, or 0: none follows.
+ * @flag:	Offset in struct qcow2_features of the bool that says that the word was given.
+ * @value:	Offset of the number that follows the word, or 0: none follows.
  * @min:	The smallest number.
  * @max:	The largest one.
- * @error:	What is wrong when the number is none, or not between them.
+ * @error:	The error when the number is invalid, or not between them.
  */
 struct feature {
 	const char *name;
@@ -186,8 +187,8 @@ static int parse_features(struct dm_target *ti, struct dm_arg_set *as, struct qc
 }
 
 /*
- * Whoever uses a live device has been told the size of its blocks and will not ask again: a table
- * that needs larger ones is refused, and one that could do with smaller ones keeps the promise.
+ * Users of a live device have been told the size of its blocks and do not ask again.  A table that
+ * needs larger blocks is refused; one that could use smaller blocks keeps the size.
  */
 static int check_blocks(struct dm_target *ti, struct qcow2_dev *dev)
 {
@@ -345,8 +346,8 @@ static int qcow2_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	ti->per_io_data_size = sizeof(struct qcow2_io);
 	ti->num_flush_bios = 1;
 	/*
-	 * Also on storage without a volatile cache: a flush is what commits metadata, and the block
-	 * core would not send us any.
+	 * Also on storage without a volatile cache: a flush commits metadata, and the block core
+	 * would not send us any.
 	 */
 	ti->flush_supported = true;
 	if (dev->writable) {
@@ -391,7 +392,7 @@ static int qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 		if (unlikely(io->retried) && !*error)
 			qcow2_has_room(io->dev->layers[0].img);
 	}
-	/* Before it waits for a commit, which may need clusters that are reclaimed afterwards. */
+	/* Before the bio waits for a commit, which may need clusters reclaimed afterwards. */
 	if (io->epoch) {
 		epoch_leave(io->epoch);
 		io->epoch = NULL;
@@ -440,8 +441,8 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 	struct qcow2_dev *dev = ti->private;
 	struct qcow2_image *top = dev->layers[0].img;
 	/*
-	 * What is longer is split there, and a cluster that is split cannot be unmapped: zeroes are
-	 * written to its parts.
+	 * A longer request is split there, and a cluster that is split cannot be unmapped: zeroes
+	 * are written to its parts.
 	 */
 	unsigned int most = round_down(UINT_MAX, top->cluster_size) >> SECTOR_SHIFT;
 	unsigned int i;
@@ -450,10 +451,10 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 	for (i = 0; i < dev->nr_layers; i++) {
 		const struct qcow2_storage *st = &dev->layers[i].img->st;
 
-		/* A block device's requirement is passed on by device-mapper. */
+		/* Device-mapper passes on a block device's requirement. */
 		if (!st->bdev && mapping_stable_writes(st->file->f_mapping))
 			limits->features |= BLK_FEAT_STABLE_WRITES;
-		/* Filesystems ask that of every segment's length, too. */
+		/* Filesystems require that of every segment's length, too. */
 		limits->dma_alignment = max(limits->dma_alignment,
 					    max(st->mem_align, st->bdev ? 0 : st->block_size) - 1);
 	}
@@ -473,10 +474,10 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 }
 
 /*
- * A table that replaces another has its limits put together anew by DM, but for one that is on no
- * device, as a chain in files is: DM takes that for a multipath without paths, and leaves the
- * limits of the table before.  So they are made here, as DM makes them for a new device; what is
- * kept is what DM has just decided for this table, and what the administrator has set.
+ * DM recalculates the limits for a table that replaces another, except for a table on no device,
+ * such as a chain in files: DM takes that for a multipath without paths, and leaves the limits of
+ * the table before.  So they are made here, as DM makes them for a new device.  Limits that DM has
+ * just decided for this table, and those that the administrator has set, are kept.
  *
  * The device is suspended, and DM has just set the limits of the queue in the same way.
  */
@@ -518,7 +519,7 @@ static int qcow2_preresume(struct dm_target *ti)
 		DMERR("%s: cannot set the limits of the device: error %d", img->name, r);
 	else
 		r = qcow2_image_claim(img, ti, dev->writable);
-	/* What was the top before an external snapshot is written no more. */
+	/* An image that was the top before an external snapshot is no longer written. */
 	for (i = 1; i < dev->nr_layers && !r; i++)
 		r = qcow2_image_claim(dev->layers[i].img, ti, false);
 	memalloc_noio_restore(noio);
@@ -542,12 +543,12 @@ static const char *mode_word(const struct qcow2_dev *dev)
 }
 
 /*
- * A path with what separates words, begins a comment for dmsetup, escapes, or moves the cursor of
- * whoever reads the line, as octal numbers.  DM's own way of quoting, a backslash, cannot be
- * used: libdevmapper doubles every backslash.
+ * Emit a path.  Characters that separate words, begin a comment for dmsetup, escape, or move a
+ * terminal's cursor become octal numbers.  DM's own way of quoting, a backslash, cannot be used:
+ * libdevmapper doubles every backslash.
  *
  * Like DMEMIT this always ends the text with a zero, in @maxlen bytes, of which there is at least
- * one: DM finds the end of the line by that zero, and sees by the length that it did not fit.
+ * one: DM finds the end of the line by that zero, and sees by the length that the line did not fit.
  */
 static unsigned int emit_escaped(char *result, unsigned int maxlen, const char *s)
 {
@@ -645,6 +646,23 @@ static void qcow2_status(struct dm_target *ti, status_type_t type, unsigned int 
 	}
 }
 
+static int message_map(struct qcow2_dev *dev, const char *from, char *result, unsigned int maxlen)
+{
+	const char *name = dev->layers[0].img->name;
+	u64 sector;
+
+	if (kstrtoull(from, 10, &sector)) {
+		DMERR("%s: map: invalid sector '%s'", name, from);
+		return -EINVAL;
+	}
+	if (sector >= dev->size >> SECTOR_SHIFT) {
+		DMERR("%s: map: the disk has %llu sectors", name, dev->size >> SECTOR_SHIFT);
+		return -EINVAL;
+	}
+	/* 1: there is an answer. */
+	return qcow2_query_map(dev, sector << SECTOR_SHIFT, result, maxlen) ?: 1;
+}
+
 static int qcow2_message(struct dm_target *ti, unsigned int argc, char **argv, char *result,
 			 unsigned int maxlen)
 {
@@ -671,14 +689,16 @@ static int qcow2_message(struct dm_target *ti, unsigned int argc, char **argv, c
 			qcow2_writer_grown(img);
 		return 0;
 	}
-	DMERR("unrecognised message %s", argv[0]);
+	if ((argc == 1 || argc == 2) && !strcasecmp(argv[0], "map"))
+		return message_map(dev, argc == 2 ? argv[1] : "0", result, maxlen);
+	DMERR("%s: unrecognised message %s", img->name, argv[0]);
 	return -EINVAL;
 }
 
 /*
  * DM asks two kinds of question: what limits the devices have (with @data to collect them), and
- * whether all of them are able to do something (without).  The second kind we answer for them:
- * discarding and zeroing are done in the format, on any device.
+ * whether all of them are able to do something (without).  We answer the second kind for them: the
+ * format does discarding and zeroing, on any device.
  */
 static int qcow2_iterate_devices(struct dm_target *ti, iterate_devices_callout_fn fn, void *data)
 {

@@ -19,7 +19,7 @@ from helpers import (MIB, child_of, image_check, image_compare, image_create,
                      image_info, qemu_io, run, wait_for)
 from toolcli import attach, images, refused, tool  # noqa: F401  (fixtures among them)
 
-VERBS = ["run", "attach", "serve", "list", "status", "detach", "check"]
+VERBS = ["run", "attach", "serve", "list", "status", "map", "detach", "check"]
 
 
 def test_help():

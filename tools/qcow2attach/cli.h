@@ -28,6 +28,7 @@ extern const struct verb verb_attach;
 extern const struct verb verb_detach;
 extern const struct verb verb_list;
 extern const struct verb verb_status;
+extern const struct verb verb_map;
 extern const struct verb verb_serve;
 extern const struct verb verb_run;
 extern const struct verb verb_check;

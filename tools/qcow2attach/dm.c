@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * dm.c - owns every use of libdevmapper: creating, finding, asking and removing
- * devices, the process that undoes a creation whose process is killed, and the flags
- * that keep udev's rules away from a guest's data.
+ * dm.c - owns every use of libdevmapper: creating, finding, querying and removing devices, the
+ * process that undoes a creation when the tool is killed, and the flags that keep udev's rules away
+ * from a guest's data.
  */
 #include "dm.h"
 
@@ -93,7 +93,7 @@ static struct dm_task *new_uuid_task(int type, const char *uuid)
 	return task;
 }
 
-/* Run a task; the cause is the kernel's errno, or what the library could not do before. */
+/* Run a task; the cause is the kernel's errno, or the library's own failure. */
 static int run_task(struct dm_task *task)
 {
 	int err;
@@ -141,7 +141,7 @@ static int run_task_with_udev(struct dm_task *task)
 	ret = run_task(task);
 	err = errno;
 	wait_for_udev(cookie);
-	/* Where no udev runs the library makes the nodes, and puts that off. */
+	/* Where no udev runs, the library makes the nodes, and defers that. */
 	dm_task_update_nodes();
 	errno = err;
 	return ret;
@@ -234,8 +234,8 @@ static int load_table(const char *uuid, dev_t dev, bool read_only, uint64_t sect
 }
 
 /*
- * Make sure that the node leads to @dev, or that there is none when @dev is 0, also where no udev
- * runs, or it has lost our event.
+ * Make sure that the node leads to @dev, or that there is none when @dev is 0, even if no udev
+ * runs, or udev has lost our event.
  */
 static void settle_node(const char *name, dev_t dev)
 {
@@ -243,7 +243,7 @@ static void settle_node(const char *name, dev_t dev)
 	struct stat st;
 
 	if ((stat(path, &st) ? 0 : st.st_rdev) != dev) {
-		/* It looks for itself whether there is a device of that name. */
+		/* This checks by itself whether there is a device of that name. */
 		dm_mknodes(name);
 		dm_task_update_nodes();
 	}
@@ -269,7 +269,7 @@ static int remove_uuid(const char *uuid, bool deferred)
 	return ret && err != ENXIO ? -1 : 0;
 }
 
-/* What would end the process while a device is half made. */
+/* The signals that would end the process while a device is half made. */
 static void ending_signals(sigset_t *set)
 {
 	static const int signals[] = { SIGHUP, SIGINT, SIGTERM };
@@ -277,7 +277,7 @@ static void ending_signals(sigset_t *set)
 
 	sigemptyset(set);
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
-		/* One that is ignored (nohup) would be pending all the same while it is blocked. */
+		/* An ignored signal (nohup) would be pending all the same while it is blocked. */
 		if (!sigaction(signals[i], NULL, &action) && action.sa_handler != SIG_IGN)
 			sigaddset(set, signals[i]);
 	}
@@ -295,16 +295,16 @@ static int check_signals(void)
 }
 
 /**
- * struct guard - the process that makes a device, and removes it when we cannot any more.
+ * struct guard - the process that makes a device, and removes it if the tool is killed.
  * @pid: the process.
- * @fd: of a pipe to it; it ends when it reads anything, and cleans up when it reads the end.
+ * @fd: a pipe to the guard, which ends when it reads a byte, and cleans up when it reads the end.
  */
 struct guard {
 	pid_t pid;
 	int fd;
 };
 
-/* What the guard says when it has made the device, or not. */
+/* What the guard reports when it has made the device, or has failed to. */
 struct birth {
 	bool born;
 	int code;
@@ -312,7 +312,7 @@ struct birth {
 	char error[512];
 };
 
-/* What there is of a device; nothing (all zeroes) also when that cannot be asked. */
+/* The state of a device; all zeroes when there is none, or it cannot be queried. */
 static struct dm_info info_of(const char *uuid)
 {
 	struct dm_task *task = new_uuid_task(DM_DEVICE_INFO, uuid);
@@ -326,8 +326,7 @@ static struct dm_info info_of(const char *uuid)
 }
 
 /*
- * Remove a device that was not finished. Somebody may have it open all the same; then it goes with
- * its last user.
+ * Remove an unfinished device. If a process has it open all the same, it goes with its last user.
  */
 static void undo_device(const char *name, const char *uuid)
 {
@@ -340,8 +339,8 @@ static void undo_device(const char *name, const char *uuid)
 }
 
 /*
- * A device without a table is nobody's. One that works may be in use already, unless it was to go
- * with its last user.
+ * Nobody uses a device without a table. A device that works may be in use already, unless it was to
+ * go with its last user (@whole).
  */
 static void __attribute__((noreturn)) guard_process(const char *name, const char *uuid, bool whole,
 						    int in, int out)
@@ -350,7 +349,7 @@ static void __attribute__((noreturn)) guard_process(const char *name, const char
 	ssize_t n;
 	char c;
 
-	/* The terminal's signals are for the other one, which may be gone when it is to be told. */
+	/* The terminal's signals are for the parent, which may be gone when the guard writes. */
 	setsid();
 	signal(SIGPIPE, SIG_IGN);
 	birth.born = !create_empty(name, uuid, &birth.dev);
@@ -368,7 +367,7 @@ static void __attribute__((noreturn)) guard_process(const char *name, const char
 
 static void end_guard(const struct guard *guard)
 {
-	/* It may have been killed. */
+	/* The guard may have been killed. */
 	sighandler_t before = signal(SIGPIPE, SIG_IGN);
 
 	write_all(guard->fd, "", 1);
@@ -408,7 +407,7 @@ static int create_guarded(const char *name, const char *uuid, bool whole, struct
 	}
 	end_guard(guard);
 	if (ret) {
-		/* Maybe after it had made it. */
+		/* The guard may have made the device before. */
 		if (info_of(uuid).exists && !info_of(uuid).live_table)
 			undo_device(name, uuid);
 		return cause("the process that makes the device was killed");
@@ -436,7 +435,7 @@ static int start(const char *uuid, dev_t dev)
 	return cause_code(err == EBUSY || err == EAGAIN ? EXIT_BUSY : EXIT_FAILED);
 }
 
-/* Be its first user, and let it go with its last. */
+/* Become the device's first user, and let it go with its last. */
 static int hold_device(const char *name, const char *uuid, dev_t dev, int *hold)
 {
 	char *path = xasprintf("%s/%s", dm_dir(), name);
@@ -477,7 +476,7 @@ static int create(const char *name, const char *uuid, bool read_only, uint64_t s
 	end_guard(&guard);
 	return 0;
 undo:
-	/* Removing it must not hide why it could not be made. */
+	/* The removal must not hide why the device could not be made. */
 	code = cause_exit();
 	snprintf(reason, sizeof(reason), "%s", cause_text());
 	undo_device(name, uuid);
@@ -506,7 +505,7 @@ int dmdev_replace_by_error(const struct dm_device *dev)
 
 	if (load_table(dev->uuid, dev->dev, false, dev->sectors, "error", ""))
 		return -1;
-	/* noflush: what is queued for storage that is gone must not be waited for. */
+	/* noflush: do not wait for I/O that is queued for storage that is gone. */
 	task = new_uuid_task(DM_DEVICE_SUSPEND, dev->uuid);
 	if (!task)
 		return -1;
@@ -532,6 +531,24 @@ int dmdev_message(const char *name, const char *text)
 	return ret;
 }
 
+int dmdev_ask(const struct dm_device *dev, const char *text, char **answer)
+{
+	struct dm_task *task = new_uuid_task(DM_DEVICE_TARGET_MSG, dev->uuid);
+	const char *response = NULL;
+	int ret = -1;
+
+	if (!task)
+		return -1;
+	if (dm_task_set_sector(task, 0) && dm_task_set_message(task, text))
+		ret = run_task(task);
+	if (!ret) {
+		response = dm_task_get_message_response(task);
+		*answer = xstrdup(response ? response : "");
+	}
+	dm_task_destroy(task);
+	return ret;
+}
+
 static char *target_line(int type, const char *name, struct dm_device *dev)
 {
 	struct dm_task *task = new_task(type, name);
@@ -553,7 +570,7 @@ static char *target_line(int type, const char *name, struct dm_device *dev)
 	return line;
 }
 
-/* 0 where the kernel does not count its disks, or it has gone. */
+/* 0 where the kernel has no diskseq, or the device has gone. */
 static uint64_t sequence_of(dev_t dev)
 {
 	char path[64], text[32];
@@ -564,7 +581,7 @@ static uint64_t sequence_of(dev_t dev)
 
 /*
  * Fill @dev from a name, or from a device number when @name is NULL. Returns 0, or with a cause 1
- * when there is no such device and -1 when it cannot be asked.
+ * when there is no such device and -1 when it cannot be queried.
  */
 static int query(const char *name, dev_t number, struct dm_device *dev)
 {

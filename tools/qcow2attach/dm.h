@@ -2,8 +2,8 @@
 /*
  * dm.h - the device-mapper devices of this tool.
  *
- * Nothing is remembered outside the kernel: a device is ours when its UUID
- * begins with QCOW2-, and everything else is asked of it.
+ * No state is kept outside the kernel: a device is ours when its UUID begins with QCOW2-, and the
+ * kernel is asked for everything else.
  */
 #ifndef QCOW2ATTACH_DM_H
 #define QCOW2ATTACH_DM_H
@@ -53,15 +53,14 @@ struct dm_device {
  * @read_only: give it a read-only table.
  * @sectors: its size.
  * @params: the target's table line. File descriptors named in it are the caller's.
- * @hold: where the device is to go with its last user: receives a descriptor of the open device,
- *        which is its first user. Else NULL.
+ * @hold: if the device is to go with its last user: receives a descriptor of the open device, which
+ *        is its first user. Else NULL.
  *
- * When this process is killed meanwhile another one removes what has been made so far, and with
- * @hold the whole device; from then on the kernel does.
- * The host's udev rules are told to leave the content alone: it is a guest's.
- * When the kernel refuses, the cause is the kernel's own reason and no device
- * is left, or, as a note then says, one that somebody has open already, which goes
- * with its last user.
+ * When this process is killed meanwhile, another one removes what has been made so far, and with
+ * @hold the whole device; from then on the kernel does. The host's udev rules are told to leave the
+ * content alone: it is a guest's. When the kernel refuses, the cause is the kernel's own reason and
+ * no device is left, or, as a note then says, one that is in use already, which goes with its last
+ * user.
  *
  * Return: 0, or -1 with a cause.
  */
@@ -70,7 +69,7 @@ int dmdev_create(const char *name, const char *uuid, bool read_only, uint64_t se
 
 /**
  * dmdev_remove() - remove a device.
- * @dev: the device, as dmdev_find() found it. Another that has got its name since stays.
+ * @dev: the device, as dmdev_find() found it. Another device that has got its name since stays.
  * @deferred: when it is open, let it go with its last user.
  *
  * Return: 0, also when it has gone already; 1 when a deferred removal waits for a user; -1 with a
@@ -85,8 +84,9 @@ int dmdev_remove(const struct dm_device *dev, bool deferred);
 bool dmdev_is_there(const struct dm_device *dev);
 
 /**
- * dmdev_replace_by_error() - let all I/O of a device fail from now on.
- * @dev: the device, as dmdev_find() found it. Another that has got its name since is left alone.
+ * dmdev_replace_by_error() - make all I/O of a device fail from now on.
+ * @dev: the device, as dmdev_find() found it. Another device that has got its name since is left
+ *	alone.
  *
  * The image below is committed, closed and given back.
  *
@@ -102,6 +102,16 @@ int dmdev_replace_by_error(const struct dm_device *dev);
  * Return: 0, or -1 with a cause.
  */
 int dmdev_message(const char *name, const char *text);
+
+/**
+ * dmdev_ask() - send a message that the first target of a device answers.
+ * @dev: the device, as dmdev_find() found it.
+ * @text: the message.
+ * @answer: receives the answer, to be freed.
+ *
+ * Return: 0, or -1 with a cause.
+ */
+int dmdev_ask(const struct dm_device *dev, const char *text, char **answer);
 
 /**
  * dmdev_find() - find a device of ours.
@@ -132,7 +142,7 @@ int dmdev_list(struct dm_device **list);
 /**
  * dmdev_let_go() - close what the library has open, which a program that is started would inherit.
  *
- * It is opened again when it is needed.
+ * The library opens it again when needed.
  */
 void dmdev_let_go(void);
 

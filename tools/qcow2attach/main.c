@@ -13,7 +13,8 @@
 #include "util.h"
 
 static const struct verb *const verbs[] = {
-	&verb_run, &verb_attach, &verb_serve, &verb_list, &verb_status, &verb_detach, &verb_check,
+	&verb_run, &verb_attach, &verb_serve, &verb_list, &verb_status, &verb_map, &verb_detach,
+	&verb_check,
 };
 
 static void print_usage(FILE *to)
@@ -30,9 +31,9 @@ static void print_usage(FILE *to)
 }
 
 /*
- * Undo what a careless caller may have left us. With standard error closed the image
- * could become descriptor 2, and a message would be written into it; with SIGCHLD
- * ignored no child's end is told.
+ * Undo what a careless caller may have left us. With standard error closed the image could become
+ * descriptor 2, and a message would be written into it; with SIGCHLD ignored the end of a child
+ * goes unreported.
  */
 static void begin_sanely(void)
 {
