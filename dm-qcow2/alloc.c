@@ -4,12 +4,12 @@
  *
  * Clusters are taken in runs of up to 8 MiB, in host order, and handed out one by one: clusters
  * that the guest writes one after the other lie one after the other, and the refcounts of a whole
- * run are written by one commit.  A crash leaks what is left of a run, nothing else; a clean
- * suspend gives it back.
+ * run are written by one commit.  A crash leaks the rest of a run and nothing else; a clean suspend
+ * gives the rest back.
  *
- * A cluster is free when its refcount in memory is 0.  It gets there only through
- * qcow2_alloc_reclaim(), which the commit calls when the loss of the last reference is durable and
- * no I/O can still be using the cluster.
+ * A cluster is free when its refcount in memory is 0.  A refcount drops to 0 only through
+ * qcow2_alloc_reclaim(), which the reclaimer calls when the loss of the last reference is durable
+ * and no I/O can still be using the cluster, or when the rest of a run is returned.
  *
  * Takes image.alloc_lock, and image.meta_lock inside it to change refcounts.
  */
@@ -30,7 +30,7 @@
 
 #define ALLOC_SPARES	257	/* one for each operation of the writer, and one for a table */
 #define RUN_BYTES	(8U << 20)
-#define MAX_REFUSED	64		/* clusters refused, before alloc_lock is let go */
+#define MAX_REFUSED	64		/* clusters refused, before alloc_lock is dropped */
 #define MAX_PAUSE_US	10000LL		/* after a discard, for the guest's I/O */
 
 /*
@@ -42,7 +42,8 @@
 /*
  * struct qcow2_alloc - the allocator of a writable image
  *
- * All of it is under image.alloc_lock; status reads @nr_used and @end without, for show.
+ * All of it is under image.alloc_lock; status reads @nr_used and @end without the lock, for show.
+ * @passdown is constant while a table is live.
  */
 struct qcow2_alloc {
 	u64 run_next;		/* clusters reserved ahead, their refcounts already 1: */
@@ -51,7 +52,7 @@ struct qcow2_alloc {
 	u64 *spare;		/* more clusters with refcount 1 that nothing uses */
 	unsigned int nr_spare;
 	u64 cursor;		/* where to look for free clusters next */
-	unsigned long full_until;	/* jiffies; 0 but after a long round in vain */
+	unsigned long full_until;	/* jiffies; 0 unless a long round has failed */
 	u64 end;		/* the first cluster after the last one in use */
 	u64 nr_used;		/* clusters whose refcount is not 0 */
 	u16 *used;		/* the same, for each 4 KiB slice of refcounts */
@@ -66,7 +67,7 @@ static u32 per_slice(const struct qcow2_image *img)
 
 static u64 limit_clusters(struct qcow2_image *img)
 {
-	/* Whatever the storage can hold, entries can name no more. */
+	/* Entries can name no more, whatever the storage can hold. */
 	return min(img->st.ops->limit(&img->st), ENTRY_MAX_POS) >> img->cluster_bits;
 }
 
@@ -97,9 +98,9 @@ static void account(struct qcow2_alloc *a, u64 si, u64 first, u32 nr)
 }
 
 /*
- * Clusters are about to be taken, and their content made zeroes.  All metadata was counted when the
- * image was opened, and what has been freed since was compared with it.  This is the last look
- * before anything is touched.
+ * Clusters are about to be taken and zeroed.  All metadata was counted when the image was opened,
+ * and clusters freed since were compared with it.  This is the last check before anything is
+ * touched.
  */
 static int check_unused(struct qcow2_image *img, u64 first, u64 nr)
 {
@@ -113,9 +114,8 @@ static int check_unused(struct qcow2_image *img, u64 first, u64 nr)
 }
 
 /*
- * Have the host make room for clusters.  What it says for lack of room, for now or for good, is
- * -ENOSPC, whatever its filesystem calls that: the writer then asks again, but not at once and not
- * without end.
+ * Make room for clusters on the host.  A lack of room, for now or for good, is -ENOSPC, whatever
+ * the filesystem calls it: the writer then tries again, but not at once and not forever.
  */
 static int host_prepare(struct qcow2_image *img, u64 first, u32 nr, bool *zeroed)
 {
@@ -126,9 +126,9 @@ static int host_prepare(struct qcow2_image *img, u64 first, u32 nr, bool *zeroed
 }
 
 /*
- * The refcount table is full: double it (at least), in a region that the new entries cover, right
- * behind the new block that describes that region.  All of it enters one generation, which links
- * the new table last.
+ * The refcount table is full: double it (at least).  The new table lies in a region that its new
+ * entries cover, right behind the new block that describes that region.  All changes enter one
+ * generation, which links the new table last.
  */
 static int move_reftable(struct qcow2_image *img, u64 rb)
 {
@@ -173,11 +173,11 @@ static int move_reftable(struct qcow2_image *img, u64 rb)
 	}
 	if (!qcow2_slice_try_prepare(s))
 		r = -ENOMEM;
-	/* An attempt that failed may have left more of them than the new table has. */
+	/* A failed attempt may have left more slices than the new table has. */
 	for (i = 0; !r && i < nr_slices; i++)
 		if (!qcow2_slice_try_prepare(img->reftable.slices[i]))
 			r = -ENOMEM;
-	/* Two ranges, for the next move removes the table and not the block. */
+	/* Two ranges, since the next move removes the table and not the block. */
 	if (!r)
 		r = qcow2_add_metadata(img, pos, img->cluster_size);
 	if (!r) {
@@ -279,7 +279,7 @@ static int add_refblock(struct qcow2_image *img, u64 rb)
 	return 0;
 }
 
-/* Take up to @want free clusters of slice @s from @first on; 0 when there are none. */
+/* Find up to @want free clusters of slice @s from @first on; 0 when there are none. */
 static u32 find_free(struct qcow2_image *img, struct slice *s, u64 *first, u32 want)
 {
 	u32 mask = per_slice(img) - 1, i = *first & mask, n = 0;
@@ -296,7 +296,7 @@ static int prepare_run(struct qcow2_image *img, u64 first, u32 *nr, bool *zeroed
 {
 	int r;
 
-	/* Less of a run is still a run: use up the last space of a host that is nearly full. */
+	/* A shorter run is still a run: use up the last space of a host that is nearly full. */
 	for (;;) {
 		r = host_prepare(img, first, *nr, zeroed);
 		if (r != -ENOSPC || *nr == 1)
@@ -337,8 +337,8 @@ static int take_run(struct qcow2_image *img, struct slice *s, u64 first, u32 nr)
 }
 
 /*
- * Where the search goes on after the host has refused the cluster @c.  Behind all that is in use
- * and behind the end of the storage one place is as good as another: nothing there is worth a try.
+ * Where the search goes on after the host has refused the cluster @c.  Behind all clusters in use
+ * and behind the end of the storage all places are alike: none there is worth a try.
  */
 static u64 behind_refused(struct qcow2_image *img, u64 c, u64 limit)
 {
@@ -348,10 +348,10 @@ static u64 behind_refused(struct qcow2_image *img, u64 c, u64 limit)
 }
 
 /*
- * Find free clusters that the host lets us have, and make them the run.  A host that is full may
- * refuse some and have others: those it never took back, say.  So the search ends when it has been
- * all the way round.  alloc_lock is let go in between; nobody else takes clusters, and those that
- * are freed behind our back wake the writer anyway.
+ * Find free clusters that the host provides, and make them the run.  A full host may refuse some
+ * and provide others, such as those that it never took back.  So the search ends only after a full
+ * round.  alloc_lock is dropped in between: nobody else takes clusters, and clusters freed
+ * meanwhile wake the writer anyway.
  */
 static int refill(struct qcow2_image *img)
 {
@@ -422,7 +422,7 @@ static int refill(struct qcow2_image *img)
 			return 0;
 		}
 	}
-	/* Each bio that needs a cluster asks again: spend no more than a part of the time on it. */
+	/* Each bio that needs a cluster searches again: limit the share of time for searches. */
 	if (time_after(jiffies, began + 1))
 		a->full_until = (jiffies + 4 * (jiffies - began)) ?: 1;
 	return -ENOSPC;
@@ -461,8 +461,8 @@ void qcow2_alloc_put_back(struct qcow2_image *img, u64 host)
 }
 
 /*
- * Take alloc_lock, and get a slice of refcounts under it.  Memory for that is not waited for with
- * the lock held: it may be with operations that the writer has to end, and the writer wants the
+ * Take alloc_lock, and get a slice of refcounts under it.  Does not wait for memory with the lock
+ * held: the memory may be with operations that the writer has to end, and the writer needs the
  * lock.
  */
 static struct slice *lock_refs(struct qcow2_image *img, u64 si)
@@ -481,7 +481,7 @@ static struct slice *lock_refs(struct qcow2_image *img, u64 si)
 
 /*
  * Give a range back to the host.  A filesystem makes all direct I/O on a file wait while it punches
- * a hole, and a device may serve nothing else while it discards: so the guest's I/O gets as much
+ * a hole, and a device may serve nothing else while it discards.  So the guest's I/O gets as much
  * time as the discard took, before the next one.
  */
 static void give_back(struct qcow2_image *img, u64 pos, u64 len)
@@ -500,8 +500,8 @@ static void give_back(struct qcow2_image *img, u64 pos, u64 len)
 }
 
 /*
- * Give back to the host what of [first, first + nr), whose refcounts are in @s, will have no
- * reference left when it loses one.  Its refcount is still 1, so that nobody else touches it
+ * Give back to the host those clusters of [first, first + nr), with refcounts in @s, that will have
+ * no reference left when they lose one.  Their refcounts are still 1, so nobody else touches them
  * although alloc_lock is not held.
  */
 static void give_back_last(struct qcow2_image *img, struct slice *s, u64 first, u32 nr)
@@ -522,8 +522,8 @@ static void give_back_last(struct qcow2_image *img, struct slice *s, u64 first, 
 }
 
 /*
- * Drop one reference of each of [first, first + nr), which lie in one slice.  What drops to 0 is
- * given back to the host before it can be allocated again.
+ * Drop one reference of each of [first, first + nr), which lie in one slice.  A cluster whose
+ * refcount drops to 0 is given back to the host before it can be allocated again.
  */
 static int drop_refs(struct qcow2_image *img, u64 first, u32 nr)
 {
@@ -651,7 +651,7 @@ static u32 count_used(const struct qcow2_image *img, struct slice *s, u32 *last)
 	return n;
 }
 
-/* Note what a slice of refcounts counts. Those that count nothing take no memory. */
+/* Note how many clusters a slice of refcounts counts.  Slices that count none take no memory. */
 static int count_slice(struct qcow2_alloc *a, u64 si, u32 nr, char **error)
 {
 	if (si >= MAX_SLICES) {
@@ -685,8 +685,8 @@ static u64 count_metadata(struct qcow2_image *img, const struct slice *s, u64 si
 }
 
 /*
- * Would the allocator take metadata for free clusters?  Then it must not begin: an image whose
- * refcounts are missing would turn corrupt with the first write.
+ * Would the allocator take metadata for free clusters?  Then allocation must not begin: the first
+ * write would corrupt an image whose refcounts are missing.
  */
 static int check_counted(struct qcow2_image *img, u64 counted, char **error)
 {

@@ -10,12 +10,13 @@
 struct freed_extent;
 
 /**
- * qcow2_alloc_init - learn what is in use
+ * qcow2_alloc_init - learn which clusters are in use
  * @img: the image, its tables loaded; nobody else uses it yet
- * @abandoned: becomes true when nobody is interested any more
+ * @abandoned: becomes true when the process that opens the image is killed
  * @error: set to the reason of a failure, for ti->error
  *
- * Reads all refcount blocks once.  An image that is to be written must count its metadata.
+ * Reads all refcount blocks once.  The refcounts of an image that is to be written must cover its
+ * metadata.
  *
  * Return: 0 or -errno.
  */
@@ -36,7 +37,7 @@ void qcow2_alloc_exit(struct qcow2_image *img);
 u64 qcow2_alloc_used(const struct qcow2_image *img);
 
 /**
- * qcow2_alloc_end - where what is in use ends, in bytes
+ * qcow2_alloc_end - the end of the clusters in use, in bytes
  * @img: an image with an allocator
  *
  * Any context; for show, since no lock is taken.
@@ -46,7 +47,7 @@ u64 qcow2_alloc_end(const struct qcow2_image *img);
 /**
  * qcow2_alloc_set_passdown - say whether freed clusters are given back to the host
  * @img: a writable image that is suspended
- * @passdown: whether
+ * @passdown: true to give them back
  */
 void qcow2_alloc_set_passdown(struct qcow2_image *img, bool passdown);
 
@@ -58,25 +59,27 @@ void qcow2_alloc_set_passdown(struct qcow2_image *img, bool passdown);
  *
  * Its refcount is 1 in the open generation, or in an earlier one.  Sleeps.
  *
- * Return: 0; -ENOSPC when neither image nor storage has room; -ENOMEM when it may work after the
- * next commit; or another error.
+ * Return: 0; -ENOSPC when neither image nor storage has room; -ENOMEM when a retry after the next
+ * commit may work; or another error.
  */
 int qcow2_alloc_cluster(struct qcow2_image *img, u64 *host, bool *zeroed);
 
 /**
- * qcow2_alloc_put_back - a cluster that was taken could not be used: keep it for the next who asks
+ * qcow2_alloc_put_back - keep a cluster that could not be used: the next allocation gets it
  * @img: a writable image
  * @host: from qcow2_alloc_cluster(); no I/O on it is in flight, and nothing refers to it
  *
- * Each of the writer's operations holds one at most, and there is room for all of them.  Sleeps.
+ * Each of the writer's operations holds at most one cluster, and there is room for all of them.
+ * Sleeps.
  */
 void qcow2_alloc_put_back(struct qcow2_image *img, u64 host);
 
 /**
- * qcow2_alloc_return_run - give back what is left of the current run, and what was put back
+ * qcow2_alloc_return_run - give back the rest of the current run, and the clusters that were put
+ * back
  * @img: the image; no allocation is going on
  *
- * Nothing has ever referred to these clusters, so they need no generation to pass.
+ * Nothing has ever referred to these clusters, so no generation has to become durable first.
  *
  * Return: 0 or -errno.
  */

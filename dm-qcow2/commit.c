@@ -5,7 +5,7 @@
  * A commit writes a closed generation.  Closing it, under meta_lock, copies every dirty slice to
  * its shadow; what is changed later belongs to the next generation.  A mapping enters memory only
  * when its data write has completed, so the generation holds no mapping whose data is not at least
- * in the storage's cache.  Then, each step followed by a flush of the storage:
+ * in the storage's cache.  Then the commit writes, with a flush of the storage after each step:
  *
  *   1. refcount blocks              (the flush also makes the data durable)
  *   2. refcount table, and the header if the table moved      (only if something changed)
@@ -20,20 +20,19 @@
  *  - A refcount is lowered in memory only after the removal of the reference is durable
  *    (reclaim_work), so a lowered refcount in step 1 never counts a reference that is on disk.
  *  - Entries never cross a sector, and rewriting the sectors of a slice that did not change is
- *    harmless.
- * What a crash can leave behind is clusters that are counted and not referenced: leaks.
+ *    harmless.  A crash can leave behind only clusters that are counted and not referenced: leaks.
  *
  * A write that fails for want of space or memory, as on thin or shared storage, loses nothing: the
- * closed generation is all there, and writing it again from step 1 is harmless.  So the commit is
- * "stuck", the image out of space, and it is tried again until it succeeds; meanwhile changes
- * gather in the open generation.  Any other error of a write, and any error of a flush, after which
- * nobody knows what is durable, is final.
+ * closed generation is complete, and writing it again from step 1 is harmless.  So the commit is
+ * "stuck", the image is out of space, and the commit is tried again until it succeeds; meanwhile
+ * changes gather in the open generation.  Any other error of a write is final.  So is any error of
+ * a flush: it is unknown what is durable then.
  *
  * Freed clusters go: unlinked in memory (qcow2_freed_add, open generation) -> that generation
  * durable -> epoch over -> discarded and refcount lowered (qcow2_alloc_reclaim) -> allocatable.
- * They were freed in the guest's order; what lies side by side in the storage is put together
- * before it is discarded, and the discards leave the storage time for the guest's I/O unless
- * somebody waits for them.
+ * Clusters are freed in the guest's order; those that lie side by side in the storage are merged
+ * before they are discarded.  Discards leave the storage time for the guest's I/O, unless something
+ * waits for the clusters.
  *
  * Takes generation.lock for the length of a commit, meta_lock inside it, and commit.io_lock.  Never
  * alloc_lock: its holders wait for commits.
@@ -160,7 +159,7 @@ static int write_kind(struct qcow2_commit *c, enum slice_kind kind)
 	return wait_batch(c) ?: (r ?: total);
 }
 
-/* Whatever the reason, a flush that failed is not tried again: what it was for may be lost. */
+/* A flush that failed is not tried again, whatever the reason: the data it was for may be lost. */
 static int flush_storage(struct qcow2_commit *c, struct qcow2_storage *st)
 {
 	int r = st->ops->flush(st);
@@ -171,8 +170,8 @@ static int flush_storage(struct qcow2_commit *c, struct qcow2_storage *st)
 }
 
 /*
- * The length of the refcount table comes with the generation: the next move makes the table in
- * memory longer before it holds commits off and gives it another place.
+ * The closed generation has its own length of the refcount table: the next move makes the table in
+ * memory longer before it holds commits off and gives the table another place.
  */
 static int write_generation(struct qcow2_commit *c)
 {
@@ -181,7 +180,7 @@ static int write_generation(struct qcow2_commit *c)
 
 	lockdep_assert_held(&img->generation->lock);
 
-	/* The data is durable before anything refers to it; mostly one flush is for both. */
+	/* The data is durable before anything refers to it; mostly one flush serves both. */
 	r = img->data == &img->st ? 0 : flush_storage(c, img->data);
 	if (!r)
 		r = write_kind(c, SLICE_REFBLOCK);
@@ -238,8 +237,9 @@ static int write_closed(struct qcow2_commit *c)
 }
 
 /*
- * The closed generation was not written: see at the top.  Those in @ios that may wait on do so.
- * What was freed in it is still referred to on disk and stays with it.  Returns how the others end.
+ * The closed generation was not written: see the top of this file.  Bios in @ios that may keep
+ * waiting do so.  Clusters freed in the generation are still referred to on disk and stay with it.
+ * Returns the status of the other bios.
  */
 static blk_status_t commit_failed(struct qcow2_commit *c, int error, struct list_head *ios)
 {
@@ -254,7 +254,7 @@ static blk_status_t commit_failed(struct qcow2_commit *c, int error, struct list
 	qcow2_reclaim_hurry(img);
 	qcow2_out_of_space(img, true, error == -ENOSPC ? "no room to write the tables" :
 							 "no memory to write the tables");
-	/* No more writing means no looking for space either; the next flush tries again. */
+	/* Without more writes nothing looks for space either; the next flush tries again. */
 	if (image_mode(img) >= MODE_READ_ONLY || qcow2_gives_up(img))
 		return qcow2_no_space_status(img);
 	spin_lock_irq(&c->io_lock);
@@ -273,7 +273,7 @@ int qcow2_commit_now(struct qcow2_image *img)
 	int r = 0;
 
 	mutex_lock(&img->generation->lock);
-	/* First the waiters, then the generation: it then has all that they wait for. */
+	/* Take the waiters first, then close the generation: so it has all that they wait for. */
 	spin_lock_irq(&c->io_lock);
 	list_splice_init(&c->ios, &ios);
 	spin_unlock_irq(&c->io_lock);
@@ -351,8 +351,8 @@ static int compare_freed(void *priv, const struct list_head *a, const struct lis
 }
 
 /*
- * Put together what lies side by side.  A cluster that lost two references is in two extents, which
- * overlap: they stay apart.
+ * Merge extents that lie side by side.  A cluster that lost two references is in two extents, which
+ * overlap: these two stay separate.
  */
 static void merge_freed(struct qcow2_commit *c, struct list_head *list)
 {
@@ -389,7 +389,7 @@ static void reclaim_work(struct work_struct *work)
 			qcow2_alloc_reclaim(c->img, ext);
 			qcow2_freed_done(c->img, ext);
 		}
-		/* What still waits after this will say so again. */
+		/* Anything that still waits after this calls qcow2_reclaim_hurry() again. */
 		WRITE_ONCE(c->img->generation->haste, false);
 		WRITE_ONCE(c->img->generation->reclaiming, false);
 		qcow2_space_freed(c->img);
@@ -452,7 +452,7 @@ void qcow2_commit_stop(struct qcow2_image *img)
 
 	if (!c)
 		return;
-	/* A commit has clusters reclaimed, and what reclaiming changes has the timer started. */
+	/* A commit starts a reclaim, and the changes of a reclaim start the timer. */
 	cancel_delayed_work_sync(&img->commit_timer);
 	if (img->commit_worker.wq)
 		drain_workqueue(img->commit_worker.wq);
@@ -470,7 +470,7 @@ void qcow2_commit_exit(struct qcow2_image *img)
 
 	if (!c)
 		return;
-	/* What is not reclaimed any more goes with the rest. */
+	/* Extents that are no longer reclaimed go with the rest. */
 	list_splice(&c->durable, &img->generation->closed_freed);
 	kfree(c);
 	img->commit = NULL;

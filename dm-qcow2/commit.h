@@ -16,10 +16,10 @@
 int qcow2_commit_init(struct qcow2_image *img);
 
 /**
- * qcow2_commit_stop - let what has been queued come to its end
- * @img: the image, quiet: the writer has no bio and no operation, so it starts no commit
+ * qcow2_commit_stop - let queued work finish
+ * @img: the image, quiet: the writer has no bio and no operation, so the writer starts no commit
  *
- * The last commit wakes the writer, which is to be stopped after this and before
+ * The last commit wakes the writer, which must be stopped after this call and before
  * qcow2_commit_exit().
  */
 void qcow2_commit_stop(struct qcow2_image *img);
@@ -33,7 +33,7 @@ void qcow2_commit_exit(struct qcow2_image *img);
 /**
  * qcow2_commit_add_io - end a FLUSH or FUA bio after the next commit
  * @img: a writable image
- * @io: the bio; what it waits for is in memory already
+ * @io: the bio; the changes that it waits for are in memory already
  *
  * Any context.
  */
@@ -46,7 +46,7 @@ void qcow2_commit_add_io(struct qcow2_image *img, struct qcow2_io *io);
  * Also ends the FLUSH and FUA bios that waited.  Sleeps.
  *
  * Return: 0; the error that made the image MODE_FAILED, now or earlier; or -ENOSPC, -EAGAIN or
- * -ENOMEM when it will be tried again.
+ * -ENOMEM when the commit will be tried again.
  */
 int qcow2_commit_now(struct qcow2_image *img);
 
@@ -54,8 +54,8 @@ int qcow2_commit_now(struct qcow2_image *img);
  * qcow2_commit_for_caller - qcow2_commit_now() when a process asks for it
  * @img: a writable image
  *
- * A worker does it, since a filesystem applies to whoever writes his file size limit, and may stop
- * waiting when he is killed: neither is to fail an image.  Sleeps.
+ * A worker commits: a filesystem applies the file size limit of the task that writes, and may stop
+ * waiting when that task is killed.  Neither must fail an image.  Sleeps.
  *
  * Return: as qcow2_commit_now()
  */

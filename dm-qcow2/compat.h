@@ -18,17 +18,17 @@
 #error "dm-qcow2 needs a 64-bit kernel"
 #endif
 
-/* Since 6.18 a workqueue says which kind it is; before, per-CPU was what one got. */
+/* Since 6.18 a workqueue names its kind; before, the default was per-CPU. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 18, 0)
 #define WQ_PERCPU 0
 #endif
 
-/* Since 7.3 how far an iterator is in its segment has this name. */
+/* Since 7.3 the offset of an iterator in its segment has this name. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(7, 3, 0)
 #define bi_offset bi_bvec_done
 #endif
 
-/* Since 6.17 a device says whether zeroing can unmap; it must then be the same limit. */
+/* Since 6.17 a second limit says whether zeroing can unmap; both must then be the same. */
 static inline void compat_set_write_zeroes(struct queue_limits *limits, unsigned int sectors)
 {
 	limits->max_write_zeroes_sectors = sectors;
@@ -37,7 +37,7 @@ static inline void compat_set_write_zeroes(struct queue_limits *limits, unsigned
 #endif
 }
 
-/* What an administrator has set by sysfs stays, whatever the device can do now. */
+/* Limits that an administrator has set by sysfs stay, whatever the device can do now. */
 static inline void compat_keep_user_limits(struct queue_limits *limits,
 					   const struct queue_limits *from)
 {

@@ -3,9 +3,9 @@
  * cow.c - operations on guest clusters: which clusters are busy, and the I/O that fills and writes
  * them.
  *
- * Up to COPY_BYTES is read once and written with a single write of head, payload and tail.  More
- * that must be copied is copied in pieces first, then the payload is written.  Filling with zeroes
- * needs no memory.
+ * Up to COPY_BYTES is read once and written with a single write of head, payload and tail.  A
+ * larger copy is done in pieces first, then the payload is written.  Filling with zeroes needs no
+ * memory.
  *
  * Everything is called by the writer's work item; only part_done() runs elsewhere, maybe in
  * interrupt context.  Takes no locks.
@@ -133,9 +133,9 @@ static void add_part(struct cow_op *op, struct qcow2_storage *st, blk_opf_t opf,
 }
 
 /*
- * A table slice was evicted since qcow2_chain_reads_zeroes() saw it: read it here and now.  It is
- * never one of the top image, for the operation has that pinned.  So memory for it may be waited
- * for: all that holds slices of lower images gives them back without the writer.
+ * A table slice was evicted since qcow2_chain_reads_zeroes() saw it: read the slice synchronously.
+ * The slice is never one of the top image, since the operation has that one pinned.  So waiting for
+ * memory is allowed: all holders of slices of lower images give them back without the writer.
  */
 static int load_again(struct qcow2_writer *w, const struct extent *ext)
 {
@@ -151,8 +151,8 @@ static int load_again(struct qcow2_writer *w, const struct extent *ext)
 }
 
 /*
- * Read [from, to) of the guest clusters to where it belongs in op->buf, which holds them from @base
- * on.  What cannot be read all at once is waited for, with all writes under way.
+ * Read [from, to) of the guest clusters into op->buf, which holds them from @base on.  Reads that
+ * cannot all be started at once are synchronous, with all writes under way.
  */
 static int read_range(struct qcow2_writer *w, struct cow_op *op, u32 from, u32 to, u32 base)
 {
@@ -385,7 +385,7 @@ bool qcow2_op_continue(struct qcow2_writer *w, struct cow_op *op)
 }
 
 /*
- * Compound, since filesystems take references to single pages of what they are given (NFS does).
+ * Compound, since filesystems take references to single pages of the memory they get (NFS does).
  */
 static void *copy_alloc(gfp_t gfp, void *unused)
 {

@@ -2,7 +2,7 @@
 /*
  * cow.h - an operation on guest clusters, and its I/O: fill them, write to them; see cow.c.
  *
- * For the writer's work item only, but for setting up and taking apart.
+ * For the writer's work item only, except setup and teardown.
  */
 #ifndef DM_QCOW2_COW_H
 #define DM_QCOW2_COW_H
@@ -13,9 +13,9 @@
 #define OP_VECS		24		/* segments of a write that is put together from pieces */
 #define COPY_ORDER	4
 #define COPY_BYTES	(PAGE_SIZE << COPY_ORDER)	/* copied at a time */
-#define MAX_OP_BYTES	(1U << QCOW2_MAX_CLUSTER_BITS)	/* that the clusters of one have at most */
+#define MAX_OP_BYTES	(1U << QCOW2_MAX_CLUSTER_BITS)	/* all clusters of one operation, at most */
 
-/* What of an operation's clusters its payload does not cover: the head and the tail. */
+/* How to fill the head and the tail, which the payload of an operation does not cover. */
 enum op_fill {
 	FILL_NONE,		/* nothing to fill, or they read as zeroes already */
 	FILL_ZERO,
@@ -30,8 +30,8 @@ enum op_payload {
 
 enum op_stage {
 	STAGE_READ,		/* reading (a piece of) what the clusters are filled with */
-	STAGE_WRITE_PIECE,	/* writing that piece, of what is too large for one write */
-	STAGE_WRITE,		/* writing the payload, and in the same go what is left to fill */
+	STAGE_WRITE_PIECE,	/* writing that piece, if the clusters exceed COPY_BYTES */
+	STAGE_WRITE,		/* writing the payload, and what is left to fill */
 };
 
 struct cow_op;
@@ -45,21 +45,21 @@ struct op_part {
 /**
  * struct cow_op - one operation on contiguous guest clusters: fill them, write to them, map them
  *
- * Its clusters lie in one L2 slice, their host clusters side by side.  Owned by the writer, but for
- * the time when @parts are in flight.
+ * Its clusters lie in one L2 slice, their host clusters side by side.  Owned by the writer, except
+ * while @parts are in flight.
  */
 struct cow_op {
 	struct qcow2_writer *w;
 	struct rb_node busy;		/* by [@first, @last], in qcow2_writer.busy */
 	u64 first, last;		/* numbers of its guest clusters */
-	u64 busy_last;			/* the largest @last of it and what is below it there */
+	u64 busy_last;			/* the largest @last in its subtree there */
 	struct list_head waiters;	/* bios that came for one of these clusters meanwhile */
 	/*
-	 * What whoever started the operation does when it has ended, in success or with @error: the
-	 * clusters are mapped and busy no more.  Bios that are to go on are put before @waiters.
+	 * Called when the operation has ended: its clusters are mapped, or there is an @error, and
+	 * they are no longer busy.  The callback puts bios that go on before @waiters.
 	 */
 	void (*ended)(struct qcow2_writer *w, struct cow_op *op, struct list_head *waiters);
-	struct qcow2_io *io;		/* the bio that it serves; NULL if it serves none */
+	struct qcow2_io *io;		/* the bio that the operation serves, or NULL */
 	const struct qcow2_dev *dev;	/* its chain is what FILL_COPY reads */
 	u64 host;			/* byte position of the first host cluster */
 	bool new_cluster;		/* @host was allocated for this operation, of one cluster */
@@ -69,10 +69,10 @@ struct cow_op {
 	enum op_stage stage;
 	u32 start;			/* what is written: [start, start + len) of the clusters */
 	u32 len;
-	u32 copied;			/* FILL_COPY in pieces: how far it is */
+	u32 copied;			/* FILL_COPY in pieces: bytes done */
 	struct slice *l2;		/* pinned and prepared if @remap */
 	struct freed_extent *freed;	/* to record the old or the new cluster in */
-	struct percpu_ref *epoch;	/* as long as old clusters may be read */
+	struct percpu_ref *epoch;	/* held while old clusters may be read */
 	struct page *buf;		/* COPY_BYTES, for FILL_COPY */
 
 	atomic_t pending;		/* @parts in flight, and one while they are started */
@@ -100,10 +100,10 @@ void qcow2_op_pools_exit(struct qcow2_writer *w);
 /**
  * qcow2_op_alloc - get an operation and the memory it needs
  * @w: the writer
- * @need_freed: it may free a cluster
- * @need_buf: it copies
+ * @need_freed: the operation may free a cluster
+ * @need_buf: the operation copies
  *
- * Does not wait.  Return: the operation, or NULL when one must end, or a commit, first.
+ * Does not wait.  Return: the operation, or NULL when an operation or a commit must end first.
  */
 struct cow_op *qcow2_op_alloc(struct qcow2_writer *w, bool need_freed, bool need_buf);
 
@@ -115,14 +115,14 @@ struct cow_op *qcow2_op_alloc(struct qcow2_writer *w, bool need_freed, bool need
 void qcow2_op_free(struct qcow2_writer *w, struct cow_op *op);
 
 /**
- * qcow2_op_start - its clusters are busy from now on; start the I/O of an operation
+ * qcow2_op_start - make the clusters of an operation busy, and start its I/O
  * @w: the writer
- * @op: the operation, filled in, but for @busy and @epoch; none of its clusters is busy
+ * @op: the operation, filled in, except @busy and @epoch; none of its clusters is busy
  */
 void qcow2_op_start(struct qcow2_writer *w, struct cow_op *op);
 
 /**
- * qcow2_op_release - the clusters of an operation are busy no more
+ * qcow2_op_release - make the clusters of an operation no longer busy
  * @w: the writer
  * @op: an operation that has ended
  */
@@ -134,16 +134,17 @@ void qcow2_op_release(struct qcow2_writer *w, struct cow_op *op);
  * @first: number of the first cluster to look at
  * @last: and of the last
  *
- * Return: that of the lowest cluster that is busy, or NULL.
+ * Return: the operation of the lowest busy cluster, or NULL.
  */
 struct cow_op *qcow2_op_of(struct qcow2_writer *w, u64 first, u64 last);
 
 /**
- * qcow2_op_continue - the I/O of a stage has ended: start the next
+ * qcow2_op_continue - start the next stage when the I/O of one has ended
  * @w: the writer
  * @op: the operation
  *
- * Return: whether there was a next; if not, the operation has ended, in success or with op->error.
+ * Return: whether a stage was started; if not, the operation has ended, in success or with
+ * op->error.
  */
 bool qcow2_op_continue(struct qcow2_writer *w, struct cow_op *op);
 

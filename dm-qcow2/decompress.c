@@ -3,8 +3,8 @@
  * decompress.c - reading compressed clusters (deflate, compression type 0).
  *
  * Each image that has been found to hold compressed clusters keeps a few decompressed ones, so that
- * a reader that goes through one in small pieces inflates it once.  A compressed cluster is never
- * rewritten in place, and is known by where it is: what is kept cannot become stale.
+ * a reader of small pieces inflates a cluster once.  A compressed cluster is never rewritten in
+ * place, and is known by its position: a kept cluster cannot become stale.
  *
  * Takes inflate_slot.lock, under which it reads from the storage.
  */
@@ -31,7 +31,7 @@ struct inflate_slot {
 	struct mutex lock;
 	u64 pos;		/* of the data that @out holds; @lock like all below */
 	u32 len;		/* and its length, or 0: it holds none */
-	void *in;		/* of what is being read */
+	void *in;		/* compressed data being read */
 	u32 in_size;		/* IN_SIZE or IN_SIZE_LEAST */
 	void *out;		/* a cluster */
 	void *workspace;	/* zlib's */
@@ -64,7 +64,7 @@ static struct decompressor *get_decompressor(struct qcow2_image *img)
 	struct decompressor *d, *old;
 	unsigned int i;
 
-	/* Pairs with the cmpxchg() below, which publishes it set up. */
+	/* Pairs with the cmpxchg() below, which publishes a decompressor that is set up. */
 	d = smp_load_acquire(&img->decompressor);
 	if (d)
 		return d;
@@ -80,8 +80,8 @@ static struct decompressor *get_decompressor(struct qcow2_image *img)
 }
 
 /*
- * The buffers come with the first use of a slot; @in is linear for the storage's sake.  A shortage
- * of memory makes a reader wait, as it does everywhere else, and is not reported as an I/O error.
+ * The first use of a slot allocates its buffers; @in is linear because the storage needs that.  A
+ * shortage of memory makes a reader wait, as everywhere else, and is not reported as an I/O error.
  */
 static void fill_slot(struct qcow2_image *img, struct inflate_slot *slot)
 {
@@ -115,8 +115,8 @@ static int inflate(struct qcow2_image *img, struct inflate_slot *slot, u64 pos, 
 	if (zlib_inflateInit2(&strm, -MAX_WBITS) != Z_OK)
 		return -EIO;
 	/*
-	 * The stream may be followed by anything up to the end of its sector, so what counts is
-	 * that it filled the cluster.
+	 * Anything may follow the stream up to the end of its sector, so success means that the
+	 * stream filled the cluster.
 	 */
 	for (; len && strm.avail_out; len -= n) {
 		n = min(len, slot->in_size - skip);
@@ -139,7 +139,7 @@ static int inflate(struct qcow2_image *img, struct inflate_slot *slot, u64 pos, 
 	return 0;
 }
 
-/* Find the decompressed cluster of what is at @pos; release with mutex_unlock(&slot->lock). */
+/* Get the decompressed cluster of the data at @pos; release with mutex_unlock(&slot->lock). */
 static struct inflate_slot *lock_slot(struct qcow2_image *img, u64 pos, u32 len)
 {
 	struct decompressor *d = get_decompressor(img);

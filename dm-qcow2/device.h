@@ -10,7 +10,7 @@
 
 #define MAX_LAYERS	64
 
-/* What the table line asks for. */
+/* The features that the table line asks for. */
 struct qcow2_features {
 	bool read_only;
 	bool discard_no_unref;
@@ -19,11 +19,11 @@ struct qcow2_features {
 	bool has_cache_kib;
 	unsigned int cache_kib;
 	bool has_space_timeout;
-	unsigned int space_timeout;	/* seconds; 0: no end */
+	unsigned int space_timeout;	/* seconds; 0: forever */
 };
 
 /**
- * struct qcow2_dev - ti->private.  Constant after the constructor, but for the list of misses.
+ * struct qcow2_dev - ti->private.  Constant after the constructor, except the list of misses.
  */
 struct qcow2_dev {
 	struct dm_target *ti;
@@ -51,7 +51,7 @@ static inline void qcow2_io_enter(struct qcow2_io *io)
 		io->epoch = epoch_enter(&dev->layers[0].img->epoch);
 }
 
-/* Leave it, if the bio is in one. */
+/* Leave the epoch, if the bio is in one. */
 static inline void qcow2_io_leave(struct qcow2_io *io)
 {
 	if (io->epoch)

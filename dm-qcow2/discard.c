@@ -35,8 +35,8 @@
 #define MAX_CLUSTERS	4096	/* before other bios get a turn */
 
 enum step {
-	STEP_NEXT,		/* the piece is dealt with: go on behind it */
-	STEP_WAIT,		/* the bio is not ours any more */
+	STEP_NEXT,		/* the piece is done: go on behind it */
+	STEP_WAIT,		/* the caller no longer owns the bio */
 };
 
 static bool whole_cluster(struct qcow2_io *io, u64 pos, u64 end)
@@ -58,8 +58,8 @@ static enum step below_is_zero(struct qcow2_writer *w, struct qcow2_io *io, u64 
 }
 
 /*
- * Set the entries of the @nr clusters at @pos; that drops what the old ones referred to, unless
- * @keep: then @val is the entry that keeps the first one's host cluster.
+ * Set the entries of the @nr clusters at @pos.  This drops the clusters of the old entries,
+ * unless @keep: then @val is the entry that keeps the host cluster of the first one.
  */
 static enum step set_entries(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u32 nr, u64 val,
 			     bool keep)
@@ -87,7 +87,7 @@ static enum step set_entries(struct qcow2_writer *w, struct qcow2_io *io, u64 po
 	return STEP_NEXT;
 }
 
-/* The entry that makes an unmapped cluster read as zeroes, or a refusal. */
+/* The entry that makes an unmapped cluster read as zeroes; false if there is none. */
 static bool zero_entry(struct qcow2_io *io, u64 *val)
 {
 	struct qcow2_image *img = io->dev->layers[0].img;
@@ -153,8 +153,8 @@ static enum step zero_piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos
 }
 
 /*
- * How many clusters are dealt with at once, from @pos on, where @ext is: 1, or those whose data
- * lies side by side, but for a last one that is not whole, up to the first that is busy.
+ * How many clusters from @pos on, where @ext is, are handled at once: 1, or those whose data lies
+ * side by side, except a last one that is not whole, up to the first that is busy.
  */
 static u32 piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u64 end,
 		 const struct extent *ext)
@@ -167,8 +167,8 @@ static u32 piece(struct qcow2_writer *w, struct qcow2_io *io, u64 pos, u64 end,
 	if (ext->type != EXTENT_DATA || !whole_cluster(io, pos, end))
 		return 1;
 	/*
-	 * One cluster is what we know of, should the slice have gone meanwhile; and a block device
-	 * may end in it, which cuts its data short.
+	 * Only one cluster is known if the slice has been evicted meanwhile; and a block device may
+	 * end inside the cluster, which cuts its data short.
 	 */
 	qcow2_image_lookup(img, pos, end - pos, &more);
 	if (more.type != EXTENT_DATA || more.len <= img->cluster_size)
@@ -233,8 +233,9 @@ static void process_range(struct qcow2_writer *w, struct qcow2_io *io, bool disc
 			return;
 		if (ext.type == EXTENT_UNALLOCATED && io->dev->nr_layers == 1) {
 			/*
-			 * Nothing there, at once for the rest of the slice or of no table.  What a
-			 * write in flight is about to map there comes after us.
+			 * Nothing is mapped: skip the rest of the slice, or of the missing table,
+			 * at once.  A mapping that a write in flight is about to add there comes
+			 * after us.
 			 */
 			qcow2_image_lookup(img, pos, end - pos, &ext);
 			advance(io, ext.type == EXTENT_UNALLOCATED ? pos + ext.len : next);

@@ -3,8 +3,8 @@
  * entries.c - what table entries may say, and where the tables are; see entries.h.
  *
  * Metadata is untrusted: an entry that maps a guest cluster onto the header would let a guest write
- * the name of its own backing file.  So the clusters that hold metadata are known: a maple tree
- * (image.metadata), read under RCU and changed under its own lock.  Takes state_lock, to mark an
+ * the name of its own backing file.  So a maple tree (image.metadata) records the clusters that
+ * hold metadata; it is read under RCU and changed under its own lock.  Takes state_lock, to mark an
  * image corrupt.
  */
 #include <linux/device-mapper.h>
@@ -36,8 +36,8 @@ void qcow2_remove_metadata(struct qcow2_image *img, u64 pos)
 	unsigned long cluster = pos >> img->cluster_bits;
 
 	/*
-	 * Erasing may take memory, and does not say when there was none.  What stays noted would
-	 * make the image corrupt as soon as the cluster is used for something else.
+	 * Erasing may need memory, and does not report when there was none.  A range that stays
+	 * noted would make the image corrupt as soon as the cluster is used for something else.
 	 */
 	mtree_erase(&img->metadata, cluster);
 	while (mtree_load(&img->metadata, cluster)) {
@@ -63,7 +63,7 @@ bool qcow2_l2_entry_valid(struct qcow2_image *img, u64 entry)
 	if (entry & QCOW2_L2_COMPRESSED) {
 		u32 len;
 
-		/* It may begin in one host cluster and end in the next. */
+		/* Compressed data may begin in one host cluster and end in the next. */
 		qcow2_l2_entry_compressed(img, entry, &host, &len);
 		return !(entry & QCOW2_ENTRY_COPIED) && len <= img->cluster_size + SECTOR_SIZE &&
 		       inside(img, host) && !qcow2_is_metadata(img, host) &&
@@ -73,7 +73,7 @@ bool qcow2_l2_entry_valid(struct qcow2_image *img, u64 entry)
 		return false;
 	if (entry & QCOW2_L2_ZERO && img->version < 3)
 		return false;
-	/* COPIED without an offset is as good as nothing, for QEMU and its check. */
+	/* COPIED without an offset means nothing to QEMU and its check. */
 	return !host || (!in_cluster(img, host) && !qcow2_is_metadata(img, host));
 }
 
@@ -138,7 +138,7 @@ int qcow2_slice_position(struct qcow2_image *img, enum slice_kind kind, u64 inde
 
 	if (kind == SLICE_L2) {
 		*pos = index << SLICE_SHIFT;
-		/* That of no table is in the first cluster, where no table can be. */
+		/* Without a table the index lies in the first cluster, where no table can be. */
 		return *pos < img->cluster_size ? -ENOENT : 0;
 	}
 	if (table >= img->reftable.nr_entries)

@@ -11,9 +11,11 @@
 
 #include "image.h"
 
-/* What an L2 entry says of its cluster, and what a lookup adds: MISS, BEYOND and INVALID. */
+/*
+ * The answers of an L2 entry about its cluster; a lookup adds MISS, BEYOND and INVALID.
+ */
 enum extent_type {
-	EXTENT_MISS,		/* the slice that tells, at @host of @img, is not in memory */
+	EXTENT_MISS,		/* the slice that maps it, at @host of @img, is not in memory */
 	EXTENT_UNALLOCATED,	/* look further down the chain (lookup of one image only) */
 	EXTENT_ZERO,
 	EXTENT_DATA,		/* at @host of @st */
@@ -22,7 +24,7 @@ enum extent_type {
 	EXTENT_INVALID,		/* the entry cannot be followed */
 };
 
-/* Entries hold so much of a byte position; clusters past it cannot be named. */
+/* The largest byte position that an entry holds: no entry can name a cluster past it. */
 #define ENTRY_MAX_POS	QCOW2_OFFSET_MASK
 
 static inline struct slice *flat_slice(const struct flat_table *t, u32 i)
@@ -48,7 +50,7 @@ static inline u32 qcow2_l1_index(const struct qcow2_image *img, u64 goff)
 	return goff >> (img->cluster_bits + img->l2_bits);
 }
 
-/* Which guest cluster an offset is in; slice_entry() takes of it what counts in a slice. */
+/* The guest cluster of an offset; slice_entry() uses only the bits that count in a slice. */
 static inline u64 qcow2_cluster_index(const struct qcow2_image *img, u64 goff)
 {
 	return goff >> img->cluster_bits;
@@ -110,8 +112,8 @@ static inline u64 qcow2_l2_entry_make_none(void)
 }
 
 /*
- * Under image.meta_lock, with a pin, after qcow2_slice_prepare() and qcow2_slice_dirty(): whoever
- * sees the new entry then also sees that the image is not clean (qcow2_is_clean()).
+ * Under image.meta_lock, with a pin, after qcow2_slice_prepare() and qcow2_slice_dirty(): a reader
+ * that sees the new entry then also sees that the image is not clean (qcow2_is_clean()).
  */
 static inline void qcow2_set_entry(struct slice *s, unsigned int i, u64 val)
 {
@@ -122,8 +124,8 @@ static inline void qcow2_set_entry(struct slice *s, unsigned int i, u64 val)
 }
 
 /*
- * An L2 entry, decoded: @host is the byte position of its cluster or 0, and @own whether the active
- * table alone refers to that.  Of a compressed cluster qcow2_l2_entry_compressed() tells more.
+ * Decode an L2 entry: @host is the byte position of its cluster or 0; @own says whether the active
+ * table alone refers to that cluster.  For a compressed cluster see qcow2_l2_entry_compressed().
  */
 static inline enum extent_type qcow2_l2_entry_decode(u64 entry, u64 *host, bool *own)
 {
@@ -159,7 +161,8 @@ void qcow2_l2_entry_compressed(const struct qcow2_image *img, u64 entry, u64 *po
  * @entry: the entry
  *
  * "L2 table entry": offsets aligned, reserved bits clear, not on metadata.  Compressed data must
- * begin inside the storage.  A cluster may lie behind its end: QEMU, too, reads it as zeroes.
+ * begin inside the storage.  A cluster may lie behind the end of the storage: QEMU, too, reads such
+ * a cluster as zeroes.
  */
 bool qcow2_l2_entry_valid(struct qcow2_image *img, u64 entry);
 
@@ -171,7 +174,7 @@ bool qcow2_l2_entry_valid(struct qcow2_image *img, u64 entry);
  * @last: and of the last one
  *
  * "Compressed clusters": the data covers part of one host cluster or of two adjacent ones, and each
- * counts it.
+ * of these counts the reference.
  *
  * Return: whether there is any.
  */
@@ -183,7 +186,7 @@ bool qcow2_l2_entry_clusters(const struct qcow2_image *img, u64 entry, u64 *firs
  * @kind: SLICE_L1 or SLICE_REFTABLE
  * @entry: the entry, not 0
  *
- * Reserved bits clear, and a table there: aligned, not at 0, and begun inside the storage.
+ * Reserved bits are clear, and the table is aligned, not at 0, and begins inside the storage.
  */
 bool qcow2_top_entry_valid(struct qcow2_image *img, enum slice_kind kind, u64 entry);
 
@@ -207,7 +210,7 @@ u64 qcow2_refcount_get(const struct qcow2_image *img, const struct slice *s, u32
 void qcow2_refcount_set(const struct qcow2_image *img, struct slice *s, u32 i, u64 val);
 
 /**
- * qcow2_slice_check - look at what has just been read
+ * qcow2_slice_check - check a slice that has just been read
  * @img: the image
  * @s: a slice that nobody else sees yet
  *
@@ -219,12 +222,12 @@ void qcow2_slice_check(struct qcow2_image *img, struct slice *s);
 /**
  * qcow2_slice_position - where a slice of an L2 table or refcount block is stored
  * @img: the image
- * @kind: SLICE_L2 or SLICE_REFBLOCK; for the latter the caller holds alloc_lock, or its load was
- *	started by somebody who does and waits
+ * @kind: SLICE_L2 or SLICE_REFBLOCK; for a refcount block the caller holds alloc_lock, or the load
+ *	was started by a task that holds it and waits
  * @index: which one
  * @pos: set to the byte position
  *
- * That an L2 slice lies in a table is not checked: its index comes from an L1 entry.
+ * Does not check that an L2 slice lies in a table: the index comes from an L1 entry.
  *
  * Return: 0, or -ENOENT when the refcount block does not exist.
  */
@@ -243,7 +246,7 @@ bool qcow2_is_metadata(struct qcow2_image *img, u64 pos);
  * @pos: byte position, cluster-aligned
  * @len: bytes, rounded up to clusters
  *
- * Return: 0, -EEXIST when part of it is noted already, or -ENOMEM.
+ * Return: 0, -EEXIST when part of the range is noted already, or -ENOMEM.
  */
 int qcow2_add_metadata(struct qcow2_image *img, u64 pos, u64 len);
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * epoch.h - knowing when nobody uses a host cluster any more that has been unlinked.
+ * epoch.h - knowing when no I/O uses an unlinked host cluster any more.
  *
- * Every I/O on a writable image enters the current epoch before it looks its mapping up and leaves
- * it when the I/O on the mapped cluster has ended, on whatever CPU that is.  qcow2_epoch_flip()
- * starts a new epoch and waits until the old one is empty: I/O that could have seen a mapping that
- * was removed before the flip is then over.
+ * Every I/O on a writable image enters the current epoch before it looks up its mapping, and leaves
+ * that epoch when the I/O on the mapped cluster has ended, on any CPU.  qcow2_epoch_flip() starts a
+ * new epoch and waits until the old one is empty: then all I/O has ended that could have seen a
+ * mapping removed before the flip.
  *
  * Two percpu_refs take turns, so that entering and leaving writes nothing that another CPU writes.
  *
@@ -37,7 +37,7 @@ struct epoch {
 int qcow2_epoch_init(struct epoch *e);
 
 /**
- * qcow2_epoch_exit - tear down; nobody may be in an epoch
+ * qcow2_epoch_exit - tear down; no I/O may be in an epoch
  * @e: the epoch pair
  */
 void qcow2_epoch_exit(struct epoch *e);
@@ -46,7 +46,7 @@ void qcow2_epoch_exit(struct epoch *e);
  * qcow2_epoch_flip - wait until all I/O that is in the epoch now has left it
  * @e: the epoch pair
  *
- * Sleeps for as long as the slowest such I/O takes.  Not to be called from inside an epoch.
+ * Sleeps for as long as the slowest such I/O takes.  Must not be called from inside an epoch.
  */
 void qcow2_epoch_flip(struct epoch *e);
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * generation.c - the books of what is changed and not durable; see generation.h.
+ * generation.c - records of the changes that are not durable; see generation.h.
  *
- * Every change of a table belongs to the open generation until that is closed, for a commit to
- * write it.  Freed clusters are entered here with the change that freed them, and go on only when
- * that is durable.
+ * Every change of a table belongs to the open generation until that is closed and a commit writes
+ * it.  Freed clusters are recorded with the change that freed them, and go on only when that change
+ * is durable.
  *
  * Owns generation.lock, which keeps commits from starting.  Takes that, image.meta_lock, and
  * table_cache.lock inside it.
@@ -46,7 +46,7 @@ static bool prepare(struct slice *s, gfp_t gfp)
 		return false;
 	spin_lock(&cache->lock);
 	if (!s->shadow) {
-		/* Another pin's prepare() looks without the lock. */
+		/* prepare() for another pin reads @shadow without the lock. */
 		WRITE_ONCE(s->shadow, shadow);
 		shadow = NULL;
 	}
@@ -128,7 +128,7 @@ void qcow2_freed_done(struct qcow2_image *img, struct freed_extent *ext)
 {
 	list_del(&ext->node);
 	qcow2_freed_drop(img, ext);
-	/* Whoever waits until there are fewer goes on while the rest is reclaimed. */
+	/* Bios that wait until there are fewer go on while the rest is reclaimed. */
 	if (atomic_dec_return(&img->generation->nr_freed) % (MAX_FREED / 2) == 0)
 		qcow2_retry_waiting(img);
 }
@@ -162,9 +162,9 @@ bool qcow2_reclaim_in_haste(struct qcow2_image *img)
 void qcow2_commit_relieve(struct qcow2_image *img)
 {
 	/*
-	 * The list may be changing, under meta_lock.  Nothing follows from a wrong answer: what is
-	 * being added comes with a later call, and what was just taken away is in a commit, whose
-	 * end wakes the writer.
+	 * The list may be changing, under meta_lock.  A wrong answer is harmless: a later call sees
+	 * an extent that is being added, and an extent that was just taken away is in a commit,
+	 * whose end wakes the writer.
 	 */
 	bool freed = data_race(!list_empty(&img->generation->freed));
 
@@ -245,7 +245,7 @@ static void drop_extents(struct qcow2_image *img, struct list_head *extents)
 		qcow2_freed_drop(img, ext);
 }
 
-/* After a failure: let go of what will never be written. */
+/* After a failure: drop the changes that will never be written. */
 static void abandon(struct qcow2_image *img)
 {
 	struct qcow2_generation *g = img->generation;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * generation.h - what has been changed in memory and is not durable: table slices and freed
- * clusters, of the open generation and of the closed one that a commit writes.
+ * generation.h - changes in memory that are not durable yet: table slices and freed clusters, of
+ * the open generation and of the closed one that a commit writes.
  *
  * commit.c writes a closed generation and is the only other file that touches the structure.
  */
@@ -54,12 +54,12 @@ int qcow2_generation_init(struct qcow2_image *img);
 
 /**
  * qcow2_generation_exit - free what qcow2_generation_init() made
- * @img: the image, stopped; what is dirty (after a failure) is dropped
+ * @img: the image, stopped; dirty slices (after a failure) are dropped
  */
 void qcow2_generation_exit(struct qcow2_image *img);
 
 /**
- * qcow2_is_clean - is everything that has been acknowledged durable but for the storage's cache?
+ * qcow2_is_clean - is everything acknowledged durable, except for the storage's cache?
  * @img: a writable image
  */
 bool qcow2_is_clean(struct qcow2_image *img);
@@ -83,10 +83,11 @@ void qcow2_slice_prepare(struct slice *s);
  * qcow2_slice_try_prepare - make sure that a pinned slice can be changed, if memory allows
  * @s: the slice
  *
- * For the writer and for who holds alloc_lock: they cannot wait, since the memory may be with
+ * For the writer and for holders of alloc_lock, which must not wait: the memory may be with
  * operations that only the writer can finish.
  *
- * Return: whether it can be changed; if not, trying again after a commit or an operation may work.
+ * Return: whether the slice can be changed; if not, a retry after a commit or an operation may
+ * work.
  */
 bool qcow2_slice_try_prepare(struct slice *s);
 
@@ -100,10 +101,10 @@ void qcow2_slice_dirty(struct slice *s);
  * qcow2_freed_alloc - get an extent to record freed clusters in
  * @img: a writable image
  *
- * Does not wait: extents come back when the I/O in an epoch has ended, and that may need the
+ * Does not wait: extents come back when the I/O in an epoch has ended, and that I/O may need the
  * caller.
  *
- * Return: the extent; or NULL, and then a commit has been started that will free some.
+ * Return: the extent; or NULL, after a commit has been started that will free some.
  */
 struct freed_extent *qcow2_freed_alloc(struct qcow2_image *img);
 
@@ -123,9 +124,9 @@ void qcow2_freed_add(struct qcow2_image *img, struct freed_extent **ext, u64 clu
 void qcow2_freed_drop(struct qcow2_image *img, struct freed_extent *ext);
 
 /**
- * qcow2_freed_done - one of the extents that the reclaimer took is dealt with
+ * qcow2_freed_done - finish one of the extents that the reclaimer took
  * @img: a writable image
- * @ext: the extent; not to be used afterwards
+ * @ext: the extent; must not be used afterwards
  */
 void qcow2_freed_done(struct qcow2_image *img, struct freed_extent *ext);
 
@@ -145,35 +146,35 @@ bool qcow2_commit_pressure(struct qcow2_image *img);
  * qcow2_commit_discard_pressure - should discards wait before they free more?
  * @img: a writable image
  *
- * Earlier than writes do, so that a guest's fstrim does not hold up its writes.
+ * Discards wait earlier than writes do, so that a guest's fstrim does not hold up its writes.
  */
 bool qcow2_commit_discard_pressure(struct qcow2_image *img);
 
 /**
- * qcow2_commit_relieve - start a commit if that is what takes the pressure off
+ * qcow2_commit_relieve - start a commit if a commit takes the pressure off
  * @img: a writable image; called by its writer
  *
- * It is not while clusters are being reclaimed: one commit more would not speed that up, and its
- * flushes cost what the reclaimer's pauses save.  The end of the reclaim wakes the writer, which
- * comes here again if it still has to wait.
+ * Too many freed extents start none while clusters are being reclaimed: one more would not speed up
+ * the reclaim, and its flushes cost what the reclaimer's pauses save.  The end of the reclaim wakes
+ * the writer, which calls this again if it still has to wait.
  */
 void qcow2_commit_relieve(struct qcow2_image *img);
 
 /**
- * qcow2_reclaim_hurry - somebody waits for what is being reclaimed
+ * qcow2_reclaim_hurry - something waits for the clusters that are being reclaimed
  * @img: a writable image
  *
- * For the rest of what the reclaimer has taken, its discards come one straight after the other.
- * Any context.  The end of a reclaim has everything that waits tried again, so that what still
- * waits then says so again.
+ * The reclaimer no longer pauses between discards, for the rest of the extents that it has taken.
+ * Any context.  At the end of a reclaim everything that waits is tried again, and calls this again
+ * if it still waits.
  */
 void qcow2_reclaim_hurry(struct qcow2_image *img);
 
 /**
- * qcow2_reclaim_in_haste - does somebody wait for what is being reclaimed?
+ * qcow2_reclaim_in_haste - does anything wait for the clusters that are being reclaimed?
  * @img: a writable image
  *
- * So does a suspend from its beginning to its end, also for what comes on the way.
+ * A suspend waits from its beginning to its end, also for clusters that are freed meanwhile.
  */
 bool qcow2_reclaim_in_haste(struct qcow2_image *img);
 
@@ -184,26 +185,26 @@ bool qcow2_reclaim_in_haste(struct qcow2_image *img);
  * For a change that cannot be made in one section of meta_lock, or that a closed generation must
  * not see.  Sleeps until a running commit has ended.
  *
- * Return: whether commits are held; not when one is stuck, for its generation is still to be
- * written.
+ * Return: whether commits are held off; false when one is stuck, since its generation is still to
+ * be written.
  */
 bool qcow2_generation_hold(struct qcow2_image *img);
 
 /**
- * qcow2_generation_release - the end of qcow2_generation_hold()
+ * qcow2_generation_release - let commits start again after qcow2_generation_hold()
  * @img: the image
  */
 void qcow2_generation_release(struct qcow2_image *img);
 
 /**
- * qcow2_generation_reftable_moved - the open generation has a refcount table elsewhere
+ * qcow2_generation_reftable_moved - the refcount table has moved in the open generation
  * @img: the image; the caller holds meta_lock and has dirtied all slices of the table
  * @clusters: its length now
  */
 void qcow2_generation_reftable_moved(struct qcow2_image *img, u32 clusters);
 
 /**
- * qcow2_generation_close - close the open generation: from here on changes belong to the next one
+ * qcow2_generation_close - close the open generation: later changes belong to the next one
  * @img: a writable image; the caller holds generation.lock, and the last closed one is durable
  *
  * Sleeps for meta_lock.
@@ -211,7 +212,7 @@ void qcow2_generation_reftable_moved(struct qcow2_image *img, u32 clusters);
 void qcow2_generation_close(struct qcow2_image *img);
 
 /**
- * qcow2_generation_finish - the closed generation is durable, or will never be
+ * qcow2_generation_finish - end the closed generation: it is durable, or never will be
  * @img: a writable image; the caller holds generation.lock
  *
  * Its freed extents are left to the caller.  Sleeps for meta_lock.

@@ -2,8 +2,8 @@
 /*
  * header.c - reading, judging and changing the header of an image.
  *
- * Takes image.header_lock around changes of the header block, which are read-modify-write of one
- * block in which every field that we change lies in the first 512 bytes, so that a torn write
+ * Takes image.header_lock around changes of the header block.  Each change is a read-modify-write
+ * of that block.  Every field that we change lies in its first 512 bytes, so that a torn write
  * leaves either the old header or the new.
  */
 #include <linux/device-mapper.h>
@@ -24,7 +24,7 @@ static bool is_v3(const struct qcow2_header *h)
 	return be32_to_cpu(h->version) == 3;
 }
 
-/* Look the name of an unknown incompatible bit up in the image's own table. */
+/* Look up the name of an unknown incompatible bit in the image's own table. */
 static void log_unknown_feature(struct qcow2_image *img, const u8 *area, u32 from, u32 to, u64 bits)
 {
 	unsigned int bit = __ffs64(bits);
@@ -136,7 +136,7 @@ static int check_geometry(struct qcow2_image *img, const struct qcow2_header *h,
 		return fail(error, "Refcount table reaches outside the image");
 	if (be32_to_cpu(h->nb_snapshots) > QCOW2_MAX_SNAPSHOTS)
 		return fail(error, "Image has too many snapshots");
-	/* QEMU's tools open no image whose snapshot table cannot be, not even an empty one. */
+	/* QEMU's tools refuse an image with an impossible snapshot table, even an empty one. */
 	if (!IS_ALIGNED(snap_pos, cluster) ||
 	    snap_pos > LLONG_MAX - (u64)be32_to_cpu(h->nb_snapshots) * QCOW2_SNAPSHOT_BYTES)
 		return fail(error, "Snapshot table is misaligned");
@@ -152,7 +152,7 @@ static int check_backing(struct qcow2_image *img, const struct qcow2_header *h, 
 	u32 len = be32_to_cpu(h->backing_file_size);
 
 	img->has_backing = off && len;
-	/* A place without a name is judged, too, for it ends the header extensions. */
+	/* A place without a name is judged, too, since it ends the header extensions. */
 	if (!off)
 		return 0;
 	if (len > QCOW2_MAX_BACKING_NAME)
@@ -285,7 +285,7 @@ int qcow2_header_prepare_write(struct qcow2_image *img)
 	if (is_v3(h) && autoclear) {
 		h->autoclear_features = 0;
 		r = header_write(img);
-		/* The next who wants to write must not think that it is done. */
+		/* The next attempt to write must not think that the bits are cleared. */
 		if (r)
 			h->autoclear_features = autoclear;
 	}

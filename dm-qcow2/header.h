@@ -11,19 +11,18 @@
  * qcow2_header_read - read and judge the header
  * @img: the image, its storage opened; geometry and backing fields are filled in
  * @write: the image is to be written
- * @error: set to the reason when it is refused, for ti->error
+ * @error: set to the reason when the image is refused, for ti->error
  *
  * Return: 0 or -errno.
  */
 int qcow2_header_read(struct qcow2_image *img, bool write, char **error);
 
 /**
- * qcow2_header_prepare_write - make the header honest before the first write
+ * qcow2_header_prepare_write - clear the autoclear bits before the first write
  * @img: the image
  *
- * Clears the autoclear bits: we know none of the features well enough to keep them ("Header",
- * autoclear_features).  Bits that stand for something that we would have to maintain have been
- * refused by qcow2_header_read().
+ * We know none of these features well enough to keep their bits ("Header", autoclear_features).
+ * qcow2_header_read() has refused bits whose features we would have to maintain.
  *
  * Return: 0 or -errno.
  */
@@ -40,7 +39,7 @@ int qcow2_header_set_corrupt(struct qcow2_image *img);
 /**
  * qcow2_header_set_reftable - switch to a refcount table that has been written elsewhere
  * @img: the image
- * @pos: where, in bytes
+ * @pos: its byte position
  * @clusters: its length
  *
  * Both fields lie in one sector.  Durable on return.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * hooks.h - what only tests look at: delays where a race was found, and what has been noted.
+ * hooks.h - hooks for tests: delays where a race was found, and a record of noted ranges.
  *
- * Compiled in with DM_QCOW2_TEST_HOOKS=y alone, as the lab's kernels with checkers have it; each is
+ * Compiled in only with DM_QCOW2_TEST_HOOKS=y, as in the lab's kernels with checkers; each hook is
  * a parameter of the module.
  */
 #ifndef DM_QCOW2_HOOKS_H

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * image.h - one opened image: its geometry, its tables, and who may write it.
+ * image.h - one opened image: its geometry, its tables, and the device that may write it.
  *
  * An image is shared through a registry by every device that uses it (registry.c).  Raw layers are
  * images without tables, so that a chain is an array of images.
  *
  * Locks, outermost first; this is the list of them all:
  *   registry_lock (registry.c)   images come, go and change phase; no I/O
- *   role_lock (registry.c)       who may write an image; no I/O
+ *   role_lock (registry.c)       which device may write an image; no I/O
  *   event_lock                   the live writing target; the corrupt bit is written under it
  *   alloc_lock                   refcounts and free space; table reads and fallocate under it
  *   generation.lock              a commit runs, or none starts; metadata writes and flushes
@@ -18,7 +18,8 @@
  * and spinlocks, under which nothing else is taken:
  *   table_cache.lock (but for those of its xarrays), qcow2_commit.io_lock, state_lock, and that of
  *   the maple tree metadata
- * A commit never takes alloc_lock, so whoever holds that may wait for a commit to return memory.
+ * A commit never takes alloc_lock, so its holders may wait until a commit has ended
+ * (qcow2_generation_hold()); but not for memory, which may be with operations of the writer.
  */
 #ifndef DM_QCOW2_IMAGE_H
 #define DM_QCOW2_IMAGE_H
@@ -43,33 +44,33 @@ struct qcow2_dev;
 struct qcow2_generation;
 struct qcow2_writer;
 
-/* What stands between a request and the disk.  Set by qcow2_set_mode() only. */
+/* Which requests an image serves.  Changed by qcow2_set_mode() only. */
 enum image_mode {
 	MODE_RW,		/* all is well */
 	MODE_OUT_OF_SPACE,	/* writes that need room wait for it, and so may a commit */
 	MODE_READ_ONLY,		/* opened so, or metadata could not be written: no more changes */
-	MODE_FAILED,		/* the order promised on disk cannot be kept: sticky */
+	MODE_FAILED,		/* the promised order on disk cannot be kept: sticky */
 };
 
 /* Between two attempts while out of space. */
 #define SPACE_POLL	HZ
 
-/* A worker of an image, and the queue that it runs on; NULL before and after there is one. */
+/* A worker of an image, and the queue that it runs on; NULL while there is none. */
 struct qcow2_worker {
 	struct workqueue_struct *wq;
 	struct work_struct work;
 };
 
 /**
- * struct qcow2_waits - what makes bios of a writable image wait, and wait no longer
+ * struct qcow2_waits - why bios of a writable image wait, and why they stop waiting
  *
- * Written by anybody, without a lock but where said: after a change that lets a bio go on, or that
- * ends its waiting, the writer is kicked.
+ * Written from anywhere, without a lock except where noted.  Code that lets a bio go on, or ends
+ * its wait, kicks the writer afterwards.
  */
 struct qcow2_waits {
 	bool wake;			/* try the stalled bios again */
 	bool space;			/* try the bios without space again */
-	bool release;			/* give bios that wait for space up: suspending */
+	bool release;			/* give up bios that wait for space: suspending */
 	bool expired;			/* the same: they have waited too long */
 	bool refused;			/* the storage refused a write */
 	bool stuck;			/* a commit is to be written again; generation.lock */
@@ -79,26 +80,26 @@ struct qcow2_waits {
 
 	/* Constant while a table is live. */
 	bool error_if_no_space;
-	unsigned int space_timeout;	/* seconds for which writes wait for space; 0: no end */
+	unsigned int space_timeout;	/* seconds for which writes wait for space; 0: forever */
 	bool noflush;			/* while releasing: send bios back to DM */
 };
 
-/* Where an image is between its first user and its last; registry.c tells the story. */
+/* The life of an image from its first user to its last; see registry.c. */
 enum image_phase {
 	IMAGE_OPENING,		/* a worker opens it, or makes its allocator */
-	IMAGE_OPENED,		/* it has, and who asked for it is about to see how it went */
+	IMAGE_OPENED,		/* the worker is done; the requester is about to see the result */
 	IMAGE_OPEN,
 	IMAGE_CLOSING,		/* it has no user any more */
 };
 
 /**
- * struct qcow2_map_root - from where a guest's disk is mapped
- * @l1:		The L1 table; none of a raw layer.
+ * struct qcow2_map_root - the root of the mapping of a guest's disk
+ * @l1:		The L1 table; a raw layer has none.
  * @size:	Virtual size, bytes.
  *
  * An image has a live root, the one of its header.  L2 slices are known by their place in the
- * storage and not by the guest offsets that they map, so whatever roots there are share the cache,
- * and a table that two of them share is there once.
+ * storage, not by the guest offsets that they map.  So all roots share the cache, and a table that
+ * two of them share is cached once.
  */
 struct qcow2_map_root {
 	struct flat_table l1;
@@ -112,7 +113,7 @@ struct qcow2_image {
 	/* Registry lock. */
 	struct list_head node;
 	enum image_phase phase;
-	unsigned int users;		/* tables that hold it, and who is opening it */
+	unsigned int users;		/* tables that hold it, and tasks that open it */
 
 	/* Role lock (registry.c). */
 	struct mapped_device *owner;	/* the device that may write it, or NULL */
@@ -123,7 +124,7 @@ struct qcow2_image {
 	bool locked;			/* the byte-range locks are held */
 	bool raw;
 	bool can_write;			/* the file was opened for writing */
-	const struct inode *key_inode;	/* of a file, as a key alone; else NULL */
+	const struct inode *key_inode;	/* of a file, only as a key; else NULL */
 	dev_t key_dev;			/* device number, or that of the filesystem */
 	u64 key_ino;			/* inode number; 0 for a block device */
 	char *name;			/* for messages: escaped path */
@@ -147,7 +148,7 @@ struct qcow2_image {
 	struct flat_table reftable;	/* the array itself: alloc_lock and meta_lock to replace */
 	struct maple_tree metadata;	/* host clusters that hold metadata; RCU, own lock */
 
-	struct decompressor *decompressor;	/* decompress.c; made by the first who needs it */
+	struct decompressor *decompressor;	/* decompress.c; made when first needed */
 
 	/* Header sector: written by commits, under header_lock. */
 	struct mutex header_lock;

@@ -4,13 +4,13 @@
  *
  * A bio is handled in the submitter's context when its mapping is in memory and needs no change
  * (map.c).  Otherwise it is parked on a table slice that is being read (table-cache.c), or handed
- * to the image's writer (writer.c), or waits for a commit (commit.c); see wait.c.  It is owned by
- * exactly one of them at a time, which is what protects the fields below.
+ * to the image's writer (writer.c), or waits for a commit (commit.c); see wait.c.  Exactly one of
+ * these owns the bio at a time, which protects the fields below.
  *
- * Whoever hands a bio, or an operation, to a worker puts it on a list and then queues the work.
- * The work may be running already: then the bio may end, and its device and image go, before the
- * work is queued.  So both are done in one RCU read-side section, and who takes a device or an
- * image apart waits for a grace period before the workqueues and lists go.
+ * Code that hands a bio, or an operation, to a worker first puts that item on a list, then queues
+ * the work.  The work may be running already: then the bio may end, and its device and image go,
+ * before the work is queued.  So both steps are done in one RCU read-side section, and code that
+ * tears down a device or an image waits for a grace period before the workqueues and lists go.
  */
 #ifndef DM_QCOW2_IO_H
 #define DM_QCOW2_IO_H
@@ -27,7 +27,7 @@ struct qcow2_dev;
 struct qcow2_image;
 
 /**
- * struct qcow2_io - what we keep with each bio (DM's per-bio data)
+ * struct qcow2_io - the state of each bio (DM's per-bio data)
  * @dev:	The device that the bio was sent to.
  * @epoch:	The epoch that the bio is in, or NULL (epoch.h).
  * @commit:	A FUA write that must see a commit before it is acknowledged.
@@ -41,7 +41,7 @@ struct qcow2_image;
  * @waiter:	Links the bio to the slice that it waits for.
  * @node:	Links the bio to the writer's, the commit's or a worker's list.
  * @lnode:	Links the bio to a lock-free list (hand-over between contexts).
- * @inflate:	Has the bio's cluster, which is in @img, decompressed.
+ * @inflate:	Decompresses the bio's cluster, which is in @img.
  * @sio:	The I/O of a file-backed bio.
  */
 struct qcow2_io {
@@ -92,12 +92,13 @@ static inline u64 io_start(struct qcow2_io *io)
  * @io: the bio
  * @status: its result
  *
- * Any context.  The epoch is left, and a commit awaited, by the target's end_io hook.
+ * Any context.  The target's end_io hook leaves the epoch, and queues the bio for a commit if
+ * needed.
  */
 void qcow2_io_end(struct qcow2_io *io, blk_status_t status);
 
 /**
- * qcow2_io_submit - send a bio that qcow2_map_bio() did not return to where its cluster is
+ * qcow2_io_submit - submit a bio that qcow2_map_bio() has kept to the storage of its cluster
  * @io: the bio
  * @st: the storage that has the cluster
  * @host: byte position there

@@ -3,8 +3,8 @@
  * locks.c - the byte-range locks by which QEMU and its tools see that an image is in use, and by
  * which we see them.
  *
- * Byte 100 + n is locked by who uses permission n, byte 200 + n by who does not let others use it;
- * all are shared locks, and whether somebody is in the way is found by asking for an exclusive one
+ * A user of permission n locks byte 100 + n; a user that does not let others use permission n
+ * locks byte 200 + n.  All are shared locks; a conflict is found by asking for an exclusive lock
  * that is never taken.  Lock first, ask second: of two that come at once at least one sees the
  * other.
  *
@@ -37,8 +37,8 @@ static void init(struct file_lock *fl, struct file *file, int type, loff_t first
 }
 
 /*
- * A lock is one of the open file description by FL_OFDLCK.  F_OFD_SETLK is what a process says: a
- * filesystem with locks of its own, as NFS is, knows no command but F_SETLK.
+ * FL_OFDLCK makes a lock one of the open file description.  F_OFD_SETLK is the command of a
+ * process: a filesystem with locks of its own, such as NFS, knows only F_SETLK.
  */
 static int set(struct file *file, int type, loff_t first, loff_t last)
 {

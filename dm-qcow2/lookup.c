@@ -2,9 +2,9 @@
 /*
  * lookup.c - from a guest offset to where its bytes are.
  *
- * Takes no lock and writes nothing but a slice's "used" mark: table slices are found and read
- * under RCU.  Who looks up on a writable image is in an epoch, so that the cluster found cannot be
- * reused before the I/O on it has ended.
+ * Takes no lock and writes nothing but a slice's "used" mark: table slices are found and read under
+ * RCU.  Code that looks up on a writable image is in an epoch, so that the cluster found cannot be
+ * reused before the I/O on it has ended; except for the writer, and code that reads no cluster.
  */
 #include <linux/minmax.h>
 
@@ -78,7 +78,7 @@ void qcow2_root_lookup(struct qcow2_image *img, const struct qcow2_map_root *roo
 		judge_suspect(img, entry, ext, in_cluster(img, goff), &got);
 	host = ext->host;
 
-	/* Take what follows of the same kind, up to the end of the slice. */
+	/* Add the entries of the same kind that follow, up to the end of the slice. */
 	while (got < len && ++i < SLICE_ENTRIES && ext->type != EXTENT_COMPRESSED &&
 	       ext->type != EXTENT_INVALID && !s->suspect) {
 		u64 next;

@@ -62,8 +62,8 @@ void qcow2_chain_lookup(const struct qcow2_dev *dev, unsigned int from, u64 goff
 			struct extent *ext);
 
 /*
- * May the host clusters of the extent be changed where they are?  Nobody but the active table then
- * reads them.  Everything that overwrites, zeroes or keeps a host cluster asks here.
+ * May the host clusters of the extent be changed in place?  Then only the active table reads them.
+ * All code that overwrites, zeroes or keeps a host cluster asks here.
  */
 static inline bool qcow2_may_write_in_place(const struct extent *ext)
 {
@@ -71,8 +71,8 @@ static inline bool qcow2_may_write_in_place(const struct extent *ext)
 }
 
 /*
- * Is the extent written where it is?  That depends on its entry alone, and not on how long the
- * storage is now: else one write could be filling the cluster while another goes straight to it.
+ * Is the extent written in place?  The answer depends on its entry alone, not on the present length
+ * of the storage: otherwise one write could fill the cluster while another goes straight to it.
  */
 static inline bool written_in_place(const struct extent *ext)
 {

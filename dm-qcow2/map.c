@@ -2,9 +2,9 @@
 /*
  * map.c - the path of a bio that needs no change of metadata, and where the others are sent.
  *
- * Everything here runs in the submitter's context when the table slices are in memory: no lock,
- * no allocation, no queue.  What has to wait goes to wait.c, and starts again in qcow2_resume_io().
- * Takes no locks.
+ * Everything here runs in the submitter's context when the table slices are in memory: no lock, no
+ * allocation, no queue.  A bio that has to wait goes to wait.c, and starts again in
+ * qcow2_resume_io().  Takes no locks.
  */
 #include <linux/device-mapper.h>
 
@@ -20,7 +20,7 @@
 #include "note.h"
 #include "wait.h"
 
-/* The most that a bio at @goff may span so that, once parked, it is one extent for sure. */
+/* The longest span of a bio at @goff that is certainly one extent once the bio is parked. */
 static u64 unsplittable(struct qcow2_dev *dev, u64 goff)
 {
 	u64 len = dev->granule - (goff & (dev->granule - 1));
@@ -32,7 +32,7 @@ static u64 unsplittable(struct qcow2_dev *dev, u64 goff)
 	return len;
 }
 
-/* Cut a bio that is still ours to cut; DM sends the rest again. */
+/* Cut a bio in the map function, where DM allows it; DM sends the rest again. */
 static void cut(struct bio *bio, u64 len)
 {
 	if (len < bio->bi_iter.bi_size)
@@ -40,8 +40,8 @@ static void cut(struct bio *bio, u64 len)
 }
 
 /*
- * A bio that goes on in a worker is charged to whoever submits it, and that is known only here: DM
- * leaves it to bio_set_dev(), which charges the task that runs.
+ * A bio that goes on in a worker is charged to its submitter, which is known only here: DM leaves
+ * the charge to bio_set_dev(), which charges the task that runs.
  */
 static void note_payer(struct bio *bio)
 {
@@ -87,8 +87,8 @@ static int map_read(struct qcow2_io *io, struct bio *bio)
 }
 
 /*
- * The block device ends inside the cluster, and a bio that was parked cannot be cut by DM any more:
- * fill what lies behind the end, and read the rest.
+ * The block device ends inside the cluster, and DM can no longer cut a bio that was parked: fill
+ * the part behind the end, and read the rest.
  */
 static void zero_rest(struct bio *bio, unsigned int from)
 {
@@ -130,8 +130,9 @@ static void resume_read(struct qcow2_io *io)
 }
 
 /*
- * FUA can be left to the storage only when the mapping is durable already.  That is so when the
- * image is clean now, after the mapping was read; pairs with the smp_wmb() in qcow2_slice_dirty().
+ * FUA can be left to the storage only when the mapping is durable already.  The mapping is durable
+ * when the image is clean now, after the mapping was read; pairs with the smp_wmb() in
+ * qcow2_slice_dirty().
  */
 static void decide_fua(struct qcow2_io *io, struct bio *bio, struct qcow2_image *img)
 {
@@ -144,7 +145,7 @@ static void decide_fua(struct qcow2_io *io, struct bio *bio, struct qcow2_image 
 	io->commit = true;
 }
 
-/* An own cluster is written; what the storage may refuse for want of space can be done again. */
+/* Write to an own cluster; if the storage refuses for want of space, the write can start over. */
 static void begin_in_place(struct qcow2_io *io, struct bio *bio, struct qcow2_image *img)
 {
 	qcow2_note_write(img, io_start(io), bio->bi_iter.bi_size);
@@ -169,7 +170,7 @@ void qcow2_retry_refused(struct qcow2_io *io)
 	qcow2_io_leave(io);
 	bio->bi_iter = io->iter;
 	bio->bi_status = BLK_STS_OK;
-	/* Down to nothing when the storage had split it; and some storage takes FUA off. */
+	/* __bi_remaining is 0 when the storage had split the bio; and some storage clears FUA. */
 	atomic_set(&bio->__bi_remaining, 1);
 	if (io->fua)
 		bio->bi_opf |= REQ_FUA;
@@ -240,8 +241,8 @@ void qcow2_resume_io(struct qcow2_io *io)
 }
 
 /*
- * With nothing dirty a FLUSH is a flush of the data's storage, which on a block device the bio
- * itself can be.
+ * With nothing dirty a FLUSH only flushes the data's storage; on a block device the bio itself can
+ * do that.
  */
 static int map_flush(struct qcow2_io *io, struct bio *bio)
 {

@@ -17,7 +17,7 @@
 int qcow2_map_bio(struct qcow2_dev *dev, struct bio *bio);
 
 /**
- * qcow2_resume_io - start a bio again after what it waited for has happened
+ * qcow2_resume_io - start a bio again after it has waited
  * @io: the bio; a read or write fits in one cluster of every layer
  *
  * Context: a worker.
@@ -25,18 +25,18 @@ int qcow2_map_bio(struct qcow2_dev *dev, struct bio *bio);
 void qcow2_resume_io(struct qcow2_io *io);
 
 /**
- * qcow2_submit_in_place - send a write that qcow2_map_bio() did not return to its own clusters
+ * qcow2_submit_in_place - submit a write that qcow2_map_bio() has kept to its own clusters
  * @io: the bio, in an epoch
- * @host: byte position in the storage of the top image's data, where all of the bio is mapped one
- *	behind the other
+ * @host: byte position in the storage of the top image's data, where the whole bio is mapped
+ *	contiguously
  */
 void qcow2_submit_in_place(struct qcow2_io *io, u64 host);
 
 /**
- * qcow2_retry_refused - the storage had no space for a write to an own cluster: it waits for some
- * @io: the bio, which has just ended there
+ * qcow2_retry_refused - let a write wait, after the storage had no space for it in an own cluster
+ * @io: the bio, which the storage has just ended
  *
- * Any context.  The writer has it afterwards.
+ * Any context.  The writer owns the bio afterwards.
  */
 void qcow2_retry_refused(struct qcow2_io *io);
 

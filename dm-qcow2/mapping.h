@@ -26,14 +26,15 @@ struct slice *qcow2_get_l2(struct qcow2_image *img, u64 goff);
  * @l2: from qcow2_get_l2() for one of these clusters, and not put since; it maps them all
  * @cluster: number of the first guest cluster
  * @nr: how many
- * @entry: the new entry of the first; what it refers to is written
+ * @entry: the new entry of the first; the data that it refers to is written
  * @step: what is added to @entry for each one that follows: the cluster size if their host clusters
  *	lie side by side, or 0
- * @freed: from qcow2_freed_alloc(): what the old entries referred to loses a reference, and with
- *	@nr > 1 these were clusters side by side; set to NULL if it was used.  NULL: the new entries
- *	keep the host clusters
+ * @freed: from qcow2_freed_alloc(): the clusters of the old entries lose a reference, and with
+ *	@nr > 1 they lie side by side; set to NULL if it was used.  NULL: the new entries keep
+ *	the host clusters
  *
- * They change in one section of meta_lock, for which this sleeps: a commit has all of them or none.
+ * All entries change in one section of meta_lock, for which this sleeps: a commit has all of them
+ * or none.
  */
 void qcow2_set_mapping(struct qcow2_image *img, struct slice *l2, u64 cluster, u32 nr, u64 entry,
 		       u32 step, struct freed_extent **freed);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * note.h - where it is noted what a guest changes.
+ * note.h - notes the ranges that a guest changes.
  *
- * Nothing keeps such a record yet but a hook for tests, which finds a path that forgets to tell.
+ * Only a hook for tests keeps such a record yet; it finds a path that forgets the call.
  */
 #ifndef DM_QCOW2_NOTE_H
 #define DM_QCOW2_NOTE_H
@@ -12,14 +12,14 @@
 struct qcow2_image;
 
 /**
- * qcow2_note_write - what an image reads as is about to change
+ * qcow2_note_write - note that the content of a guest range is about to change
  * @img: a writable image
  * @goff: guest offset
  * @len: bytes
  *
- * Called for every write, discard and write-zeroes when it is certain what becomes of it, and
- * before its data is submitted or its mapping changes: by the writer, or in an epoch, so that a
- * point in time falls before or after.  A bio that starts over is noted again.
+ * Called for every write, discard and write-zeroes once its outcome is certain, and before its data
+ * is submitted or its mapping changes.  The caller is the writer, or in an epoch, so that a point
+ * in time falls before or after the change.  A bio that starts over is noted again.
  *
  * Any context; does not sleep.
  */

@@ -21,7 +21,7 @@
 #define QCOW2_MAX_REFTABLE_BYTES	(8U << 20)
 #define QCOW2_MAX_SNAPSHOTS		65536U
 #define QCOW2_MAX_BACKING_NAME		1023U
-#define QCOW2_SNAPSHOT_BYTES		40U	/* the least that a snapshot table entry takes */
+#define QCOW2_SNAPSHOT_BYTES		40U	/* minimum size of a snapshot table entry */
 
 #define QCOW2_V2_HEADER_LENGTH		72U
 #define QCOW2_V3_MIN_HEADER_LENGTH	104U

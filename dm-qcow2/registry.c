@@ -6,15 +6,16 @@
  * that use it share one object: a golden image under many overlays has one table cache, and a
  * table that is loaded to replace another one of the same device takes the image over as it is.
  *
- * The I/O of opening and closing may never end: the storage may hang, or be a device of this
- * very kind that is suspended and waits for a table whose constructor wants the registry.  So none
- * of it is done under a lock.  An image is entered before it is opened and leaves after it was
- * closed; a thread that wants it meanwhile waits for that one image, until it is killed.  A worker
- * opens, since its I/O cannot be taken back: when the process that asked is killed, the worker
- * alone has the image, and closes it when it is done.
+ * The I/O of opening and closing may never end: the storage may hang, or be a suspended device of
+ * this target that waits for a table whose constructor needs the registry.  So no such I/O is done
+ * under a lock.  An image enters the registry before it is opened and leaves it after it was
+ * closed; a thread that wants the image meanwhile waits for that one image, until the thread is
+ * killed.  A worker opens images, since their I/O cannot be cancelled: when the process that asked
+ * is killed, the worker alone has the image, and closes it when done.
  *
- * Owns the registry and takes registry_lock (outermost), under which images come, go and change
- * phase, and inside it, or alone, role_lock, under which they change hands.  No I/O under either.
+ * Owns the registry.  Takes registry_lock (outermost), under which images come, go and change
+ * phase; and inside it, or alone, role_lock, under which images change owners.  No I/O under
+ * either.
  */
 #include <linux/device-mapper.h>
 #include <linux/file.h>
@@ -41,16 +42,16 @@
 static DEFINE_MUTEX(registry_lock);
 static LIST_HEAD(registry);		/* registry_lock */
 static DECLARE_WAIT_QUEUE_HEAD(registry_wait);	/* for an image to change phase */
-static struct workqueue_struct *open_wq;	/* nothing on it waits for another */
+static struct workqueue_struct *open_wq;	/* no work on it waits for another */
 
-/* Who may write an image. */
+/* Which device may write an image. */
 static DEFINE_MUTEX(role_lock);
 
 /*
- * struct image_opening - what a worker is asked to do by who opens a layer
+ * struct image_opening - what a task that opens a layer asks a worker to do
  *
- * The asker's until it is queued, then the worker's until the phase is IMAGE_OPENED, then the
- * asker's again; the worker's for good when the asker has gone.
+ * Owned by the asking task until it is queued, then by the worker until the phase is IMAGE_OPENED,
+ * then by the asking task again; by the worker for good when the asking task was killed.
  */
 struct image_opening {
 	struct work_struct work;
@@ -61,15 +62,15 @@ struct image_opening {
 	bool top;			/* it needs an allocator */
 	bool write;
 	unsigned int cache_kib;
-	bool abandoned;			/* who asked was killed; registry lock to change */
+	bool abandoned;			/* the asking task was killed; registry lock to change */
 	int result;
 	char *error;
 };
 
 /*
- * A file is its inode in memory: numbers do not tell, since on btrfs they repeat in each subvolume.
- * A block device has many nodes and is its number.  An image that is being closed may have let go
- * of its inode, and what has that place in memory now waits for the end of it, too.
+ * A file is known by its inode in memory, not by numbers, which repeat in each subvolume of btrfs.
+ * A block device has many nodes and is known by its number.  An image that is being closed may have
+ * dropped its inode; a file whose inode now has that place in memory waits for the close, too.
  */
 static struct qcow2_image *find_image(const struct inode *inode)
 {
@@ -88,8 +89,8 @@ static struct qcow2_image *find_image(const struct inode *inode)
 static void shut_image(struct qcow2_image *img)
 {
 	/*
-	 * First all that runs, in the order in which one wakes the other: looking for space starts
-	 * commits, they wake the writer, and all raise events.  Then what they use.
+	 * First stop all that runs, in the order in which one wakes the other: looking for space
+	 * starts commits, commits wake the writer, and all raise events.  Then free what they use.
 	 */
 	qcow2_writer_stop_polling(img);
 	qcow2_commit_stop(img);
@@ -108,8 +109,9 @@ static void shut_image(struct qcow2_image *img)
 		qcow2_decompress_exit(img);
 		qcow2_header_free(img);
 		/*
-		 * Not left to RCU: nobody reads the set any more, and mt_free_walk() follows what
-		 * is no pointer in an inner node with one slot to spare, as a large set has.
+		 * Not left to RCU: nobody reads the set any more, and mt_free_walk() follows a
+		 * value that is no pointer in an inner node with one slot to spare, as a large set
+		 * has.
 		 */
 		mt_clear_in_rcu(&img->metadata);
 		mtree_destroy(&img->metadata);
@@ -197,7 +199,7 @@ static int open_qcow2(struct qcow2_image *img, bool write, unsigned int cache_ki
 	return write ? open_writable(img, error) : 0;
 }
 
-/* What a worker does for qcow2_layer_open(): struct image_opening tells what. */
+/* Open an image for qcow2_layer_open(), in a worker, as struct image_opening says. */
 static int open_image(struct qcow2_image *img, struct image_opening *o)
 {
 	int r;
@@ -207,7 +209,7 @@ static int open_image(struct qcow2_image *img, struct image_opening *o)
 		r = lock_image(img, o->write, &o->error);
 	if (r)
 		return r;
-	/* Locked first: what QEMU's tools have written is all written by now. */
+	/* Locked first: QEMU's tools have written everything by now. */
 	r = img->st.ops->take_over(&img->st);
 	if (r) {
 		DMERR("%s: cannot write back its page cache: error %d", img->name, r);
@@ -244,7 +246,7 @@ static int wait_phase(void)
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
-/* Under registry_lock, dropped meanwhile: the image loses a user, and with the last it goes. */
+/* Under registry_lock, dropped meanwhile: drop a user of the image; the last one closes it. */
 static void put_image(struct qcow2_image *img)
 {
 	lockdep_assert_held(&registry_lock);
@@ -288,8 +290,8 @@ static void open_work(struct work_struct *work)
 }
 
 /*
- * Under registry_lock, which is dropped meanwhile: have a worker do what @o says and wait for it.
- * The caller is one of the image's users; on failure no more.
+ * Under registry_lock, which is dropped meanwhile: let a worker do what @o says, and wait for the
+ * worker.  The caller is one of the image's users, and no longer after a failure.
  */
 static int do_opening(struct image_opening *o, char **error)
 {
@@ -298,7 +300,7 @@ static int do_opening(struct image_opening *o, char **error)
 
 	INIT_WORK(&o->work, open_work);
 	set_phase(img, IMAGE_OPENING);
-	/* It may outlive the caller, and even all devices; see qcow2_registry_exit(). */
+	/* The worker may outlive the caller, and even all devices; see qcow2_registry_exit(). */
 	__module_get(THIS_MODULE);
 	queue_work(open_wq, &o->work);
 	while (img->phase == IMAGE_OPENING) {
@@ -312,14 +314,14 @@ static int do_opening(struct image_opening *o, char **error)
 	r = o->result;
 	*error = o->error;
 	set_phase(img, IMAGE_OPEN);
-	/* Nobody else has an image that could not be opened: it goes at once. */
+	/* With no other user, an image that could not be opened goes at once. */
 	if (r)
 		put_image(img);
 	kfree(o);
 	return r;
 }
 
-/* An image that is in the registry and not open yet; takes @file over. */
+/* Make an image for the registry, not open yet; takes over @file. */
 static struct qcow2_image *new_image(struct file *file, bool write)
 {
 	const struct inode *inode = file_inode(file);
@@ -372,7 +374,7 @@ static int may_share(struct dm_target *ti, const struct qcow2_image *img,
 	return -EBUSY;
 }
 
-/* Open by path or descriptor, with a file of our own, after looking at what it is. */
+/* Open a layer by path or descriptor, as a file of our own, after a look at its type. */
 static struct file *open_node(struct dm_target *ti, const struct layer_spec *spec, bool write)
 {
 	int flags = O_LARGEFILE | (write ? O_RDWR : O_RDONLY);
@@ -451,8 +453,7 @@ static struct block_device *get_bdev(struct dm_target *ti, struct qcow2_layer *l
 }
 
 /*
- * The image that @file is, with the caller as a user: one that is there, or a new one.  Takes @file
- * over.
+ * Get the image of @file, existing or new, with the caller as a user.  Takes over @file.
  */
 static struct qcow2_image *get_image(struct dm_target *ti, const struct layer_spec *spec,
 				     struct file *file, struct block_device *bdev, bool top,
@@ -468,7 +469,7 @@ static struct qcow2_image *get_image(struct dm_target *ti, const struct layer_sp
 		return ERR_PTR(-ENOMEM);
 	}
 	mutex_lock(&registry_lock);
-	/* @file holds its inode until the image is found, so nothing else can have that place. */
+	/* @file holds its inode until the image is found, so no other inode can have that place. */
 	while ((img = find_image(file_inode(file))) && img->phase != IMAGE_OPEN && !r)
 		r = wait_phase();
 	if (r) {
@@ -578,7 +579,7 @@ int qcow2_image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 		DMERR("%s: lost write access to the image", img->name);
 		r = -EBUSY;
 	} else if (!write && img->owner == md && !qcow2_is_clean(img)) {
-		/* Whoever reads it without writing would never write what is missing. */
+		/* A reader that does not write would never write the missing tables. */
 		DMERR("%s: cannot become read-only: its tables could not be written", img->name);
 		r = -EIO;
 	} else if (!write && img->owner == md) {
@@ -629,8 +630,8 @@ int qcow2_registry_init(void)
 }
 
 /*
- * No image is being opened, as each has a reference to the module; but a worker may just have
- * dropped it.
+ * No image is being opened, since each opening has a reference to the module; but a worker may just
+ * have dropped its reference.
  */
 void qcow2_registry_exit(void)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * registry.h - opening, sharing and closing images, and who may write one; see registry.c.
+ * registry.h - opening, sharing and closing images, and which device may write one; see registry.c.
  */
 #ifndef DM_QCOW2_REGISTRY_H
 #define DM_QCOW2_REGISTRY_H
@@ -28,18 +28,19 @@ struct layer_spec {
  * @layer: filled in
  * @spec: what the table line says
  * @top: it is the top layer
- * @write: and will be written
- * @cache_kib: bound of the table cache if it is opened now, or 0 for the default
+ * @write: the layer will be written
+ * @cache_kib: bound of the table cache if the image is opened now, or 0 for the default
  *
  * Writes nothing.  Sleeps for as long as the storage takes, or until the caller is killed.
  *
- * Return: 0, or an error with ti->error set; qcow2_layer_close() is due if @layer has an image.
+ * Return: 0, or an error with ti->error set; qcow2_layer_close() must be called if @layer has an
+ * image.
  */
 int qcow2_layer_open(struct dm_target *ti, struct qcow2_layer *layer, const struct layer_spec *spec,
 		     bool top, bool write, unsigned int cache_kib);
 
 /**
- * qcow2_layer_close - let go of a layer
+ * qcow2_layer_close - release a layer
  * @ti: the target
  * @layer: opened by qcow2_layer_open()
  */
@@ -49,7 +50,7 @@ int qcow2_registry_init(void);
 void qcow2_registry_exit(void);
 
 /**
- * qcow2_image_claim - a table becomes live: take the role that it has for its top image
+ * qcow2_image_claim - a table becomes live: take the role that it has for one of its images
  * @img: the image
  * @ti: the target
  * @write: it will write
@@ -63,7 +64,7 @@ int qcow2_image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
  * @img: the image
  * @ti: the target; no bio is in flight
  *
- * Sleeps.  What goes wrong is in the log and in the image's mode.
+ * Sleeps.  Errors are in the log and in the image's mode.
  */
 void qcow2_image_release(struct qcow2_image *img, struct dm_target *ti);
 

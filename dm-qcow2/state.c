@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * state.c - the mode of a writable image: one setter, events, and what follows from each change;
- * and how those are woken that wait for space, for a commit, or for the writer's turn.
+ * and waking bios that wait for space, for a commit, or for the writer's turn.
  *
  * Takes image.state_lock (innermost) and, to raise events, image.event_lock (outermost but for the
  * registry's).

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * state.h - the mode of a writable image, and waking those who wait; see state.c.
+ * state.h - the mode of a writable image, and waking bios that wait; see state.c.
  */
 #ifndef DM_QCOW2_STATE_H
 #define DM_QCOW2_STATE_H
@@ -8,7 +8,7 @@
 #include "image.h"
 
 /**
- * qcow2_set_mode - change what the image may do
+ * qcow2_set_mode - change the mode of an image
  * @img: the image
  * @mode: the new mode; MODE_READ_ONLY and MODE_FAILED are never left for a better one
  * @why: for the log
@@ -20,16 +20,16 @@ void qcow2_set_mode(struct qcow2_image *img, enum image_mode mode, const char *w
 /**
  * qcow2_out_of_space - something waits for space
  * @img: a writable image
- * @refused: the storage has refused a write; only a write that it takes tells that it has room
- * again
+ * @refused: the storage has refused a write; only a write that succeeds shows that it has room
+ *	again
  * @why: for the log
  *
- * From now on it is tried again every second, for as long as the table says.  Any context.
+ * From now on a retry follows every second, for as long as the table says.  Any context.
  */
 void qcow2_out_of_space(struct qcow2_image *img, bool refused, const char *why);
 
 /**
- * qcow2_has_room - the storage has taken what it had refused
+ * qcow2_has_room - the storage has taken a write that it had refused
  * @img: a writable image
  *
  * Any context.
@@ -37,16 +37,16 @@ void qcow2_out_of_space(struct qcow2_image *img, bool refused, const char *why);
 void qcow2_has_room(struct qcow2_image *img);
 
 /**
- * qcow2_gives_up - is what has no space to be failed, rather than to wait?
+ * qcow2_gives_up - must bios without space fail, rather than wait?
  * @img: a writable image
  */
 bool qcow2_gives_up(struct qcow2_image *img);
 
 /**
- * qcow2_no_space_status - what a bio is ended with that is not to wait for space
+ * qcow2_no_space_status - the status of a bio that must not wait for space
  * @img: a writable image
  *
- * While a suspend that must not flush is waiting, DM keeps the bio.
+ * During a suspend with noflush, DM keeps the bio.
  */
 blk_status_t qcow2_no_space_status(struct qcow2_image *img);
 
@@ -67,13 +67,13 @@ void qcow2_mark_corrupt(struct qcow2_image *img, const char *what, u64 pos);
 void qcow2_event_work(struct work_struct *work);
 
 /**
- * qcow2_wake_writer - a commit has ended: what was stalled can go on
+ * qcow2_wake_writer - a commit has ended: stalled bios can go on
  * @img: a writable image
  */
 void qcow2_wake_writer(struct qcow2_image *img);
 
 /**
- * qcow2_retry_waiting - look again at everything that waits
+ * qcow2_retry_waiting - try everything that waits again
  * @img: a writable image
  *
  * Any context.
@@ -84,8 +84,8 @@ void qcow2_retry_waiting(struct qcow2_image *img);
  * qcow2_space_freed - there may be free clusters again
  * @img: a writable image
  *
- * Any context.  That clusters are free does not tell whether a storage that refuses to write takes
- * them now: that is tried, and the mode stays.
+ * Any context.  Free clusters do not tell whether a storage that refuses to write takes writes now:
+ * a write is tried, and the mode stays.
  */
 void qcow2_space_freed(struct qcow2_image *img);
 
@@ -101,8 +101,8 @@ void qcow2_kick_commit(struct qcow2_image *img);
  * qcow2_commit_is_stuck - does a commit wait for room to be written?
  * @img: a writable image
  *
- * Any context.  It may be over by the time the caller looks at the answer, and then all that waits
- * is tried again.
+ * Any context.  The commit may have ended by the time the caller looks at the answer; then
+ * everything that waits is tried again.
  */
 bool qcow2_commit_is_stuck(struct qcow2_image *img);
 

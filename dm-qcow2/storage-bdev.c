@@ -37,8 +37,8 @@ static void bdev_bio_done(struct bio *bio)
 }
 
 /*
- * Several bios when there are more segments than one bio holds.  sio->ref counts them, plus one
- * for this function, so that done() cannot run before the last is submitted.
+ * Submits several bios when there are more segments than one bio holds.  sio->ref counts them, plus
+ * one for this function, so that done() cannot run before the last is submitted.
  */
 static void bdev_submit(struct storage_io *sio)
 {
@@ -108,8 +108,8 @@ static int bdev_reserve(struct qcow2_storage *st, u64 pos, u64 len)
 }
 
 /*
- * Our bios go round the page cache of the device.  What a process has written into that would be
- * read by nobody here, and come down on committed metadata some time later.
+ * Our bios bypass the page cache of the device.  Data that a process has written into the cache
+ * would not be read here, and would overwrite committed metadata some time later.
  */
 static int bdev_take_over(struct qcow2_storage *st)
 {
@@ -120,7 +120,7 @@ static int bdev_take_over(struct qcow2_storage *st)
 	return r;
 }
 
-/* Never written back here: a page that somebody has made dirty since may be metadata of before. */
+/* Never write back here: a page that was made dirty since may hold old metadata. */
 static void bdev_hand_back(struct qcow2_storage *st)
 {
 	invalidate_bdev(st->bdev);

@@ -3,9 +3,9 @@
  * storage-file.c - an image in a file: everything is direct I/O by kiocb on the file.
  *
  * Guest bios are submitted in their submitter's context where that is safe (may_submit_inline()
- * says when) and works without waiting; else from a per-CPU worker, where the filesystem may sleep
- * for an extent block or a journal as it likes.  Takes no locks of its own; the filesystem's are
- * taken below everything of ours.
+ * says when) and works without waiting; otherwise from a per-CPU worker, where the filesystem may
+ * sleep for an extent block or a journal.  Takes no locks of its own; the filesystem's locks nest
+ * inside all of ours.
  */
 #include <linux/blk-cgroup.h>
 #include <linux/device-mapper.h>
@@ -34,8 +34,8 @@ struct storage_cpu_queue {
 static unsigned int enter_noio(void)
 {
 	/*
-	 * These flags are changed by us alone; but the scheduler does it, too, when it takes the
-	 * processor from us while our block plug is open, and KCSAN would take that for a race.
+	 * Only this task changes its flags; but the scheduler changes them, too, when it preempts
+	 * the task while its block plug is open, and KCSAN would take that for a race.
 	 */
 	return data_race(memalloc_noio_save());
 }
@@ -61,8 +61,8 @@ static void zero_rest(struct storage_io *sio, unsigned int done)
 }
 
 /*
- * Any context.  Who is to pay is the task that submits the bio, unless that was noted already; most
- * that could not be done without waiting come here at once, in that task.
+ * Any context.  The task that submits the bio is charged, unless that was noted already; most bios
+ * that would have had to wait come here at once, in that task.
  */
 static void hand_to_worker(struct storage_io *sio)
 {
@@ -95,17 +95,17 @@ static void file_complete(struct kiocb *iocb, long ret)
 	if (write)
 		kiocb_end_write(iocb);
 	if (iocb->ki_flags & IOCB_NOWAIT && ret != sio->len) {
-		/* It may just not have been able to wait: nothing is lost by doing it once more. */
+		/* The I/O may only have been unable to wait: doing it once more is harmless. */
 		sio->again = true;
 	} else if (ret < 0) {
 		sio->error = ret == -EDQUOT ? -ENOSPC : ret;
 	} else if (ret < sio->len && write) {
-		/* What stops a write half-way without an error is that there is no more room. */
+		/* A write that stops half-way without an error has no more room. */
 		sio->error = -ENOSPC;
 	} else if (ret < sio->len) {
 		/*
-		 * Short: at the end of the file, which may have grown since; what was behind the
-		 * end reads as zeroes.  An error everywhere else.
+		 * A short read at the end of the file, which may have grown since: the part behind
+		 * the old end reads as zeroes.  Anywhere else it is an error.
 		 */
 		if (sio->pos + ret < sio->end)
 			sio->error = -EIO;
@@ -183,13 +183,14 @@ static bool stack_is_roomy(void)
 }
 
 /*
- * May the filesystem be called in the context of whoever submits a bio to us?  Not when
- *  - the submitter is in a transaction of its own: the filesystem below would take it for its own;
+ * May the filesystem be called in the submitter's context?  Not when
+ *  - the submitter is in a transaction of its own: the filesystem below would take that for its
+ *    own;
  *  - bios of the submitter wait for its return: they may hold what the filesystem needs.  Nor may
- *    the filesystem's own bios join them, since it may wait for one in spite of IOCB_NOWAIT (ext4
- *    reads extent blocks so): submit_inline() takes the list away;
- *  - it is reclaiming memory: the filesystem would allocate from the last reserves;
- *  - its file size limit would be applied to the image;
+ *    the filesystem's own bios join them, since the filesystem may wait for one in spite of
+ *    IOCB_NOWAIT (ext4 reads extent blocks so): submit_inline() takes the list away;
+ *  - the submitter is reclaiming memory: the filesystem would allocate from the last reserves;
+ *  - the submitter's file size limit would be applied to the image;
  *  - the write must be durable: that is a flush of the filesystem, which waits.
  */
 static bool may_submit_inline(const struct storage_io *sio)
@@ -203,7 +204,7 @@ static bool may_submit_inline(const struct storage_io *sio)
 	       stack_is_roomy();
 }
 
-/* Returns whether the I/O was started; what could not be done without waiting goes to a worker. */
+/* Returns whether the I/O was started; an I/O that would wait goes to a worker. */
 static bool submit_inline(struct storage_io *sio)
 {
 	struct super_block *sb = file_inode(sio->st->file)->i_sb;
@@ -240,8 +241,8 @@ static void file_submit_bios(struct work_struct *work)
 	struct blk_plug plug;
 
 	/*
-	 * Writes of ours may be what cleans the pages of an upper filesystem: do not let the
-	 * lower one's dirty throttling hold them back.
+	 * Our writes may clean the pages of an upper filesystem: do not let the lower one's dirty
+	 * throttling hold them back.
 	 */
 	current->flags |= PF_LOCAL_THROTTLE;
 	blk_start_plug(&plug);
@@ -304,9 +305,9 @@ static int file_discard(struct qcow2_storage *st, u64 pos, u64 len)
 }
 
 /*
- * Best is a filesystem that reserves the range and makes it read as zeroes at once: then later
- * writes cannot meet ENOSPC and need not fill what the guest has not written.  The least that
- * must hold is that the file reaches the end of the range.
+ * At best the filesystem reserves the range and makes it read as zeroes at once: then later writes
+ * cannot meet ENOSPC and need not fill what the guest has not written.  At least the file must
+ * reach the end of the range.
  */
 static int file_prepare(struct qcow2_storage *st, u64 pos, u64 len, bool *zeroed)
 {
@@ -335,9 +336,9 @@ static int file_reserve(struct qcow2_storage *st, u64 pos, u64 len)
 }
 
 /*
- * Whoever made the image or copied it has left pages of it in the page cache.  Each direct write
- * has to remove those in its way, which may wait: so none of the first writes could be submitted
- * inline. Reads only wait for those that are dirty.
+ * A program that made or copied the image has left pages of it in the page cache.  Each direct
+ * write has to remove the pages in its way, which may sleep: so none of the first writes could be
+ * submitted inline.  Reads wait for dirty pages only.
  */
 static int file_take_over(struct qcow2_storage *st)
 {

@@ -3,13 +3,13 @@
  * storage-gather.c - writes that lie side by side in a file become one.
  *
  * A filesystem has work to do for each write, above all where it has to note that a reserved block
- * is written now, and the clusters that the writer allocates one after the other lie one after the
- * other.  A block device needs nothing of this: the block layer merges bios itself.
+ * is written now; and clusters that the writer allocates in a row lie side by side.  A block device
+ * needs no gathering: the block layer merges bios itself.
  *
- * What is gathered belongs to the gathered write until that ends.  When it fails, all its members
- * are submitted again, each by itself, so that none fails for another's sector.
+ * The members belong to the gathered write until that ends.  When the gathered write fails, all its
+ * members are submitted again, each by itself, so that none fails for another's sector.
  *
- * Takes no locks: who gathers is alone, and the end of a write is its own.
+ * Takes no locks: one task at a time gathers, and the end of a write touches only that write.
  */
 #include <linux/blk-cgroup.h>
 #include <linux/bvec.h>
@@ -96,7 +96,7 @@ static struct gathered_io *join(const struct storage_gather *gather)
 	return g;
 }
 
-/* May one of them be charged and ranked for both? */
+/* Do both have the same cgroup and priority? */
 static bool alike(struct bio *a, struct bio *b)
 {
 	if (!a || !b)

@@ -60,7 +60,7 @@ int qcow2_storage_read_table(struct qcow2_storage *st, u64 pos, void *buf, u32 l
 
 	if (pos >= size)
 		there = 0;
-	else if (st->bdev)	/* of a file the rest is zeroes without our help */
+	else if (st->bdev)	/* a file reads as zeroes there by itself */
 		there = min_t(u64, len, size - pos);
 	memset(buf + there, 0, len - there);
 	return there ? qcow2_storage_rw_sync(st, REQ_OP_READ, pos, buf, there) : 0;

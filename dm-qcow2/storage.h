@@ -2,7 +2,7 @@
 /*
  * storage.h - where the bytes of an image or raw layer live: a block device or a file.
  *
- * Everything above this line speaks in byte positions inside the storage; the two backends
+ * All code above this layer uses byte positions inside the storage; the two backends
  * (storage-bdev.c, storage-file.c) turn them into bios or into direct-I/O kiocbs.
  *
  * A storage is created by its image, shared with it, and dies with it.  Its fields are constant
@@ -27,8 +27,8 @@ struct storage_cpu_queue;
  * The caller fills the first group and owns the memory, the bio_vec array and the pages until
  * @done is called; @done runs once, in any context (also interrupt), with @error set.
  *
- * @owner is the guest bio that it is done for, which ends later: its cgroup pays, and its priority
- * counts.  NULL: the image's own, as tables are.
+ * @owner is the guest bio that the I/O serves, which ends later: its cgroup is charged, and its
+ * priority counts.  NULL: the image's own I/O, such as tables.
  */
 struct storage_io {
 	struct qcow2_storage *st;
@@ -44,8 +44,8 @@ struct storage_io {
 
 	/* Private to the backend while the I/O runs. */
 	atomic_t ref;
-	bool again;			/* it could not be done without waiting: a worker's turn */
-	u64 end;			/* file: where it ended when the I/O was started */
+	bool again;			/* it would have had to wait: a worker does it */
+	u64 end;			/* file: its size when the I/O was started */
 	struct kiocb iocb;
 	struct llist_node node;		/* also in a gathered write, instead of running by itself */
 };
@@ -53,13 +53,13 @@ struct storage_io {
 /**
  * struct storage_gather - adjacent writes to a file that are about to be submitted as one
  *
- * Empty when all zeroes.  Used by one task at a time, which sees to that.
+ * Empty when all zeroes.  Used by one task at a time, which the caller ensures.
  */
 struct storage_gather {
 	struct llist_node *first;	/* storage_io.node; NULL: empty, the rest means nothing */
 	struct llist_node **last;	/* where the next one is linked */
 	struct qcow2_storage *st;
-	struct bio *owner;		/* of the first one; the others' pay and count alike */
+	struct bio *owner;		/* of the first; the rest have its cgroup and priority */
 	blk_opf_t opf;
 	u64 end;			/* byte position after the last one */
 	unsigned int len;		/* bytes of all */
@@ -73,14 +73,14 @@ struct storage_gather {
  *		DM_MAPIO_SUBMITTED when the backend will end it.  Does not sleep.
  * @submit:	Start @sio.  May sleep for memory; never on metadata.
  * @flush:	Make completed writes durable.  Sleeps.
- * @discard:	Give a range back to whoever provides the storage; its content becomes undefined.
+ * @discard:	Give a range back to the provider of the storage; its content becomes undefined.
  *		Sleeps.  -EOPNOTSUPP is an ordinary answer.
  * @prepare:	Make [pos, pos + len) writable, growing the storage as needed, and say in @zeroed
  *		whether it now reads as zeroes.  Sleeps.  -ENOSPC when the host has no room.
  * @reserve:	Make sure that writing to [pos, pos + len), which exists, needs no more room on the
  *		host.  Keeps the content.  Sleeps.  -ENOSPC when the host has no room.
  * @take_over: Write back what the page cache has of the storage, and drop it: from here on nobody
- *		but us is to write.  Sleeps.
+ *		but us may write.  Sleeps.
  * @hand_back: Drop what buffered readers have left in the page cache since then: it is stale.
  * @size:	Bytes that can be read now.
  * @limit:	Bytes that the storage can grow to.
@@ -143,8 +143,7 @@ void qcow2_storage_close(struct qcow2_storage *st);
  * @opf: REQ_OP_READ or REQ_OP_WRITE
  * @pos: byte position, a multiple of the storage's block size
  * @buf: linearly mapped memory aligned to 512 bytes, of pages (not vmalloc, not kmalloc:
- * filesystems
- *	take references to its pages)
+ *	filesystems take references to its pages)
  * @len: bytes, a multiple of the storage's block size
  *
  * Sleeps; call it with memory reclaim restricted to NOIO when on the I/O path.
@@ -158,11 +157,11 @@ int qcow2_storage_rw_sync(struct qcow2_storage *st, blk_opf_t opf, u64 pos, void
  * qcow2_storage_read_table - read part of a table
  * @st: the storage
  * @pos: byte position
- * @buf: where to, as qcow2_storage_rw_sync() wants it
+ * @buf: destination, as qcow2_storage_rw_sync() needs it
  * @len: bytes
  *
  * QEMU writes a table no further than its last entry, so that a file can end inside one, and a
- * block device made of such a file before it.  What is not there reads as zeroes.
+ * block device made of such a file before it.  Missing bytes read as zeroes.
  *
  * Return: 0 or the storage's error.
  */

@@ -19,7 +19,7 @@
 #define RESERVED_BUFFERS	16
 #define MIN_SLICES		32	/* the least that a cache is bounded to */
 #define MAX_EVICTED		4096	/* that wait for RCU before more is loaded: 16 MiB */
-#define EVICT_LOOKS		64U	/* slices looked at before the lock is let go */
+#define EVICT_LOOKS		64U	/* slices looked at before the lock is dropped */
 #define MARK_LOOKS		512	/* before a slice that was used may be evicted */
 
 static struct kmem_cache *slice_slab;
@@ -40,8 +40,8 @@ static void slice_free(struct table_cache *cache, struct slice *s)
 }
 
 /*
- * Enter a slice into the xarray of its kind.  Waits for memory, as slice_alloc() does, and as it
- * does not with @gfp = NO_WAIT.  Returns 0; -EBUSY when there is one already; or -ENOMEM.
+ * Insert a slice into the xarray of its kind.  Like slice_alloc(), waits for memory unless @gfp =
+ * NO_WAIT.  Returns 0; -EBUSY when there is one already; or -ENOMEM.
  */
 static int slice_insert(struct table_cache *cache, struct slice *s, gfp_t gfp)
 {
@@ -59,7 +59,7 @@ static void slice_free_rcu(struct rcu_head *rcu)
 	struct table_cache *cache = &s->img->cache;
 
 	slice_free(cache, s);
-	/* On the way down every value is passed, so those in make_room() are woken once. */
+	/* The count passes every value on its way down: waiters in make_room() are woken once. */
 	if (atomic_dec_return(&cache->nr_evicted) == MAX_EVICTED - 1)
 		wake_up_all(&cache->evicted_wait);
 }
@@ -81,9 +81,10 @@ static void evict(struct table_cache *cache, struct slice *s)
 }
 
 /*
- * Under cache->lock.  A clock over the list: what was used since the last pass gets another turn,
- * unless @used, too, may go.  Returns the number of slices evicted, at most @want, looking at no
- * more than @look: the lock is a spinlock, and a list can have a quarter of a million.
+ * Under cache->lock.  A clock over the list: a slice that was used since the last pass gets another
+ * turn, unless @used says that used ones may go, too.  Returns the number of slices evicted, at
+ * most @want.  Looks at no more than @look: the lock is a spinlock, and a list can have a quarter
+ * of a million slices.
  */
 static unsigned int clock_evict(struct table_cache *cache, unsigned int want, unsigned int look,
 				bool used)
@@ -107,7 +108,7 @@ static unsigned int clock_evict(struct table_cache *cache, unsigned int want, un
 
 /*
  * Does not wait with @gfp = NO_WAIT, and may then return NULL.  Slices that are in use come back
- * when an operation or a commit ends; those that are not are given back to who asks next.
+ * when an operation or a commit ends; unused ones are evicted for later callers.
  */
 static struct slice *slice_alloc(struct table_cache *cache, enum slice_kind kind, u64 index,
 				 gfp_t gfp)
@@ -146,9 +147,9 @@ static struct slice *slice_alloc(struct table_cache *cache, enum slice_kind kind
 /*
  * Sleeps when slices are evicted faster than RCU gives them back.
  *
- * Goes on in sections until there is room, or all slices have had a look at them for which marks do
- * not count.  Marks count in the first MARK_LOOKS looks only: where everything has been used since,
- * one is as good as the next, and taking all marks away would make one miss pay for a whole round.
+ * Works in sections until there is room, or until all slices have been looked at without regard to
+ * marks.  Marks count in the first MARK_LOOKS looks only: if every slice has been used since, one
+ * is as good as the next, and clearing all marks would make one miss pay for a whole round.
  */
 static void make_room(struct table_cache *cache)
 {
@@ -226,7 +227,7 @@ static void slice_load_work(struct work_struct *work)
 
 /*
  * Find or insert.  Returns a READY slice, pinned; or NULL when @waiter has been queued on it (and
- * then *@fresh is the slice if the caller must see to its load); or -ENOMEM, with @gfp = NO_WAIT.
+ * then *@fresh is the slice if the caller must start its load); or -ENOMEM, with @gfp = NO_WAIT.
  */
 static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind kind, u64 index,
 				   struct slice_waiter *waiter, gfp_t gfp, struct slice **fresh)
@@ -264,7 +265,7 @@ static struct slice *get_or_insert(struct table_cache *cache, enum slice_kind ki
 		slice_free(cache, new);
 		if (r == -ENOMEM)
 			return ERR_PTR(r);
-		/* Another got there first. */
+		/* Another task inserted it first. */
 	}
 	spin_lock(&cache->lock);
 	WRITE_ONCE(cache->nr, cache->nr + 1);
@@ -397,7 +398,7 @@ bool qcow2_slice_has_place(const struct slice *s)
 	return !st->bdev || s->pos + SLICE_SIZE - 1 < st->ops->size(st);
 }
 
-/* Returns 0; or -ENOMEM with @gfp = NO_WAIT, and then some of @slices may be there. */
+/* Returns 0; or -ENOMEM with @gfp = NO_WAIT, and then some of @slices may be set. */
 static int flat_fill(struct slice **slices, struct qcow2_image *img, enum slice_kind kind,
 		     u64 pos, u32 from, u32 to, gfp_t gfp)
 {
@@ -439,7 +440,7 @@ int qcow2_flat_table_load(struct flat_table *t, struct qcow2_image *img, enum sl
 int qcow2_flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum slice_kind kind,
 			  u32 nr_entries)
 {
-	/* Not fewer than there are: an earlier call may have made more than was used in the end. */
+	/* Not fewer than there are: an earlier call may have made more slices than were used. */
 	u32 nr = max(DIV_ROUND_UP(nr_entries, SLICE_ENTRIES), t->nr_slices);
 	struct slice **old = t->slices, **new;
 	u32 i;
@@ -449,7 +450,7 @@ int qcow2_flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum sl
 	if (!new)
 		return -ENOMEM;
 	memcpy(new, old, t->nr_slices * sizeof(*new));
-	/* More of them than the reserve has: waiting for it might never end. */
+	/* These may be more slices than the reserve has: waiting for them might never end. */
 	if (flat_fill(new, img, kind, t->pos, t->nr_slices, nr, NO_WAIT)) {
 		for (i = t->nr_slices; i < nr && new[i]; i++)
 			slice_free(&img->cache, new[i]);
@@ -513,7 +514,7 @@ void qcow2_cache_drop(struct table_cache *cache)
 {
 	unsigned int left = READ_ONCE(cache->nr);
 
-	/* Once round: what is pinned moves to the other end of the list, all else goes. */
+	/* Once round: pinned slices move to the other end of the list, all others are evicted. */
 	while (left) {
 		unsigned int look = min(left, EVICT_LOOKS);
 
@@ -526,8 +527,8 @@ void qcow2_cache_drop(struct table_cache *cache)
 }
 
 /*
- * Whole pages, also since filesystems take references to the pages of what they are given (NFS
- * does), and those of a slab have none to be taken.
+ * Whole pages, also since filesystems take references to the pages that they are given (NFS does),
+ * and slab pages have no references to take.
  */
 static void *buffer_alloc(gfp_t gfp, void *unused)
 {

@@ -4,19 +4,19 @@
  *
  * L2 tables and refcount blocks are cached: their slices are read when first needed, found without
  * a lock, evicted when clean and unpinned.  The L1 table and the refcount table are held whole
- * (struct flat_table), as slices that are never evicted, so that changing and writing any table is
- * one and the same thing.  Entries stay big-endian, as on disk.
+ * (struct flat_table), as slices that are never evicted, so that all tables are changed and written
+ * in the same way.  Entries stay big-endian, as on disk.
  *
  * Life of a slice: LOADING (in the xarray, with waiters) -> READY -> evicted and freed after an RCU
  * grace period; or FAILED (taken out of the xarray at once).
  *
  * Invariants:
- *  - A READY slice's entries are changed only under image.meta_lock, by somebody who holds a pin;
- *    they are read anywhere, with READ_ONCE, under RCU or a pin.
- *  - A dirty or writing slice holds a pin, so only clean slices are evicted and what is read from
- *    disk is never older than what was in memory.
+ *  - A READY slice's entries are changed only under image.meta_lock, by a holder of a pin; they are
+ *    read anywhere, with READ_ONCE, under RCU or a pin.
+ *  - A dirty or writing slice holds a pin, so only clean slices are evicted, and a slice read from
+ *    disk is never older than it was in memory.
  *  - @shadow exists from qcow2_slice_prepare() until the last pin goes, so that a commit that
- *    closes a generation always has where to put its copy.
+ *    closes a generation always has a place for its copy.
  */
 #ifndef DM_QCOW2_TABLE_CACHE_H
 #define DM_QCOW2_TABLE_CACHE_H
@@ -30,7 +30,7 @@
 
 struct qcow2_image;
 
-/* Memory, if there is some at hand: for the writer, and under alloc_lock. */
+/* Allocate without waiting: for the writer, and under alloc_lock. */
 #define NO_WAIT			(GFP_NOWAIT | __GFP_NOWARN)
 
 #define SLICE_SHIFT		12
@@ -42,10 +42,10 @@ enum slice_kind { SLICE_L1, SLICE_L2, SLICE_REFTABLE, SLICE_REFBLOCK };
 enum slice_state { SLICE_LOADING, SLICE_READY, SLICE_FAILED };
 
 /**
- * struct slice_waiter - somebody who waits for a slice to be loaded
+ * struct slice_waiter - a waiter for a slice to be loaded
  * @node:	On the slice's list, under table_cache.lock.
  * @fn:		Called from a worker when the load has ended; @error is 0 or -errno.  After 0 the
- *		slice was there, but may have been evicted again.
+ *		slice was loaded, but may have been evicted again.
  */
 struct slice_waiter {
 	struct list_head node;
@@ -88,7 +88,7 @@ struct table_cache {
 	struct xarray refblocks;	/* by host cluster / what a slice covers */
 	mempool_t slices;
 	mempool_t buffers;		/* SLICE_SIZE each: data and shadows */
-	struct workqueue_struct *wq;	/* loads; nothing on it waits for another */
+	struct workqueue_struct *wq;	/* loads; no work on it waits for another */
 	struct workqueue_struct *lookup_wq;	/* bios; may wait for memory that loads give back */
 	struct shrinker *shrinker;
 
@@ -145,8 +145,8 @@ void qcow2_cache_resize(struct table_cache *cache, unsigned int max_kib);
  * @index: which one
  *
  * Sleeps for the read, and for memory.  With the reserve in use, memory comes back when operations
- * and commits end.  So neither the writer, which ends operations, nor who holds alloc_lock, for
- * which the writer waits, may ask so for a slice of the top image: see qcow2_slice_try_get().
+ * and commits end.  So neither the writer, which ends operations, nor a holder of alloc_lock, for
+ * which the writer waits, may call this for a slice of the top image: see qcow2_slice_try_get().
  *
  * Return: the slice, pinned; -ENOENT when the refcount block does not exist; or another error.
  */
@@ -158,8 +158,8 @@ struct slice *qcow2_slice_get(struct table_cache *cache, enum slice_kind kind, u
  * @kind: SLICE_L2 or SLICE_REFBLOCK
  * @index: which one
  *
- * For the writer and for who holds alloc_lock.  Sleeps for the read, and for slices that have been
- * evicted to pass RCU: both need nobody of ours.
+ * For the writer and for holders of alloc_lock.  Sleeps for the read, and until evicted slices have
+ * passed RCU: neither depends on other code of ours.
  *
  * Return: the slice, pinned; -ENOMEM when trying again after a commit or an operation may work;
  * -ENOENT when the refcount block does not exist; or another error.
@@ -167,7 +167,7 @@ struct slice *qcow2_slice_get(struct table_cache *cache, enum slice_kind kind, u
 struct slice *qcow2_slice_try_get(struct table_cache *cache, enum slice_kind kind, u64 index);
 
 /**
- * qcow2_slice_get_async - get a slice, or be told when it is loaded
+ * qcow2_slice_get_async - get a slice, or be called when it is loaded
  * @cache: the cache
  * @kind: SLICE_L2 or SLICE_REFBLOCK
  * @index: which one
@@ -203,13 +203,13 @@ void qcow2_slice_pin(struct slice *s);
 
 /**
  * qcow2_slice_put - drop a pin
- * @s: the slice; not to be used afterwards
+ * @s: the slice; must not be used afterwards
  */
 void qcow2_slice_put(struct slice *s);
 
 /**
  * qcow2_slice_discard - drop the only pin of a clean slice, and the slice with it
- * @s: from qcow2_cache_add_zeroed(), and not wanted after all
+ * @s: from qcow2_cache_add_zeroed(), and not needed after all
  */
 void qcow2_slice_discard(struct slice *s);
 
@@ -217,8 +217,9 @@ void qcow2_slice_discard(struct slice *s);
  * qcow2_slice_has_place - can a slice be written where it belongs?
  * @s: the slice
  *
- * It cannot when the block device ends before.  Who is about to change a slice that was on disk
- * when the image was opened asks first: a commit that could not write it would fail the image.
+ * A slice has no place when the block device ends before the slice does.  Code that is about to
+ * change a slice that was on disk when the image was opened asks first: a commit that could not
+ * write the slice would fail the image.
  */
 bool qcow2_slice_has_place(const struct slice *s);
 
@@ -228,8 +229,8 @@ bool qcow2_slice_has_place(const struct slice *s);
  * @img: the image
  * @kind: SLICE_L1 or SLICE_REFTABLE
  * @pos: its byte position
- * @nr_entries: its length; what follows it in the last slice belongs to the same cluster, and is
- *	written back as it was read
+ * @nr_entries: its length; bytes behind it in the last slice belong to the same cluster, and are
+ *	written back as they were read
  *
  * Return: 0 or -errno; on error qcow2_flat_table_free() cleans up.
  */
@@ -250,13 +251,13 @@ int qcow2_flat_table_grow(struct flat_table *t, struct qcow2_image *img, enum sl
 
 /**
  * qcow2_flat_table_free - forget a table
- * @t: the table, loaded or half loaded or never
+ * @t: the table, loaded, partly loaded or not at all
  * @img: the image
  */
 void qcow2_flat_table_free(struct flat_table *t, struct qcow2_image *img);
 
 /**
- * slice_find - a slice that is in memory
+ * slice_find - find a slice that is in memory
  * @slices: the xarray of its kind
  * @index: its index
  *

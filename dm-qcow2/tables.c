@@ -3,7 +3,7 @@
  * tables.c - the L1 and refcount tables when an image is opened, and room for all tables before it
  * is written.
  *
- * Takes no locks: nobody else uses the image yet, or its owner alone.
+ * Takes no locks: nobody else uses the image yet, or only its owner does.
  */
 #include <linux/device-mapper.h>
 #include <linux/sched.h>
@@ -84,7 +84,7 @@ static int reserve_top(struct qcow2_image *img, const struct flat_table *t, u64 
 	u32 i;
 	int r = 0;
 
-	/* Tables mostly lie one behind the other: reserve whole stretches. */
+	/* Tables mostly lie side by side: reserve whole ranges. */
 	for (i = 0; i < min_t(u64, t->nr_entries, nr) && !r; i++) {
 		u64 pos = qcow2_table_pos(flat_entry(t, i));
 

@@ -10,7 +10,7 @@
 /**
  * qcow2_tables_load - read the L1 and refcount tables and learn where all metadata is
  * @img: the image, its header read
- * @error: set to the reason when it is refused, for ti->error
+ * @error: set to the reason when the image is refused, for ti->error
  *
  * Return: 0 or -errno.
  */
@@ -20,9 +20,9 @@ int qcow2_tables_load(struct qcow2_image *img, char **error);
  * qcow2_tables_reserve - give every table its room on the host before the first write
  * @img: a writable image
  *
- * Images are made with tables that are holes in the file.  A commit must not be the one who finds
- * that the host is full: all that it writes has its room since it was allocated, or since here.
- * L2 tables behind the end of the disk are never written.
+ * Images are made with tables that are holes in the file.  A commit must not be the first to find
+ * the host full: everything that it writes has had its room since it was allocated, or since this
+ * call.  L2 tables behind the end of the disk are never written.
  *
  * Return: 0 or -errno.
  */

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * wait.c - where bios wait that cannot go on: for a slice, for the writer's turn, for an operation,
+ * wait.c - where bios that cannot go on wait: for a slice, for the writer's turn, for an operation,
  * for memory or a commit ("stalled"), and for space.
  *
  * A bio that has waited starts over (qcow2_resume_io()), or has its turn with the writer again.
  *
- * But for qcow2_hand_to_writer(), and for what deals with a slice that was missed, everything is
- * called by the writer's work item.  Takes no locks.
+ * Everything is called by the writer's work item, except qcow2_hand_to_writer() and the code that
+ * deals with a missed slice.  Takes no locks.
  */
 #include <linux/sched/mm.h>
 
@@ -114,7 +114,7 @@ void qcow2_miss_work(struct work_struct *work)
 	memalloc_noio_restore(noio);
 }
 
-/* Try again when there may be space, unless nothing is to wait for that any more. */
+/* Try again when there may be space, unless bios must no longer wait for space. */
 static void wait_for_space(struct qcow2_writer *w, struct qcow2_io *io, bool refused,
 			   const char *why)
 {
@@ -139,7 +139,7 @@ void qcow2_was_refused(struct qcow2_writer *w, struct qcow2_io *io)
 void qcow2_stall_io(struct qcow2_writer *w, struct qcow2_io *io)
 {
 	if (qcow2_commit_is_stuck(w->img)) {
-		/* It ends when there is space, and a bio does not wait for that without an end. */
+		/* The commit ends when there is space, and a bio must not wait for that forever. */
 		wait_for_space(w, io, true, "a commit waits for room");
 		return;
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * wait.h - where bios wait that cannot go on; see wait.c.
+ * wait.h - where bios that cannot go on wait; see wait.c.
  */
 #ifndef DM_QCOW2_WAIT_H
 #define DM_QCOW2_WAIT_H
@@ -18,7 +18,7 @@
 void qcow2_hand_to_writer(struct qcow2_image *img, struct qcow2_io *io);
 
 /**
- * qcow2_missed - a slice that a bio needs is not in memory: a worker has it wait for that
+ * qcow2_missed - let a worker park a bio whose slice is not in memory
  * @io: the bio; it starts over afterwards
  *
  * Any context.
@@ -29,28 +29,29 @@ void qcow2_missed(struct qcow2_io *io);
  * qcow2_miss_work - park the bios that missed
  * @work: qcow2_dev.miss_work
  *
- * Looks up again, since the slice may be there by now, and which one is missing is not remembered.
+ * Looks up again: the slice may be in memory by now, and the bio does not say which one it missed.
  */
 void qcow2_miss_work(struct work_struct *work);
 
 /**
- * qcow2_load_missed - see to it that a bio gets the L2 slice that it missed
+ * qcow2_load_missed - get a bio the L2 slice that it missed
  * @io: the bio, in no epoch
  * @ext: EXTENT_MISS: which slice
- * @gather: the writer's: writes that are not to wait along with it; NULL if the caller is another
+ * @gather: the writer's: writes that must not wait along with it; NULL if the caller is not the
+ *	writer
  *
- * The bio is put aside until the slice is loaded.  But what was loaded may be evicted again before
- * the bio gets to it, by the slices that others wait for; and with more of them than the cache has
- * room for, each could push out the next one's without end.  So a bio that comes back too often has
- * its slice read here and now.
+ * The bio is parked until the slice is loaded.  But the slices that other bios wait for may evict
+ * it again before the bio gets to it.  With more of them than the cache has room for, each bio
+ * could evict the next one's slice forever.  So the slice of a bio that comes back too often is
+ * read synchronously.
  *
- * The writer does not wait for memory, which may be with operations that it has to end: without
- * memory the bio is stalled.
+ * The writer does not wait for memory, which may be with operations that the writer has to end:
+ * without memory the bio is stalled.
  *
  * Context: a worker.
  *
- * Return: true if the slice has been read and the caller is to look again; false if the bio is not
- * the caller's any more.
+ * Return: true if the slice has been read and the caller must look again; false if the caller no
+ * longer owns the bio.
  */
 bool qcow2_load_missed(struct qcow2_io *io, const struct extent *ext,
 		       struct storage_gather *gather);
@@ -61,12 +62,12 @@ bool qcow2_load_missed(struct qcow2_io *io, const struct extent *ext,
  * @io: the bio
  * @cluster: the guest cluster's number
  *
- * Return: whether the bio waits; it then has its turn with the writer again.
+ * Return: whether the bio waits; the writer then processes the bio again afterwards.
  */
 bool qcow2_wait_for_op(struct qcow2_writer *w, struct qcow2_io *io, u64 cluster);
 
 /**
- * qcow2_stall_io - a bio has its turn again when an operation, a commit or a reclaim has ended
+ * qcow2_stall_io - let a bio wait until an operation, a commit or a reclaim has ended
  * @w: the writer
  * @io: the bio; not owned by the caller afterwards
  *
@@ -75,10 +76,10 @@ bool qcow2_wait_for_op(struct qcow2_writer *w, struct qcow2_io *io, u64 cluster)
 void qcow2_stall_io(struct qcow2_writer *w, struct qcow2_io *io);
 
 /**
- * qcow2_failed_alloc - there was no cluster, or no memory, for a bio: it waits, or is ended
+ * qcow2_failed_alloc - let a bio wait, or end the bio, for want of a cluster or of memory
  * @w: the writer
  * @io: the bio; not owned by the caller afterwards
- * @error: -ENOMEM; -ENOSPC; -EDQUOT when the storage has refused a write; or what is final
+ * @error: -ENOMEM; -ENOSPC; -EDQUOT when the storage has refused a write; or a final error
  *
  * Context: the writer's work item.
  */
@@ -94,16 +95,17 @@ void qcow2_failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error);
 void qcow2_was_refused(struct qcow2_writer *w, struct qcow2_io *io);
 
 /**
- * qcow2_stop_waiting - nobody waits for space any longer, but for clusters that are on their way
+ * qcow2_stop_waiting - end all waiting for space, except for clusters that are on their way
  * @w: the writer
- * @ios: the bios that waited are moved here, to get those or to be ended by qcow2_failed_alloc()
+ * @ios: the bios that waited are moved here, to get those clusters or to be ended by
+ *	qcow2_failed_alloc()
  *
  * Context: the writer's work item.
  */
 void qcow2_stop_waiting(struct qcow2_writer *w, struct list_head *ios);
 
 /**
- * qcow2_finish_io - a bio is done as far as the writer is concerned
+ * qcow2_finish_io - the writer is done with a bio
  * @w: the writer
  * @io: the bio; a FUA bio still waits for a commit
  *

@@ -51,13 +51,13 @@ int qcow2_chain_reads_zeroes(struct qcow2_writer *w, struct qcow2_io *io, unsign
 	return 1;
 }
 
-/* An operation that served a bio has ended: so has the bio, or it goes on behind that. */
+/* An operation that served a bio has ended: end the bio, or let it go on behind the operation. */
 static void served(struct qcow2_writer *w, struct cow_op *op, struct list_head *waiters)
 {
 	struct qcow2_image *img = w->img;
 	struct qcow2_io *io = op->io;
 
-	/* Of those that had been refused none is left to tell when they were failed. */
+	/* When bios without space are failed, no refused bio is left to tell that there is room. */
 	if (!op->error && unlikely(READ_ONCE(img->waits.refused)) &&
 	    (io->retried || (op->new_cluster && qcow2_gives_up(img)))) {
 		io->retried = false;
@@ -175,7 +175,7 @@ static void process_in_cluster(struct qcow2_writer *w, struct qcow2_io *io)
 	u64 goff = io_start(io);
 	struct extent ext;
 
-	/* In no epoch: only the writer changes mappings, so what it finds cannot go away. */
+	/* In no epoch: only the writer changes mappings, so the cluster found cannot go away. */
 	do {
 		qcow2_image_lookup(img, goff, bio->bi_iter.bi_size, &ext);
 	} while (ext.type == EXTENT_MISS && qcow2_load_missed(io, &ext, &w->gather));
@@ -186,7 +186,7 @@ static void process_in_cluster(struct qcow2_writer *w, struct qcow2_io *io)
 	}
 	switch (ext.type) {
 	case EXTENT_MISS:
-		/* Not ours any more: it waits, or has been ended. */
+		/* No longer ours: the bio waits, or has been ended. */
 		break;
 	case EXTENT_INVALID:
 		qcow2_io_end(io, BLK_STS_IOERR);
@@ -203,9 +203,9 @@ static bool spans_clusters(struct qcow2_writer *w, struct qcow2_io *io)
 }
 
 /*
- * A write to several own clusters that the storage had refused: DM cuts it no more, so it goes
- * where it went.  Where some of it is mapped elsewhere by now, a discard of the guest's has
- * overtaken it, and what a disk then holds is anybody's guess.
+ * A write to several own clusters that the storage had refused: DM can no longer cut the bio, so it
+ * goes to the same place again.  If part of it is mapped elsewhere by now, a discard of the guest
+ * has overtaken the write, and the content of the disk is undefined then.
  */
 static void process_long_write(struct qcow2_writer *w, struct qcow2_io *io)
 {

@@ -50,7 +50,7 @@ int qcow2_start_in_place(struct qcow2_writer *w, struct qcow2_io *io, u64 goff, 
  * @goff: guest offset
  * @len: bytes
  *
- * Return: 1 or 0; or -EAGAIN when the bio has been parked on a slice that tells.
+ * Return: 1 or 0; or -EAGAIN when the bio has been parked on a slice that the answer needs.
  */
 int qcow2_chain_reads_zeroes(struct qcow2_writer *w, struct qcow2_io *io, unsigned int from,
 			     u64 goff, u64 len);

@@ -40,7 +40,7 @@ static void process(struct qcow2_writer *w, struct qcow2_io *io)
 		return;
 	}
 	if (io->in_place) {
-		/* It was on its way to an own cluster. */
+		/* The storage refused the write to an own cluster. */
 		io->in_place = false;
 		qcow2_was_refused(w, io);
 		return;
@@ -82,7 +82,7 @@ static void finish_op(struct qcow2_writer *w, struct cow_op *op)
 				  qcow2_l2_entry_make_data(op->host), img->cluster_size,
 				  op->new_cluster ? &op->freed : NULL);
 	} else if (op->error == -ENOSPC && op->new_cluster) {
-		/* Through a commit it would only come back to be refused again. */
+		/* Freed through a commit, the cluster would only come back to be refused again. */
 		qcow2_alloc_put_back(img, op->host);
 	} else if (op->error && op->new_cluster) {
 		mutex_lock(&img->meta_lock);
@@ -120,9 +120,9 @@ static void writer_work(struct work_struct *work)
 	llist_for_each_entry_safe(op, next, list, finished)
 		if (!qcow2_op_continue(w, op))
 			finish_op(w, op);
-	/* What comes next may have to wait, for a table or for space. */
+	/* The code below may have to wait, for a table or for space. */
 	qcow2_storage_gather_submit(&w->gather);
-	/* Without a bio the writer touches nothing but itself: qcow2_writer_stop() relies on it. */
+	/* Without a bio the writer touches only its own data: qcow2_writer_stop() relies on it. */
 	if (!list_empty(&w->no_space) &&
 	    (READ_ONCE(img->waits.release) || READ_ONCE(img->waits.expired)))
 		qcow2_stop_waiting(w, &ios);
@@ -156,14 +156,14 @@ static void space_poll(struct work_struct *work)
 	if (READ_ONCE(w->release))
 		return;
 	/*
-	 * Before the mode is looked at: whoever saw no stuck commit yet may just be saying that
-	 * there is room.  A commit that fails again says otherwise, and has this called again.
+	 * Before the mode is read: code that saw no stuck commit yet may just be saying that there
+	 * is room.  A commit that fails again says otherwise, and queues this work again.
 	 */
 	if (qcow2_commit_is_stuck(img))
 		qcow2_kick_commit(img);
 	if (image_mode(img) != MODE_OUT_OF_SPACE)
 		return;
-	/* Where no size tells, the storage is simply asked again. */
+	/* If no size tells, the storage is simply tried again. */
 	if (!img->st.bdev || READ_ONCE(w->refused) ||
 	    img->st.ops->limit(&img->st) > READ_ONCE(w->last_limit))
 		qcow2_retry_waiting(img);
@@ -181,7 +181,7 @@ void qcow2_writer_release_waiting(struct qcow2_image *img, bool noflush)
 {
 	cancel_delayed_work_sync(&img->waits.poll);
 	img->waits.noflush = noflush;
-	/* A reader that sees it also sees noflush: pairs with its smp_load_acquire(). */
+	/* A reader that sees @release also sees @noflush: pairs with its smp_load_acquire(). */
 	smp_store_release(&img->waits.release, true);
 	qcow2_worker_kick(&img->write_worker);
 	if (qcow2_commit_is_stuck(img))

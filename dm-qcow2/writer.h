@@ -2,10 +2,10 @@
 /*
  * writer.h - the writer of an image: everything that changes mappings happens in one work item.
  *
- * Since the writer is one work item, which never runs twice at once, what only it touches needs no
- * lock.  It never waits for anything that needs it: memory that comes back when an operation ends
- * is asked for without waiting, and a bio that cannot be served is put aside ("stalled") until
- * an operation or a commit ends.
+ * The writer is one work item, which never runs twice at once, so data that only the writer touches
+ * needs no lock.  The writer never waits for anything that needs the writer: it does not wait for
+ * memory that comes back when an operation ends, and it stalls a bio that cannot be served until an
+ * operation or a commit ends.
  */
 #ifndef DM_QCOW2_WRITER_H
 #define DM_QCOW2_WRITER_H
@@ -44,14 +44,14 @@ struct qcow2_writer {
 int qcow2_writer_init(struct qcow2_image *img);
 
 /**
- * qcow2_writer_stop_polling - look for space no more
+ * qcow2_writer_stop_polling - stop looking for space
  * @img: the image, quiet; before qcow2_commit_stop(), since looking for space starts commits
  */
 void qcow2_writer_stop_polling(struct qcow2_image *img);
 
 /**
- * qcow2_writer_stop - let what has been queued come to its end
- * @img: the image, quiet, after qcow2_commit_stop(): nobody wakes the writer any more
+ * qcow2_writer_stop - let queued work finish
+ * @img: the image, quiet, after qcow2_commit_stop(): nothing wakes the writer any more
  */
 void qcow2_writer_stop(struct qcow2_image *img);
 
@@ -62,17 +62,17 @@ void qcow2_writer_stop(struct qcow2_image *img);
 void qcow2_writer_exit(struct qcow2_image *img);
 
 /**
- * qcow2_writer_configure - take over what the table says
+ * qcow2_writer_configure - apply the features of a table
  * @img: a writable image that is suspended
  * @f: the features of the table that becomes live
  */
 void qcow2_writer_configure(struct qcow2_image *img, const struct qcow2_features *f);
 
 /**
- * qcow2_writer_grown - somebody says that the storage has room now
+ * qcow2_writer_grown - assume that the storage has room now
  * @img: a writable image
  *
- * Whatever waits is tried, and may wait anew.
+ * Everything that waits is tried again, and may wait anew.
  */
 void qcow2_writer_grown(struct qcow2_image *img);
 
