@@ -7,32 +7,31 @@
  *	ring.c		one queue: start, stop, drain, and the worker's pass over the ring
  *	request.c	a descriptor chain -> checked -> bios
  *	complete.c	finished bios -> status, dirty log, used ring, one signal
- *	direct.c	reads and writes of guest memory as it lies
+ *	direct.c	reads and writes of guest memory in place
  *	range.c		DISCARD and WRITE_ZEROES: bios that carry no guest memory
- *	bounce.c	reads and writes whose memory the block layer cannot use as it lies
+ *	bounce.c	reads and writes whose memory the block layer cannot use in place
  *	claim.c		which queue of which open a used ring in a guest's memory belongs to
  *	chain.c		the available ring -> a descriptor chain
  *	part.c		a round of bios: built, submitted, ended
- *	cache.c		what the host has of the device in its page cache
+ *	cache.c		the device's pages in the host's page cache
  *	layout.c	refuses to load on a vhost.ko that has other structures
  *
  * A file calls only files below it in this list.
  *
- * Locks: vhost_dev.mutex (all ioctls) is taken before vhost_virtqueue.mutex (one ring, held by
- * whoever reads the ring or writes used entries). Drains wait under the former, never under the
- * latter. End of bio runs in any context and takes no lock. The lock of claim.c is inside all
- * others.
+ * Locks: vhost_dev.mutex (all ioctls) is taken before vhost_virtqueue.mutex (one ring, held to read
+ * the ring or write used entries). Drains wait under the former, never under the latter. End of bio
+ * runs in any context and takes no lock. The lock of claim.c is inside all others.
  *
  * Invariants:
  *  - A chain that was read from the ring is in flight until its used entry is written, and gets
- *    exactly one. The only chain without one is the last read, when the owner is being killed: it
- *    is given back, unread for whoever owns the ring next.
+ *    exactly one. The only chain without one is the last read, when the owner is being killed: that
+ *    chain is given back, unread, to the ring's next owner.
  *  - So a drained ring resumes at used->idx, whatever the owner says.
  *  - A used ring belongs to one queue of one open at a time, from its start until it is halted and
  *    drained, and, when it was the last, until what was answered is flushed: used->idx means
  *    nothing while another queue has requests of that ring in flight.
- *  - When no ring runs any more, what was answered as written is on stable storage before anybody
- *    is told of that: the stop of the last ring flushes, and so does release.
+ *  - When no ring runs any more, data answered as written is on stable storage before anybody is
+ *    told so: the stop of the last ring flushes, and so does release.
  *  - A request is found by the head of its chain. A head that is offered again while it is in
  *    flight is a broken ring; thus requests never exceed the size of the ring and are allocated
  *    with it.
@@ -60,8 +59,9 @@
 #define VHOST_BLK_QUICK_SEGMENTS	8U
 
 /*
- * A ring is read on only while its requests in flight hold less memory than this, beyond what was
- * allocated with it. 8 MiB is what 1000 requests of 1 MiB take; one request takes at most 1.1 MiB.
+ * A ring is read only while its requests in flight hold less memory than this, beyond the memory
+ * allocated with the ring. 8 MiB is the memory of 1000 requests of 1 MiB; one request takes at most
+ * 1.1 MiB.
  */
 #define VHOST_BLK_MAX_HELD	(8U << 20)
 
@@ -85,8 +85,8 @@ struct vhost_blk_part {
  * struct vhost_blk_steps - the requests that need several rounds of bios
  * @next: called in the worker's or the fallback's context, with the ring's mutex held, when all
  *	bios of the last round have ended; req->error tells how. Returns -EIOCBQUEUED when it has
- *	submitted another round, 0 when the request is finished, another error when memory could
- *	not be had or accessed: then nothing has happened and it may be called again.
+ *	submitted another round, 0 when the request is finished, another error when memory was
+ *	unavailable or inaccessible: then nothing has happened and @next may be called again.
  * @release: frees req->priv
  */
 struct vhost_blk_steps {
@@ -128,23 +128,23 @@ struct vhost_blk_req {
 };
 
 /**
- * struct vhost_blk_claim - whether a queue has its used ring, or waits for another to be done with
+ * struct vhost_blk_claim - whether a queue has its used ring, or waits for another queue to release
  * it
  *
- * Under the lock of claim.c. What does not change from start to unclaim, and @held, which then only
- * becomes true and is changed under the ring's mutex, may be read under that, too. What is known of
- * the awaited one is of the last vhost_blk_claim(), and read by its caller.
+ * Under the lock of claim.c. Fields that do not change from start to unclaim may also be read under
+ * the ring's mutex. So may @held: meanwhile it only becomes true, under the ring's mutex. The
+ * @awaited fields are from the last vhost_blk_claim(), and are read by its caller.
  */
 struct vhost_blk_claim {
 	struct hlist_node node;
 	struct file *file;		/* that the used ring is mapped from, or NULL */
-	const void *memory;		/* what tells this memory from all other; NULL: no claim */
+	const void *memory;		/* identifies the memory; NULL: no claim */
 	u64 at;				/* and the used ring's place in it */
 	const void __user *addr;	/* the same in the owner's memory; the ring's mutex */
 	bool held;
-	pid_t awaited;			/* owner of the one that has it */
-	bool awaited_ends;		/* whether that one is about to stop */
-	bool awaited_stays;		/* and whether that may be only when somebody lets it */
+	pid_t awaited;			/* owner of the queue that has it */
+	bool awaited_ends;		/* whether that queue is about to stop */
+	bool awaited_stays;		/* and maybe only when another process lets it */
 };
 
 /*
@@ -185,7 +185,7 @@ struct vhost_blk_queue {
 	/* Calls the worker after there was no memory for a chain. Not armed once halted. */
 	struct timer_list retry;
 
-	wait_queue_head_t drained;	/* for those who wait: inflight became 0 */
+	wait_queue_head_t drained;	/* woken when inflight becomes 0 */
 };
 
 /*
@@ -209,11 +209,11 @@ struct vhost_blk {
 	bool flush_failed;		/* and the owner has not been told yet; dev.mutex */
 
 	/*
-	 * An ioctl or release is under way, for which the core or we may have to wait for a ring's
-	 * mutex or for a worker: do not poll meanwhile. Written under dev.mutex.
+	 * An ioctl or release is under way, and may have to wait for a ring's mutex or for a
+	 * worker: do not poll meanwhile. Written under dev.mutex.
 	 */
 	bool wanted;
-	struct ratelimit_state limit;	/* of what this open may have said in the kernel's log */
+	struct ratelimit_state limit;	/* of this open's messages in the kernel log */
 
 	/* Changed under dev.mutex with all rings stopped; read by requests in flight. */
 	struct file *file;
@@ -222,15 +222,16 @@ struct vhost_blk {
 	bool writable;			/* the file was opened for writing */
 	struct cgroup_subsys_state *css;	/* owner's io cgroup, for kthread workers */
 	/*
-	 * For executor 2 of complete.c. Its work can sleep on the owner's memory for as long as
-	 * whoever provides that likes, and so must be in no other owner's way. Made with an owner.
+	 * For executor 2 of complete.c. Its work can sleep on the owner's memory for as long as the
+	 * provider of that memory likes, so it must not delay another owner's work. Created with an
+	 * owner.
 	 */
 	struct workqueue_struct *wq;
 
 	/*
 	 * The cache mode: see vhost_blk_write_through(). Changed under dev.mutex at any time, and
-	 * by the workers when a guest flushes. Read when a write begins, to make it durable as it
-	 * is done, and again when it is about to be answered, to make up for what has changed.
+	 * by the workers when a guest flushes. Read when a write begins, to make the write durable
+	 * on completion, and again before the write is answered, in case the mode has changed.
 	 */
 	bool writeback;			/* as the owner has set it; true if it has not */
 	bool unsure;			/* the guest may count on writes being durable */
@@ -239,8 +240,8 @@ struct vhost_blk {
 };
 
 /*
- * Is no request in flight any more? Whoever has seen that, with the ring halted, may free what the
- * requests used.
+ * Is no request in flight any more? A caller that has seen this, with the ring halted, may free
+ * what the requests used.
  */
 static inline bool vhost_blk_drained(struct vhost_blk_queue *q)
 {
@@ -249,9 +250,9 @@ static inline bool vhost_blk_drained(struct vhost_blk_queue *q)
 }
 
 /*
- * Is anything of the device in the host's page cache? Pages may come and go at any time: one that
- * is missed here was read from the device after this, and is looked for again when a write has
- * ended.
+ * Is anything of the device in the host's page cache? Pages may come and go at any time: a page
+ * that is missed here was read from the device after this check, and is looked for again when a
+ * write has ended.
  */
 static inline bool vhost_blk_has_pages(struct vhost_blk *blk)
 {
@@ -259,15 +260,15 @@ static inline bool vhost_blk_has_pages(struct vhost_blk *blk)
 }
 
 /*
- * The core lets the owner change a ring's addresses while it runs; but the used ring has been
- * claimed where it was. Under the ring's mutex.
+ * The core lets the owner change a ring's addresses while the ring runs, but the used ring has been
+ * claimed at its old address. Under the ring's mutex.
  */
 static inline bool vhost_blk_used_moved(struct vhost_blk_queue *q)
 {
 	return q->vq.used != q->claim.addr;
 }
 
-/* Say something that a guest or an owner has brought about; it costs no other one its say. */
+/* Log what a guest or an owner has caused; the rate limit per open silences no other open. */
 #define vhost_blk_notice(blk, fmt, ...)						\
 do {										\
 	if (__ratelimit(&(blk)->limit))						\
@@ -278,9 +279,9 @@ do {										\
  * vhost_blk_write_through - must writes be durable when they complete?
  * @q: the ring
  *
- * A guest that cannot flush has to be given durable writes, and so has one that has chosen to write
- * through. It says that once, to whoever served it then: one that has been served before and may
- * have chosen so is believed to have, until it flushes.
+ * A guest that cannot flush must get durable writes, and so must a guest that has chosen to write
+ * through. A guest says so once, to the server that it has then: a guest that has been served
+ * before and may have chosen so is assumed to have, until it flushes.
  */
 static inline bool vhost_blk_write_through(struct vhost_blk_queue *q)
 {

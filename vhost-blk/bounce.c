@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Reads and writes of guest memory that the block layer cannot take as it lies: segments that are
- * no whole logical blocks, or addresses below the device's DMA alignment. Legal in virtio, rare in
- * practice. Owns the pages that stand in; they are bounded, and a longer request is done in rounds.
- * With fewer pages than it would like a request takes more rounds.
+ * Reads and writes of guest memory that the block layer cannot use in place: segments that are not
+ * whole logical blocks, or addresses below the device's DMA alignment. Legal in virtio, rare in
+ * practice. Owns the bounce pages; their number is bounded, and a longer request is done in rounds.
+ * With fewer pages a request takes more rounds.
  *
  * Everything runs with the ring's mutex held, in a context whose current->mm is the owner's.
  */
@@ -14,7 +14,7 @@
 #include "bounce.h"
 #include "part.h"
 
-/* Most pages that stand in for guest memory: 1 MiB with 4 KiB pages. */
+/* Most bounce pages of a request: 1 MiB with 4 KiB pages. */
 #define VHOST_BLK_BOUNCE_PAGES	BIO_MAX_VECS
 
 /*
@@ -50,7 +50,7 @@ static void vhost_blk_bounce_release(struct vhost_blk_req *req)
 	kfree(b);
 }
 
-/* Copy between guest memory and the first @bytes of the pages; all or, as it seems, nothing. */
+/* Copy between guest memory and the first @bytes of the pages; an error reverts the iterator. */
 static int vhost_blk_bounce_copy(struct vhost_blk_bounce *b, u32 bytes)
 {
 	bool write = op_is_write(b->opf);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * bounce.h - reads and writes whose memory the block layer cannot use as it lies; see bounce.c.
+ * bounce.h - reads and writes whose memory the block layer cannot use in place; see bounce.c.
  */
 #ifndef _VHOST_BLK_BOUNCE_H
 #define _VHOST_BLK_BOUNCE_H
@@ -8,7 +8,7 @@
 #include "blk.h"
 
 /**
- * vhost_blk_bounce - begin a read or write through pages of our own
+ * vhost_blk_bounce - begin a read or write through bounce pages
  * @req: the request
  * @opf: the bios' operation and flags
  * @sector: first sector

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The page cache of the block device that is served. Requests go round it, as direct I/O does, and
- * so have the same duties towards those on the host that read or write the device through it: what
- * is dirty there is written back before a request reads or overwrites it, and what is cached of a
- * range that has been written is dropped before the guest has its answer. So a buffered read that
+ * The page cache of the block device that is served. Requests bypass it, as direct I/O does, and so
+ * have the same duties towards processes on the host that use the device through it: dirty pages
+ * are written back before a request reads or overwrites their data, and cached pages of a range
+ * that has been written are dropped before the guest gets its answer. So a buffered read that
  * begins after the answer finds what the guest has written.
  *
- * Nearly always there is nothing cached, which vhost_blk_has_pages() tells. All else here may
- * sleep; it is called with the ring's mutex held, or for the whole device with all rings stopped.
+ * Nearly always there is nothing cached, which vhost_blk_has_pages() tells. Everything else here
+ * may sleep; it is called with the ring's mutex held, or for the whole device with all rings
+ * stopped.
  */
 #include <linux/pagemap.h>
 
@@ -18,7 +19,7 @@ static void vhost_blk_write_back(struct vhost_blk *blk, u64 sector, u64 sectors)
 {
 	loff_t start = sector << SECTOR_SHIFT;
 
-	/* Its error is for the one whose data it was, and who learns of it by fsync(). */
+	/* The error belongs to the process that wrote the data; fsync() reports it there. */
 	filemap_write_and_wait_range(blk->mapping, start, start + (sectors << SECTOR_SHIFT) - 1);
 }
 
@@ -26,7 +27,7 @@ static void vhost_blk_invalidate(struct vhost_blk *blk, u64 sector, u64 sectors)
 {
 	u64 start = sector << SECTOR_SHIFT, last = start + (sectors << SECTOR_SHIFT) - 1;
 
-	/* A page that was made dirty meanwhile stays: then it is the host that has overwritten. */
+	/* A page that was dirtied meanwhile stays: then the host has overwritten the data. */
 	invalidate_inode_pages2_range(blk->mapping, start >> PAGE_SHIFT, last >> PAGE_SHIFT);
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * cache.h - what the host has of the device in its page cache; see cache.c.
+ * cache.h - the device's pages in the host's page cache; see cache.c.
  */
 #ifndef _VHOST_BLK_CACHE_H
 #define _VHOST_BLK_CACHE_H
@@ -8,10 +8,9 @@
 #include "blk.h"
 
 /**
- * vhost_blk_clean_range - make way for a request that goes round the page cache, where that has
- * pages
+ * vhost_blk_clean_range - prepare a range with cached pages for a request that bypasses them
  * @blk: the device
- * @write: the request writes, so that nothing that is cached may stay
+ * @write: the request writes, so that no cached page may stay
  * @sector: the range's start
  * @sectors: its length, not 0
  */
@@ -24,12 +23,12 @@ void vhost_blk_clean_range(struct vhost_blk *blk, bool write, u64 sector, u64 se
 void vhost_blk_after_write(struct vhost_blk_req *req);
 
 /**
- * vhost_blk_clean_cache - have device and page cache agree when a backend begins and ends
+ * vhost_blk_clean_cache - make device and page cache agree when a backend begins and ends
  * @blk: the device, with a backend and all rings stopped
  */
 void vhost_blk_clean_cache(struct vhost_blk *blk);
 
-/* Have the device hold what the host has written to a range that is about to be read. */
+/* Write back what the host has written to a range that is about to be read. */
 static inline void vhost_blk_before_read(struct vhost_blk *blk, u64 sector, u64 sectors)
 {
 	if (unlikely(vhost_blk_has_pages(blk)))
@@ -37,7 +36,7 @@ static inline void vhost_blk_before_read(struct vhost_blk *blk, u64 sector, u64 
 }
 
 /*
- * Let nothing that is cached be written over what a request will write, nor be read afterwards. The
+ * Cached data must not be written over what a request will write, nor be read afterwards. The
  * request remembers the range for vhost_blk_after_write().
  */
 static inline void vhost_blk_before_write(struct vhost_blk_req *req, u64 sector, u32 sectors)

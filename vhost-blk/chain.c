@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * From the available ring to a descriptor chain, and the end of a ring that makes no sense. Owns
- * the quick way for what nearly every chain is: a few segments, each of which lies in one memory
- * region, in the ring or in one indirect table.
+ * From the available ring to a descriptor chain, and breaking a malformed ring. Owns the quick
+ * path, which nearly every chain takes: a few segments, each of which lies in one memory region, in
+ * the ring or in one indirect table.
  *
- * All else is left to the core, and so is every judgement: what the quick way does not take, for
- * whatever reason, vhost_get_vq_desc() reads again from the start. The quick way thus never has to
- * say what is wrong, takes nothing that the core would not take, and keeps nothing of what it does
- * not take; that the guest may change the chain between the two readings does not matter.
+ * Everything else is left to the core, and so is every judgement: a chain that the quick path does
+ * not take, for whatever reason, vhost_get_vq_desc() reads again from the start. So the quick path
+ * never has to say what is wrong, takes nothing that the core would not take, and keeps nothing of
+ * a chain that it does not take. The guest may change the chain between the two reads: that is
+ * harmless.
  *
  * Runs with the ring's mutex held, under which vq->umem does not change, in a context whose
  * current->mm is the owner's.
@@ -24,7 +25,7 @@
 /* Longest indirect table: its descriptors have numbers of 16 bits. */
 #define VHOST_BLK_MAX_TABLE	((USHRT_MAX + 1U) * sizeof(struct vring_desc))
 
-/* The regions found last: a chain seldom has more, for its header and status lie side by side. */
+/* The regions found last: a chain seldom has more, since its header and status lie side by side. */
 struct vhost_blk_regions {
 	const struct vhost_iotlb_map *last, *before;
 };
@@ -63,7 +64,7 @@ static __always_inline void __user *vhost_blk_translate(struct vhost_virtqueue *
 	return (void __user *)(uintptr_t)(map->addr + offset);
 }
 
-/* Is there a chain in the ring that was not read? An index that jumps is for the core to judge. */
+/* Does the ring have a chain that was not read? An index that jumps is left to the core. */
 static __always_inline bool vhost_blk_has_chain(struct vhost_virtqueue *vq)
 {
 	__virtio16 ring_idx;
@@ -101,8 +102,8 @@ bool vhost_blk_index_jumps(struct vhost_virtqueue *vq)
 }
 
 /*
- * Copy as much as may be needed of an indirect table. Its address is the guest's, so that is left
- * to the function that knows what a mispredicted check could do.
+ * Copy as much as may be needed of an indirect table. The guest chooses its address, so this takes
+ * copy_from_user(), which guards against a mispredicted check.
  */
 static bool vhost_blk_load_table(struct vhost_blk_queue *q, struct vhost_blk_regions *regions,
 				 unsigned int *nr)
@@ -139,7 +140,7 @@ static int vhost_blk_quick_chain(struct vhost_blk_queue *q, unsigned int *out, u
 	if (vhost_blk_to_cpu16(vq, d->flags) == VRING_DESC_F_INDIRECT) {
 		if (!vhost_blk_load_table(q, &regions, &nr_loaded))
 			return -EAGAIN;
-		/* Nothing of the ring may follow. */
+		/* No descriptor of the ring may follow. */
 		nr = 0;
 	}
 	for (nr_iov = 0; nr_iov < ARRAY_SIZE(q->descs); nr_iov++, d++) {

@@ -8,12 +8,11 @@
 #include "blk.h"
 
 /**
- * vhost_blk_break - stop reading a ring that makes no sense
+ * vhost_blk_break - stop reading a malformed ring
  * @q: the ring
  * @why: what is wrong with it
  *
- * The guest's doing, so a ring of its own suffers and nothing else. The owner learns of it by the
- * error eventfd.
+ * The guest caused this, so only its own ring is affected. The error eventfd tells the owner.
  *
  * Context: ring's mutex held.
  */
@@ -35,7 +34,7 @@ int vhost_blk_next_chain(struct vhost_blk_queue *q, unsigned int *out, unsigned 
  * vhost_blk_index_jumps - is the available index one that no driver can have set?
  * @vq: the ring, of which nothing is left to be read
  *
- * One that cannot be read is none either, unless that is because the owner is being killed.
+ * An index that cannot be read counts as such, unless the owner is being killed.
  */
 bool vhost_blk_index_jumps(struct vhost_virtqueue *vq);
 

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * To which queue of which open a used ring in a guest's memory belongs. Owns the table of them,
- * which is one for the whole module, and its lock, which is the innermost of all.
+ * Which queue of which open a used ring in a guest's memory belongs to. Owns the table of claims,
+ * one for the whole module, and its lock, the innermost of all.
  *
- * A guest outlives the owners of its rings. When one has been killed its requests go on to their
- * end, and the used index tells nothing of them yet: whoever started the ring again meanwhile would
- * answer the same chains a second time, while the first time's data still goes to memory that the
- * guest has put to other use. An exclusive claim on the block device does not keep the next owner
- * away where several have it open, as read-only ones do. So the ring itself is claimed, from its
- * start until it is stopped: halted, drained, and, when it was the last of its open, what was
- * answered made durable. A pause, in which the owner changes its memory, keeps the claim. A ring
- * that somebody else has is started, but begins when that one is done.
+ * A guest outlives the owners of its rings. When an owner has been killed, its requests go on to
+ * their end, and the used index does not count them yet: a process that started the ring again
+ * meanwhile would answer the same chains a second time, while data of the first time still goes to
+ * memory that the guest has reused. An exclusive claim on the block device does not keep the next
+ * owner away where several owners have the device open, as read-only ones do. So the ring itself is
+ * claimed, from its start until it is stopped: halted, drained, and, when it was the last ring of
+ * its open, its answers made durable. A pause, in which the owner changes its memory, keeps the
+ * claim. A ring that another queue has claimed is started, but begins when that queue is done.
  *
- * The stop of a ring that waits is not over before the requests of one that is about to end. For
- * one that lives and runs on it does not wait: that may be as long as that one likes, and where the
- * guest has named one used ring for queues of two disks, for as long as the guest likes. Whoever
- * waits so holds no claim, or two that wait for each other's would wait without an end.
+ * The stop of a ring that waits for a claim also waits for the requests of a holder that is about
+ * to end. It does not wait for a holder that lives and runs on: that may take as long as its owner
+ * likes, and where the guest has named one used ring for queues of two disks, as long as the guest
+ * likes. A stop that waits holds no claim, or two stops could wait for each other forever.
  *
- * A used ring is known by the file that it is mapped from and its place there, which are the same
- * for all processes that share the memory; memory that is private to a process by that and its
- * address.
+ * A used ring is identified by the file that it is mapped from and its offset there, which are the
+ * same for all processes that share the memory; in memory that is private to a process, by that
+ * process's mm and the address.
  */
 #define pr_fmt(fmt) "vhost-blk: " fmt
 
@@ -34,7 +34,7 @@
 static DEFINE_SPINLOCK(vhost_blk_claims_lock);
 static DEFINE_HASHTABLE(vhost_blk_claims, 8);	/* held and waited for; vhost_blk_claims_lock */
 
-/* Woken whenever a claim begins or ends, and when a ring goes on that has one. */
+/* Woken whenever a claim begins or ends, and when a ring that has one resumes. */
 static DECLARE_WAIT_QUEUE_HEAD(vhost_blk_claims_wait);
 
 static unsigned long vhost_blk_claim_hash(const struct vhost_blk_claim *claim)
@@ -52,12 +52,12 @@ static struct vhost_blk_queue *vhost_blk_claimant(struct vhost_blk_claim *claim)
 	return container_of(claim, struct vhost_blk_queue, claim);
 }
 
-/* How long a waiter waits before it looks again at the one that is about to end. */
+/* How long a waiter waits before it looks again at a holder that is about to end. */
 #define VHOST_BLK_LOOK		(HZ / 2)
 
 /*
- * Was the owner killed? A SIGKILL is seen as soon as it is sent. Without its lock: whoever sees it
- * too late sees it at the next look.
+ * Was the owner killed? A SIGKILL is seen as soon as it is sent. Read without siglock: a waiter
+ * that misses it sees it at the next look.
  */
 static bool vhost_blk_is_dying(struct vhost_blk_queue *q)
 {
@@ -102,7 +102,7 @@ int vhost_blk_claim_prepare(struct vhost_blk_queue *q)
 		return -EINTR;
 	vma = vma_lookup(mm, addr);
 	if (vma && vma->vm_file && vma->vm_flags & VM_MAYSHARE) {
-		/* As long as the file is open no other can have its mapping's address. */
+		/* While the file is open, no other file's mapping has the same address. */
 		file = get_file(vma->vm_file);
 		memory = file->f_mapping;
 		at = ((u64)vma->vm_pgoff << PAGE_SHIFT) + addr - vma->vm_start;
@@ -130,10 +130,11 @@ int vhost_blk_claim_prepare(struct vhost_blk_queue *q)
 }
 
 /*
- * What a ring that waits has to know of the one that has its used ring. That one is about to end
- * when it is halted, its owner was killed, or its worker was, as by execve(). It ends when its open
- * is released. Another process may keep that open, though: then it has ended as far as it ever does
- * when it has no request in flight and nobody is at work on it, and goes on if it has a worker.
+ * What a ring that waits must know of the holder of its used ring. A holder is about to end when it
+ * is halted, its owner was killed, or its worker was, as by execve(). It ends when its open is
+ * released. Another process may keep that open, though: then the holder has ended as far as it ever
+ * does when it has no request in flight and no ioctl or release is under way, and it goes on if it
+ * has a worker.
  */
 static void vhost_blk_look(struct vhost_blk_claim *claim, struct vhost_blk_queue *holder)
 {
@@ -160,7 +161,7 @@ bool vhost_blk_claim(struct vhost_blk_queue *q)
 		}
 	}
 	spin_unlock(&vhost_blk_claims_lock);
-	/* Whoever waits for the end of this queue's claim may have seen it paused. */
+	/* A waiter for the end of this queue's claim may have seen the queue paused. */
 	if (claim->held)
 		wake_up_all(&vhost_blk_claims_wait);
 	return claim->held;
@@ -195,7 +196,7 @@ void vhost_blk_unclaim(struct vhost_blk_queue *q)
 	if (!hlist_unhashed(&claim->node))
 		hash_del(&claim->node);
 	claim->held = false;
-	/* Those who wait stay in the table, and so exist, until they have taken the lock. */
+	/* Waiters stay in the table, and so exist, until they have taken the lock. */
 	hash_for_each_possible(vhost_blk_claims, other, node, vhost_blk_claim_hash(claim))
 		if (!other->held && vhost_blk_claim_same(other, claim))
 			vhost_poll_queue(&vhost_blk_claimant(other)->vq.poll);

@@ -8,11 +8,11 @@
 #include "blk.h"
 
 /**
- * vhost_blk_claim_prepare - find out which memory a ring's used ring is
+ * vhost_blk_claim_prepare - find out which memory a ring's used ring lies in
  * @q: the ring, halted and drained, with addresses
  *
- * A claim that the ring has is kept if it is of the same memory. Else the ring is entered as
- * waiting until vhost_blk_claim().
+ * An existing claim is kept if it is for the same memory. Else the ring is entered as waiting until
+ * vhost_blk_claim().
  *
  * Context: dev.mutex and the ring's mutex held, by the owner.
  *
@@ -36,12 +36,12 @@ bool vhost_blk_claim(struct vhost_blk_queue *q);
 
 /**
  * vhost_blk_claim_wait - wait until no queue that is about to end has the used ring
- * @q: the ring, halted, after vhost_blk_claim() in vain
- * @looks: how often one that ends only when another process lets it is looked at again
+ * @q: the ring, halted, after vhost_blk_claim() failed
+ * @looks: how often to look again at a queue that ends only when another process lets it
  *
  * Context: dev.mutex held, and no claim by any queue that is halted.
  *
- * Return: 0, 1 when it was given up on such a one, or -ERESTARTSYS when the caller is being killed
+ * Return: 0, 1 when it gave up on such a queue, or -ERESTARTSYS when the caller is being killed
  */
 int vhost_blk_claim_wait(struct vhost_blk_queue *q, unsigned int looks);
 
@@ -49,7 +49,7 @@ int vhost_blk_claim_wait(struct vhost_blk_queue *q, unsigned int looks);
  * vhost_blk_unclaim - give up a claim, or stop waiting for it
  * @q: the ring, halted and drained
  *
- * After this nobody calls the ring's worker for it any more. May be called without a claim.
+ * After this the ring's worker is not called for the claim any more. May be called without a claim.
  *
  * Context: dev.mutex held.
  */

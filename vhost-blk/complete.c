@@ -6,10 +6,10 @@
  * The end of a bio only puts the request on queue->done (part.c). Guest memory is written by one of
  * two executors:
  *  - the queue's worker: at the end of its pass over the ring, else by done_work;
- *  - a work item under kthread_use_mm(), when the owner is being killed. Its workers are threads
- *    of the same process then: the core takes none of our work any more, or runs it in a thread
- *    with a fatal signal pending, where any page fault fails. Guests outlive their owner, so that
- *    a failure of this kind must never be taken for the guest's.
+ *  - a work item under kthread_use_mm(), when the owner is being killed. Its workers are threads of
+ *    the same process then: the core takes none of our work any more, or runs it in a thread with a
+ *    fatal signal pending, where any page fault fails. Guests outlive their owner, so such a
+ *    failure must never be blamed on the guest.
  * Both run with the ring's mutex held and take whatever is there; either may find nothing.
  *
  * The device may be freed as soon as its last request is off queue->done and the grace period that
@@ -35,7 +35,7 @@ static int vhost_blk_log(struct vhost_blk_req *req)
 	struct vhost_virtqueue *vq = &req->queue->vq;
 	int ret = 0;
 
-	/* Whoever turned logging off meanwhile may have unmapped the log. */
+	/* The owner may have turned logging off meanwhile, and unmapped the log. */
 	if (!vhost_blk_has_feature(vq, VHOST_F_LOG_ALL))
 		return 0;
 	/* The core insists that the entries hold at least the length it is given. */
@@ -47,8 +47,8 @@ static int vhost_blk_log(struct vhost_blk_req *req)
 }
 
 /*
- * The core marks what it writes into the used ring, but does not tell when it could not: in a
- * thread that was killed meanwhile. Then the other executor marks the whole used ring.
+ * The core logs its writes to the used ring, but does not report a failure, as in a thread that was
+ * killed meanwhile. Then the other executor marks the whole used ring.
  */
 static void vhost_blk_check_used_log(struct vhost_blk_queue *q)
 {
@@ -71,7 +71,7 @@ static void vhost_blk_check_used_log(struct vhost_blk_queue *q)
 /*
  * Finish a request whose bios have ended: everything but its used entry, which is added to q->used.
  * Returns 0, -EIOCBQUEUED when it has another round, -EINTR when the other executor must do it,
- * from the start or from where it got to.
+ * from the start or from where this one stopped.
  */
 static int vhost_blk_finish(struct vhost_blk_req *req)
 {
@@ -105,7 +105,7 @@ static int vhost_blk_finish(struct vhost_blk_req *req)
 	if (unlikely(req->error)) {
 		req->status = req->error == BLK_STS_NOTSUPP ? VIRTIO_BLK_S_UNSUPP :
 							      VIRTIO_BLK_S_IOERR;
-		/* It may have been the flush for which the mark was cleared. */
+		/* The failed bio may have been the flush for which the mark was cleared. */
 		q->unflushed = true;
 	}
 	if (req->status == VIRTIO_BLK_S_OK)
@@ -141,7 +141,7 @@ static bool vhost_blk_publish(struct vhost_blk_queue *q)
 	if (!nr)
 		return true;
 	if (unlikely(vhost_blk_used_moved(q))) {
-		/* The new place may be another's. */
+		/* The new place may belong to another queue. */
 		vhost_blk_break(q, "its used ring was moved");
 	} else if (unlikely(vhost_blk_add_used(vq, q->used, q->nr_used))) {
 		if (fatal_signal_pending(current)) {
@@ -188,7 +188,7 @@ void vhost_blk_reap(struct vhost_blk_queue *q)
 		}
 		list = next;
 	}
-	/* Before the publishing, after which the ring may be drained and its worker gone. */
+	/* Before publishing: afterwards the ring may be drained and its worker gone. */
 	if (unlikely(q->throttled) && q->held < VHOST_BLK_MAX_HELD) {
 		q->throttled = false;
 		if (q->vq.private_data)

@@ -2,8 +2,8 @@
 /*
  * /dev/vhost-blk: open, ioctls, release, and the life of the block device behind the rings.
  *
- * Takes vhost_dev.mutex for every ioctl. The core demands that only the process that set itself the
- * owner goes on; ioctls of our own demand the same.
+ * Takes vhost_dev.mutex for every ioctl. The core serves only the process that has made itself the
+ * owner; our own ioctls do the same.
  */
 #define pr_fmt(fmt) "vhost-blk: " fmt
 
@@ -54,7 +54,7 @@ static const struct kernel_param_ops vhost_blk_max_queues_ops = {
 module_param_cb(max_queues, &vhost_blk_max_queues_ops, &max_queues, 0644);
 MODULE_PARM_DESC(max_queues, "Rings per open of /dev/vhost-blk, 1 to 256 (default 16)");
 
-/* Nobody has said anything of the cache mode. No ring runs. */
+/* Forget all that is known of the cache mode. No ring runs. */
 static void vhost_blk_forget_mode(struct vhost_blk *blk)
 {
 	blk->writeback = true;
@@ -91,7 +91,7 @@ static int vhost_blk_open(struct inode *inode, struct file *file)
 	return 0;
 }
 
-/* Make as many queues as were asked for, and all that takes memory before an owner does. */
+/* Make as many queues as were asked for: all that is allocated before there is an owner. */
 static int vhost_blk_make_queues(struct vhost_blk *blk)
 {
 	unsigned int i;
@@ -118,12 +118,12 @@ nomem:
 	return -ENOMEM;
 }
 
-/* For every ioctl but those that come before: from here on there are queues, until release. */
+/* For every ioctl but those that precede the queues: they exist from here until release. */
 static int vhost_blk_set_up(struct vhost_blk *blk)
 {
 	int ret = 0;
 
-	/* Pairs with the release below: whoever sees it sees the queues. */
+	/* Pairs with the release below: a reader that sees ready sees the queues. */
 	if (smp_load_acquire(&blk->ready))
 		return 0;
 	mutex_lock(&blk->setup);
@@ -165,7 +165,7 @@ static bool vhost_blk_flush(struct vhost_blk *blk)
 	return false;
 }
 
-/* Has a flush failed that nobody has been told of? -EIO once. */
+/* Has a flush failed that the owner has not been told of? Returns -EIO once. */
 static int vhost_blk_tell_of_flush(struct vhost_blk *blk)
 {
 	bool failed = blk->flush_failed;
@@ -176,8 +176,7 @@ static int vhost_blk_tell_of_flush(struct vhost_blk *blk)
 
 /*
  * Make durable what has been answered as written. Rings that still run, or have requests in flight
- * because a drain was cut short, may be answering more: the last of them to be stopped does it for
- * all.
+ * because a drain was cut short, may answer more: the stop of the last of them flushes for all.
  */
 static void vhost_blk_flush_answers(struct vhost_blk *blk)
 {
@@ -206,9 +205,9 @@ static bool vhost_blk_is_paused(struct vhost_blk_queue *q)
 }
 
 /*
- * Called when rings have been paused that do not go on. If none runs any more, what has been
- * answered is made durable: whoever hears of the stop may look at the image, copy it, or go on with
- * it elsewhere. Only then others get the used rings.
+ * Called when rings have been paused and do not resume. If no ring runs any more, what has been
+ * answered is made durable: a process that learns of the stop may look at the image, copy it, or
+ * resume it elsewhere. Only then may others get the used rings.
  *
  * Waits as long as the storage takes, as a drain does.
  */
@@ -227,9 +226,9 @@ static void vhost_blk_settle(struct vhost_blk *blk)
 }
 
 /*
- * The end of a stop, with all rings paused that it is about: settle, and then, with no claim left,
- * wait for those owners that are about to end and whose rings ours have been waiting for. One that
- * does not come to its end has not flushed what it has answered, so that is done for it.
+ * The end of a stop, with all rings concerned paused: settle, and then, with no claim left, wait
+ * for the owners that are about to end and that our rings have been waiting for. An owner that does
+ * not come to its end has not flushed its answers, so this flushes them.
  *
  * Returns an error when the caller is being killed.
  */
@@ -244,7 +243,7 @@ static int vhost_blk_end_stop(struct vhost_blk *blk)
 
 		if (ret < 0)
 			return ret;
-		/* The others' owner is most likely the same. */
+		/* The other rings most likely wait for the same owner. */
 		if (ret)
 			looks = 0;
 	}
@@ -267,7 +266,7 @@ static int vhost_blk_stop(struct vhost_blk *blk)
 	return vhost_blk_end_stop(blk);
 }
 
-/* After rings have been paused and started again: nothing is to be done if all of them were. */
+/* After rings have been paused and started again: nothing to do if all of them were. */
 static void vhost_blk_settle_rest(struct vhost_blk *blk)
 {
 	bool any = false;
@@ -279,7 +278,7 @@ static void vhost_blk_settle_rest(struct vhost_blk *blk)
 		vhost_blk_settle(blk);
 }
 
-/* Let go of the block device, with all rings stopped and drained. */
+/* Drop the block device, with all rings stopped and drained. */
 static void vhost_blk_drop_backend(struct vhost_blk *blk)
 {
 	unsigned int i;
@@ -299,7 +298,7 @@ static void vhost_blk_drop_backend(struct vhost_blk *blk)
 }
 
 /*
- * Stop all that runs for the owner, however long its requests in flight and the flush behind them
+ * Stop all that runs for the owner, however long its requests in flight and the flush after them
  * take. Returns the error of a flush, after everything has been done.
  */
 static int vhost_blk_shut_down(struct vhost_blk *blk)
@@ -311,7 +310,7 @@ static int vhost_blk_shut_down(struct vhost_blk *blk)
 		vhost_blk_ring_halt(blk->queues[i]);
 	for (i = 0; i < blk->nr_queues; i++)
 		wait_event(blk->queues[i]->drained, vhost_blk_drained(blk->queues[i]));
-	/* Nobody is to wake their workers any more. Those that have a used ring keep it for now. */
+	/* Their workers must not be woken any more. Queues with a used ring keep it for now. */
 	for (i = 0; i < blk->nr_queues; i++)
 		if (!blk->queues[i]->claim.held)
 			vhost_blk_unclaim(blk->queues[i]);
@@ -402,7 +401,7 @@ static long vhost_blk_set_backend(struct vhost_blk *blk, void __user *argp)
 	ret = vhost_blk_stop(blk);
 	if (ret)
 		goto put;
-	/* A device that cannot be flushed is let go all the same, and no other takes its place. */
+	/* A device that cannot be flushed is dropped all the same, and no other takes its place. */
 	ret = vhost_blk_tell_of_flush(blk);
 	vhost_blk_drop_backend(blk);
 	if (ret || !file)
@@ -479,8 +478,8 @@ static long vhost_blk_set_serial(struct vhost_blk *blk, void __user *argp)
 
 /*
  * A guest that gives up flushing expects all that it has written to be safe from now on. A write
- * that is answered after this returns is durable: whoever answers it sees the new mode, and whoever
- * still saw the old one has answered before the flush.
+ * that is answered after this returns is durable: an executor that answers it sees the new mode,
+ * and an executor that still saw the old one has answered before the flush.
  */
 static long vhost_blk_set_writeback(struct vhost_blk *blk, void __user *argp)
 {
@@ -514,8 +513,8 @@ static long vhost_blk_set_writeback(struct vhost_blk *blk, void __user *argp)
 }
 
 /*
- * Requests in flight have the addresses that the old table gave them, and keep them to their end:
- * the owner may unmap that memory when this returns.
+ * Requests in flight use addresses of the old table to their end, so drain them: the owner may
+ * unmap that memory when this returns.
  */
 static long vhost_blk_set_memory(struct vhost_blk *blk, void __user *argp)
 {
@@ -525,7 +524,7 @@ static long vhost_blk_set_memory(struct vhost_blk *blk, void __user *argp)
 
 	if (ret)
 		return ret;
-	/* All of them, though one may fail: the old memory is to be used by none. */
+	/* Go through all rings even if one fails: none may use the old memory. */
 	for (i = 0; i < blk->nr_queues; i++) {
 		struct vhost_blk_queue *q = blk->queues[i];
 		bool restart = vhost_blk_ring_running(q);
@@ -555,8 +554,8 @@ static long vhost_blk_worker_ioctl(struct vhost_blk *blk, unsigned int cmd, void
 }
 
 /*
- * Dirty logging is per request: those in flight were not prepared for it and would go unlogged.
- * Drain them before it begins.
+ * Dirty logging is per request: requests in flight were not prepared for logging and would go
+ * unlogged. Drain them before it begins.
  */
 static long vhost_blk_set_features(struct vhost_blk *blk, void __user *argp)
 {
@@ -628,7 +627,7 @@ static long vhost_blk_reset_owner(struct vhost_blk *blk)
 	}
 	ret = vhost_blk_shut_down(blk);
 	vhost_dev_reset_owner(&blk->dev, umem);
-	/* The next owner finds what an open gives. */
+	/* The next owner finds the state of a fresh open. */
 	vhost_blk_forget_mode(blk);
 	for (i = 0; i < blk->nr_queues; i++)
 		memset(blk->queues[i]->serial, 0, VHOST_BLK_SERIAL_BYTES);
@@ -655,9 +654,9 @@ static long vhost_blk_busyloop(struct vhost_blk *blk, void __user *argp)
 }
 
 /*
- * A stop that a signal cut short has left a ring without backend but with requests in flight.  The
- * core checks no address of such a ring, and the requests still use it: nothing else may be done
- * before they have drained, and the used ring is let go.
+ * A stop that a signal cut short has left a ring without backend but with requests in flight. The
+ * core checks no address of such a ring, and the requests still use the ring: before anything else
+ * is done, the requests must have drained and the used ring must be released.
  */
 static long vhost_blk_finish_stops(struct vhost_blk *blk)
 {
@@ -673,7 +672,7 @@ static long vhost_blk_finish_stops(struct vhost_blk *blk)
 		if (ret)
 			return ret;
 	}
-	/* Of a flush that has failed the next stop tells. */
+	/* The next stop reports a failed flush. */
 	return any ? vhost_blk_end_stop(blk) : 0;
 }
 
@@ -729,7 +728,7 @@ static long vhost_blk_ioctl(struct file *file, unsigned int cmd, unsigned long a
 	if (ret)
 		return ret;
 
-	/* A drain may hold it for as long as the storage takes. */
+	/* A drain may hold the mutex for as long as the storage takes. */
 	if (mutex_lock_killable(&blk->dev.mutex))
 		return -EINTR;
 	WRITE_ONCE(blk->wanted, true);

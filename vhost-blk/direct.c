@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Reads and writes of guest memory that the block layer can take as it lies. Owns the pinning of
- * that memory and the rounds in which a long request is done, so that what one request keeps
- * pinned, and the memory that describes it, are bounded whatever its length.
+ * Reads and writes of guest memory that the block layer can use in place. Owns the pinning of that
+ * memory and the rounds in which a long request is done, so that the memory that one request pins,
+ * and the memory that describes it, are bounded whatever its length.
  *
  * Everything runs with the ring's mutex held, in a context whose current->mm is the owner's.
  */
@@ -67,11 +67,12 @@ bool vhost_blk_is_direct(struct block_device *bdev, const struct iov_iter *iter,
 
 /*
  * Pin guest memory and add it to a bio, until either is used up. Segments are whole blocks; where
- * one has to be cut, the cut is at a block's end. When @more follows @data, its end is found; else
- * @data just becomes empty, which is far cheaper. Returns 0 if anything was added.
+ * one has to be cut, the cut is at a block's end. If @more follows @data, @data is advanced by what
+ * was added; else it is truncated in the end, which is far cheaper. Returns 0 if anything was
+ * added.
  *
- * This is iov_iter_extract_pages() for what comes here, segments of user memory none of which is
- * empty: with one page to a request, its generality would cost more than its work.
+ * This is iov_iter_extract_pages() for segments of user memory, none of them empty: with one page
+ * per request, the generality of that function would cost more than its work.
  */
 static int vhost_blk_pin_pages(struct bio *bio, struct iov_iter *data, bool more)
 {
@@ -84,8 +85,9 @@ static int vhost_blk_pin_pages(struct bio *bio, struct iov_iter *data, bool more
 		unsigned int room = bio->bi_max_vecs - bio->bi_vcnt;
 		struct bio_vec *bv = &bio->bi_io_vec[bio->bi_vcnt];
 		/*
-		 * The pages are noted at the end of the free vectors. A vector is twice as large as
-		 * a note, so that filling the vectors from the start never overtakes the reading.
+		 * The page pointers are kept at the end of the free vectors. A vector is twice as
+		 * large as a pointer, so filling the vectors from the start never overtakes reading
+		 * the pointers.
 		 */
 		struct page **pages = (struct page **)(bv + room) - room;
 		unsigned long addr = (unsigned long)iter_iov_addr(data);
@@ -132,8 +134,8 @@ static int vhost_blk_pin_pages(struct bio *bio, struct iov_iter *data, bool more
 
 /*
  * Build the bios of one round and advance @sector and @data by them. Returns 0 if there is anything
- * to submit; else nothing has changed. A part that cannot be had, for whatever reason, ends the
- * round: the next one begins with it and either gets it or fails.
+ * to submit; else nothing has changed. A part that fails, for whatever reason, ends the round: the
+ * next round begins with that part and either gets it or fails.
  */
 static int vhost_blk_direct_round(struct vhost_blk_req *req, blk_opf_t opf, sector_t *sector,
 				  struct iov_iter *data, unsigned int nr_pages)
@@ -151,7 +153,7 @@ static int vhost_blk_direct_round(struct vhost_blk_req *req, blk_opf_t opf, sect
 		part = vhost_blk_add_part(req, min(nr_pages, BIO_MAX_VECS), opf, *sector);
 		if (!part)
 			break;
-		/* It may take part of the memory; the rest goes into further bios. */
+		/* This bio may take only some of the memory; the rest goes into further bios. */
 		ret = vhost_blk_pin_pages(&part->bio, data, rest);
 		if (ret) {
 			vhost_blk_drop_part(req, part);

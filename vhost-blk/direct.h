@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * direct.h - reads and writes of guest memory as it lies; see direct.c.
+ * direct.h - reads and writes of guest memory in place; see direct.c.
  */
 #ifndef _VHOST_BLK_DIRECT_H
 #define _VHOST_BLK_DIRECT_H
@@ -8,7 +8,7 @@
 #include "blk.h"
 
 /**
- * vhost_blk_is_direct - can the block layer use this memory as it lies?
+ * vhost_blk_is_direct - can the block layer use this memory in place?
  * @bdev: the device
  * @iter: the memory
  * @nr_pages: if so, how many pages it touches, segment by segment
@@ -17,7 +17,7 @@ bool vhost_blk_is_direct(struct block_device *bdev, const struct iov_iter *iter,
 			 unsigned int *nr_pages);
 
 /**
- * vhost_blk_direct - begin a read or write of guest memory as it lies
+ * vhost_blk_direct - begin a read or write of guest memory in place
  * @req: the request
  * @opf: the bios' operation and flags
  * @sector: first sector

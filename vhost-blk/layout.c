@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Is the vhost.ko that is loaded the one whose structures this module was built against?
+ * Is the loaded vhost.ko the one whose structures this module was built against?
  *
  * The module shares struct vhost_dev and struct vhost_virtqueue with vhost.ko, whose header is not
  * part of any kernel's headers; symbol versions do not cover it. So before anything is registered,
- * vhost.ko is made to initialise a device in memory full of a pattern, and every field that it
- * fills must hold what it is known to hold, every byte past the end still the pattern.
+ * vhost.ko initialises a device in memory that is filled with a pattern: every field that vhost.ko
+ * sets must hold its known value, and every byte past the end must still hold the pattern.
  */
 #define pr_fmt(fmt) "vhost-blk: " fmt
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * layout.h - whether vhost.ko has the structures that this was built for; see layout.c.
+ * layout.h - whether vhost.ko has the structures that this module was built for; see layout.c.
  */
 #ifndef _VHOST_BLK_LAYOUT_H
 #define _VHOST_BLK_LAYOUT_H

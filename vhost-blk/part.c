@@ -41,7 +41,7 @@ void vhost_blk_end_io(struct bio *bio)
 	rcu_read_unlock();
 }
 
-/* What a part of its own takes, as counted in the queue. */
+/* The memory of an allocated part, as counted in the queue. */
 static size_t vhost_blk_part_bytes(unsigned int nr_vecs)
 {
 	return sizeof(struct vhost_blk_part) + nr_vecs * sizeof(struct bio_vec);
@@ -78,7 +78,7 @@ struct vhost_blk_part *vhost_blk_add_part(struct vhost_blk_req *req, unsigned in
 	bio_init(bio, blk->bdev, vecs, nr_vecs, opf);
 	/*
 	 * A vhost task is in its owner's cgroup by itself, and follows when the owner moves. An
-	 * interrupt may change other flags of ours meanwhile.
+	 * interrupt may change other flags of the task meanwhile.
 	 */
 	if (unlikely(data_race(current->flags & PF_KTHREAD)) && blk->css)
 		bio_associate_blkg_from_css(bio, blk->css);
@@ -89,8 +89,8 @@ struct vhost_blk_part *vhost_blk_add_part(struct vhost_blk_req *req, unsigned in
 }
 
 /*
- * Unpin what a bio has pinned; make sure that what the device wrote is kept. A vector's pages are
- * of one folio, which is nearly always dirty already, and then it need not be locked.
+ * Unpin the pages of a bio; mark them dirty if the device wrote to them. A vector's pages are of
+ * one folio, which is nearly always dirty already, and then need not be locked.
  */
 static void vhost_blk_release_pages(struct bio *bio, bool dirties)
 {

@@ -21,9 +21,9 @@ static inline void vhost_blk_use_fallback(struct vhost_blk_queue *q)
  * @sector: first sector
  *
  * A first part of at most VHOST_BLK_INLINE_VECS needs no memory; a larger one is made that small
- * when there is none at hand, so that a request goes on in smaller rounds instead of failing.
+ * when memory is unavailable, so that a request goes on in smaller rounds instead of failing.
  *
- * Return: the part, or NULL without memory, which a first part never is
+ * Return: the part, or NULL without memory; never NULL for a first part
  */
 struct vhost_blk_part *vhost_blk_add_part(struct vhost_blk_req *req, unsigned int nr_vecs,
 					  blk_opf_t opf, sector_t sector);
@@ -67,7 +67,7 @@ void vhost_blk_drop_part(struct vhost_blk_req *req, struct vhost_blk_part *part)
  * @sector: its start
  * @sectors: its length
  *
- * The capacity is read each time, for it may grow while the guest runs.
+ * The capacity is read each time, since it may grow while the guest runs.
  */
 bool vhost_blk_in_capacity(struct vhost_blk *blk, u64 sector, u64 sectors);
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * DISCARD and WRITE_ZEROES. Owns the check of their ranges and the rounds in which they are done:
- * one bio at a time, so that a guest's "zero two terabytes" holds neither the worker nor memory,
- * however slow the device is at it and however small the pieces are in which it takes it. The range
- * list is copied before it is checked; the guest cannot change it afterwards.
+ * one bio at a time, so that a guest's "zero two terabytes" ties up neither the worker nor memory,
+ * however slow the device is and however small its commands are. The range list is copied before it
+ * is checked; the guest cannot change it afterwards.
  *
  * Everything runs with the ring's mutex held.
  */
@@ -20,14 +20,14 @@
 
 /*
  * Commands of the device that one bio may be split into. The block layer makes all of them at once,
- * and makes the worker wait when the device has no room for more.
+ * and the worker sleeps when the device has no room for more.
  */
 #define VHOST_BLK_ROUND_COMMANDS	64U
 
 /* Pages of zeroes in one bio where the device cannot write zeroes itself. */
 #define VHOST_BLK_ZERO_PAGES		BIO_MAX_VECS
 
-/* One range of sectors, in CPU byte order, as far as it is not done yet. */
+/* What is left of one range of sectors, in CPU byte order. */
 struct vhost_blk_extent {
 	u64 sector;
 	u32 sectors;
@@ -67,7 +67,7 @@ static u32 vhost_blk_max_round(struct block_device *bdev, unsigned int max)
 	return max_t(u32, round_down(sectors, block), block);
 }
 
-/* End rounds where the discard granularity does, or what lies across would not be freed. */
+/* End rounds at a discard granularity boundary: a unit that lies across two would not be freed. */
 static u32 vhost_blk_discard_round(struct block_device *bdev, struct vhost_blk_extent *e)
 {
 	u32 granularity = bdev_discard_granularity(bdev) >> SECTOR_SHIFT;

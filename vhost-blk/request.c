@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * From a descriptor chain to bios: reads the virtio-blk header, checks it, submits. Owns what a
- * request may ask for and what it is answered when it may not.
+ * From a descriptor chain to bios: reads the virtio-blk header, checks it, submits. Owns which
+ * requests are served, and how the others are answered.
  *
  * Every function runs with the ring's mutex held, in a context whose current->mm is the owner's.
  *
- * Results inside this file: 0 the request has succeeded, -EIOCBQUEUED its bios are under way, -EIO
- * and -EOPNOTSUPP the guest asked for what cannot be done, -ENOMEM there is no memory for the
- * request and nothing has begun, anything else guest memory cannot be accessed.
+ * Results inside this file: 0: the request has succeeded; -EIOCBQUEUED: its bios are under way;
+ * -EIO and -EOPNOTSUPP: the guest asked for what cannot be done; -ENOMEM: there is no memory for
+ * the request and nothing has begun; anything else: guest memory cannot be accessed.
  */
 #include <linux/highmem.h>
 #include <linux/nospec.h>
@@ -24,9 +24,9 @@
 #include "request.h"
 
 /*
- * The guest flushes, so it does not count on writes being durable without. What it was answered so
- * far has been. A ring that starts at this moment may make us unsure again; then the next flush
- * tells.
+ * The guest flushes, so it does not count on writes being durable without a flush. The writes
+ * answered so far have been. A ring that starts at this moment may make the mode unsure again; then
+ * the next flush settles that.
  */
 static void vhost_blk_note_flush(struct vhost_blk *blk)
 {
@@ -81,8 +81,8 @@ static int vhost_blk_get_id(struct vhost_blk_req *req, struct iov_iter *data)
 }
 
 /*
- * Read the header off the front of the segments that the device reads; what is left of them is
- * where the data to write lies.
+ * Read the header off the front of the segments that the device reads; the rest of them is the data
+ * to write.
  */
 static int vhost_blk_read_header(struct vhost_virtqueue *vq, struct iovec *iov, unsigned int nr,
 				 u32 *type, u64 *sector, struct iov_iter *data)
@@ -101,7 +101,7 @@ static int vhost_blk_read_header(struct vhost_virtqueue *vq, struct iovec *iov, 
 			return -EFAULT;
 		iov->iov_base = p + 1;
 		iov->iov_len -= sizeof(hdr);
-		/* vhost_blk_pin_pages() relies on it that no segment is empty. */
+		/* vhost_blk_pin_pages() relies on no segment being empty. */
 		if (!iov->iov_len) {
 			iov++;
 			nr--;
@@ -121,7 +121,7 @@ static int vhost_blk_read_header(struct vhost_virtqueue *vq, struct iovec *iov, 
 static int vhost_blk_execute(struct vhost_blk_req *req, u32 type, u64 sector, struct iov_iter *out,
 			     struct iov_iter *in)
 {
-	/* Data that lies in the wrong direction would be skipped in silence. */
+	/* Data in the wrong direction would be skipped silently. */
 	switch (type) {
 	case VIRTIO_BLK_T_IN:
 		return iov_iter_count(out) ? -EIO : vhost_blk_read_write(req, false, sector, in);
@@ -130,11 +130,11 @@ static int vhost_blk_execute(struct vhost_blk_req *req, u32 type, u64 sector, st
 	case VIRTIO_BLK_T_FLUSH:
 		if (iov_iter_count(in) || iov_iter_count(out))
 			return -EIO;
-		/* Nothing can have been written through a file that is open for reading. */
+		/* Nothing can have been written through a file that is open read-only. */
 		if (!req->queue->blk->writable)
 			return 0;
 		vhost_blk_note_flush(req->queue->blk);
-		/* It covers what this ring has answered so far; later answers set it again. */
+		/* The flush covers this ring's answers so far; later ones set the mark again. */
 		req->queue->unflushed = false;
 		return vhost_blk_submit_flush(req);
 	case VIRTIO_BLK_T_GET_ID:

@@ -2,8 +2,8 @@
 /*
  * One ring: its life (start, stop, drain, break) and the worker's pass over it.
  *
- * A ring runs when the core's private_data is set, which is so from start to halt. A broken ring
- * still runs as far as its requests in flight are concerned, but is not read any more.
+ * A ring runs while the core's private_data is set, from start to halt. A broken ring still runs as
+ * far as its requests in flight are concerned, but is not read any more.
  *
  * Start, halt and drain are called with vhost_dev.mutex held, the pass by the queue's worker.
  */
@@ -33,7 +33,7 @@
 /* Requests after which other rings of the same worker get their turn. */
 #define VHOST_BLK_WEIGHT	256
 
-/* How long a chain stays in the ring for which there was no memory. */
+/* How long a chain for which there was no memory stays in the ring. */
 #define VHOST_BLK_RETRY_DELAY	msecs_to_jiffies(10)
 
 #define VHOST_BLK_DEFAULT_RING_SIZE	1024	/* the longest that QEMU has */
@@ -55,10 +55,9 @@ module_param_cb(max_ring_size, &vhost_blk_max_ring_size_ops, &vhost_blk_max_ring
 MODULE_PARM_DESC(max_ring_size, "Descriptors of a ring, 1 to 32768 (default 1024)");
 
 /*
- * Have the block layer allocate its requests together, as many as the ring is known to have chains.
- * That is what blk_start_plug_nr_ios() does, but it is not exported, and how many there are is seen
- * after the plug has begun. What is allocated in vain is freed when the plug ends or the worker
- * sleeps.
+ * Make the block layer allocate its requests together, one for each chain that the ring is known to
+ * have. blk_start_plug_nr_ios() does that, but is not exported, and the number is known only after
+ * the plug has begun. Unused requests are freed when the plug ends or the worker sleeps.
  */
 static void vhost_blk_announce(const struct vhost_virtqueue *vq, struct blk_plug *plug)
 {
@@ -68,9 +67,9 @@ static void vhost_blk_announce(const struct vhost_virtqueue *vq, struct blk_plug
 }
 
 /*
- * Take on at most VHOST_BLK_BATCH requests. Returns how many there were, -EBUSY when the reaping
- * of those in flight will start the pass anew, -ENOMEM when a timer will, or another error when the
- * ring must not be read any more.
+ * Begin at most VHOST_BLK_BATCH requests. Returns their number, -EBUSY when reaping those in flight
+ * will restart the pass, -ENOMEM when a timer will, or another error when the ring must not be read
+ * any more.
  */
 static int vhost_blk_fetch(struct vhost_blk_queue *q, struct blk_plug *plug)
 {
@@ -111,8 +110,8 @@ static int vhost_blk_fetch(struct vhost_blk_queue *q, struct blk_plug *plug)
 }
 
 /*
- * The ring is empty: with VHOST_SET_VRING_BUSYLOOP_TIMEOUT, spin for that long since anything
- * happened last. Returns true when the ring has something.
+ * The ring is empty: with VHOST_SET_VRING_BUSYLOOP_TIMEOUT, spin until nothing has happened for
+ * that long. Returns true when the ring has a chain.
  */
 static bool vhost_blk_busy_poll(struct vhost_blk_queue *q)
 {
@@ -138,7 +137,7 @@ static bool vhost_blk_busy_poll(struct vhost_blk_queue *q)
 	return false;
 }
 
-/* Read the ring from where its used index stands, which nobody else changes any more. */
+/* Read the ring from its used index, which no other owner changes any more. */
 static int vhost_blk_ring_begin(struct vhost_blk_queue *q)
 {
 	struct vhost_virtqueue *vq = &q->vq;
@@ -208,7 +207,7 @@ static void vhost_blk_handle_kick(struct vhost_work *work)
 		vhost_disable_notify(dev, vq);
 	}
 	WRITE_ONCE(q->gathering, false);
-	/* Pairs with llist_add() in vhost_blk_end_io(): it sees the flag or we the request. */
+	/* Pairs with llist_add() in vhost_blk_end_io(): it sees the flag, or we see the request. */
 	smp_mb();
 	if (!llist_empty(&q->done))
 		vhost_blk_reap(q);
@@ -302,7 +301,7 @@ static int vhost_blk_ring_drain(struct vhost_blk_queue *q)
 	return wait_event_killable(q->drained, vhost_blk_drained(q));
 }
 
-/* When a ring has stopped that never began: its place is where the one before has left it. */
+/* A ring has stopped that never began: its place is the used index that the last owner left. */
 static void vhost_blk_ring_find_place(struct vhost_blk_queue *q)
 {
 	struct vhost_virtqueue *vq = &q->vq;
@@ -344,8 +343,8 @@ int vhost_blk_ring_leave(struct vhost_blk_queue *q, unsigned int looks)
 }
 
 /*
- * Has this ring been served before? Its used index can have come round to 0, but then its last
- * entry has been used; a driver begins with a ring of zeroes.
+ * Has this ring been served before? Its used index can have wrapped to 0, but then its last entry
+ * has been used; a driver begins with a ring of zeroes.
  */
 static bool vhost_blk_ring_is_used(struct vhost_virtqueue *vq)
 {
@@ -355,9 +354,9 @@ static bool vhost_blk_ring_is_used(struct vhost_virtqueue *vq)
 }
 
 /*
- * What a ring that is being started says of the cache mode. A guest that has been served before may
- * have chosen to write through, and would not say so again. One whose first ring is new has
- * forgotten all that it had chosen. Under dev.mutex, as only starts make us unsure.
+ * What the start of a ring says of the cache mode. A guest that has been served before may have
+ * chosen to write through, and would not say so again. A guest whose first ring is new has
+ * forgotten its choice. Under dev.mutex, since only starts make the mode unsure.
  */
 static void vhost_blk_judge_mode(struct vhost_blk_queue *q, bool first)
 {
@@ -365,7 +364,7 @@ static void vhost_blk_judge_mode(struct vhost_blk_queue *q, bool first)
 
 	if (blk->mode_set || !vhost_blk_has_feature(&q->vq, VIRTIO_BLK_F_CONFIG_WCE))
 		return;
-	/* One that waits for an earlier owner has been served. */
+	/* A ring that waits for an earlier owner has been served. */
 	if (!q->claim.held || vhost_blk_ring_is_used(&q->vq)) {
 		if (!READ_ONCE(blk->sure))
 			WRITE_ONCE(blk->unsure, true);
@@ -393,7 +392,7 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 		ret = -EINVAL;
 		goto unlock;
 	}
-	/* What is allocated with a ring is 400 bytes for each of its descriptors. */
+	/* A ring takes 400 bytes for each of its descriptors. */
 	if (vq->num > READ_ONCE(vhost_blk_max_ring_size)) {
 		vhost_blk_notice(q->blk,
 				 "ring %u of process %d has %u descriptors, max_ring_size is %u\n",
@@ -429,7 +428,7 @@ int vhost_blk_ring_start(struct vhost_blk_queue *q)
 				 q->index, q->blk->owner, q->claim.awaited);
 	if (ret) {
 		WRITE_ONCE(vq->private_data, NULL);
-		/* The end of another's claim may have called the worker meanwhile. */
+		/* The end of another queue's claim may have called the worker meanwhile. */
 		q->blk->unsettled = true;
 		goto unlock;
 	}

@@ -19,16 +19,16 @@ void vhost_blk_queue_init(struct vhost_blk_queue *q, struct vhost_blk *blk, unsi
  * vhost_blk_ring_start - (re)start a ring where its used index stands
  * @q: the ring
  *
- * Everything before the used index has been answered and nothing behind it: VHOST_SET_VRING_BASE
- * has nothing to add. The worker looks at the ring at once, since the kick for what lies in it may
- * have gone to a former owner. While that one has requests in flight it only waits: see claim.c.
+ * Everything before the used index has been answered and nothing after it: VHOST_SET_VRING_BASE has
+ * nothing to add. The worker looks at the ring at once, since the kick for its chains may have gone
+ * to a former owner. While that owner has requests in flight, the ring only waits: see claim.c.
  *
  * Context: dev.mutex held.
  *
  * Return: 0, -EINVAL without addresses or when another ring of the device has the same used ring,
- * -EFAULT when they are not in the owner's memory, -E2BIG when it is longer than max_ring_size,
- * -ENOMEM, or a fatal signal's error. After an error the ring is as paused: vhost_blk_settle() is
- * to come.
+ * -EFAULT when these are not in the owner's memory, -E2BIG when the ring is longer than
+ * max_ring_size, -ENOMEM, or a fatal signal's error. After an error the ring is as paused:
+ * vhost_blk_settle() must follow.
  */
 int vhost_blk_ring_start(struct vhost_blk_queue *q);
 
@@ -57,8 +57,8 @@ int vhost_blk_ring_pause(struct vhost_blk_queue *q);
  * @q: the ring, paused; no other paused ring of the device has a claim
  * @looks: see vhost_blk_claim_wait()
  *
- * Waits for the requests of an owner that is about to end: when this returns, nothing of the ring's
- * is under way, unless another owner runs it.
+ * Waits for the requests of an owner that is about to end: when this returns, no request of the
+ * ring is under way, unless another owner runs it.
  *
  * Context: dev.mutex held.
  *
@@ -67,7 +67,7 @@ int vhost_blk_ring_pause(struct vhost_blk_queue *q);
 int vhost_blk_ring_leave(struct vhost_blk_queue *q, unsigned int looks);
 
 /**
- * vhost_blk_ring_lock - take the ring's mutex, which is held while a pass over the ring takes
+ * vhost_blk_ring_lock - take the ring's mutex, which a pass over the ring holds
  * @q: the ring
  *
  * Return: 0, or -EINTR when the caller is being killed
@@ -87,7 +87,7 @@ void vhost_blk_ring_free(struct vhost_blk_queue *q);
 bool vhost_blk_ring_has_addresses(struct vhost_blk_queue *q);
 
 /**
- * vhost_blk_ring_running - is the ring started and sane?
+ * vhost_blk_ring_running - is the ring started and not broken?
  * @q: the ring
  */
 bool vhost_blk_ring_running(struct vhost_blk_queue *q);

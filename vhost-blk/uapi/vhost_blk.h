@@ -6,7 +6,7 @@
  *
  * Order of use: VHOST_BLK_SET_QUEUES if wanted, VHOST_SET_OWNER, VHOST_SET_FEATURES,
  * VHOST_SET_MEM_TABLE; per ring VHOST_SET_VRING_NUM, _ADDR, _CALL, _ERR, _KICK;
- * VHOST_BLK_SET_BACKEND. docs/vhost-blk.md tells all of it.
+ * VHOST_BLK_SET_BACKEND. docs/vhost-blk.md describes it in full.
  */
 #ifndef _UAPI_VHOST_BLK_H
 #define _UAPI_VHOST_BLK_H
@@ -38,20 +38,19 @@
  * num 0: take no further request, wait for those in flight, stop; if no ring runs any more, flush
  * what the guest was told is written. VHOST_GET_VRING_BASE then gives the index to resume at. EIO:
  * the ring is stopped, but what was written may not be on stable storage. num 1: start at the used
- * index. To start a running ring changes nothing, except that one that was stopped for being broken
- * is read again.
+ * index. Starting a running ring changes nothing, except that a broken ring is read again.
  */
 #define VHOST_BLK_SET_RING	_IOW(VHOST_VIRTIO, 0xFD, struct vhost_vring_state)
 
 /**
  * VHOST_BLK_SET_WRITEBACK - the cache mode of the disk
  *
- * 1: a completed write may be volatile until a flush. 0: writes are durable when they complete,
- * which is what a guest may expect that cleared 'writeback' in the configuration space. When this
- * returns that is true of every write that has completed or will, whenever it began. Without
- * VIRTIO_BLK_F_FLUSH among the features every write is durable whatever this says.
+ * 1: a completed write may be volatile until a flush. 0: writes are durable when they complete, as
+ * a guest that cleared 'writeback' in the configuration space may expect. When this returns, that
+ * holds for every write that has completed or will, whenever it began. Without VIRTIO_BLK_F_FLUSH
+ * among the features, every write is durable in either mode.
  *
- * VHOST_BLK_WRITEBACK_UNKNOWN, the default: as 1 for a guest that starts with fresh rings. One
+ * VHOST_BLK_WRITEBACK_UNKNOWN, the default: as 1 for a guest that starts with fresh rings. A guest
  * whose rings have been served before may have cleared 'writeback' then, if it has
  * VIRTIO_BLK_F_CONFIG_WCE: its writes are durable until it flushes or starts anew. EBUSY while a
  * ring runs.
@@ -62,9 +61,8 @@
 /**
  * VHOST_BLK_SET_QUEUES - how many rings this open has
  *
- * 1 to the module parameter max_queues (EINVAL), which is how many there are without this. Memory
- * is taken for each with the first ioctl besides this one and VHOST_GET_FEATURES; then it is too
- * late to say it (EBUSY).
+ * 1 to the module parameter max_queues (EINVAL), which is also the default. The first ioctl besides
+ * this one and VHOST_GET_FEATURES allocates the rings; after that it is too late (EBUSY).
  */
 #define VHOST_BLK_SET_QUEUES	_IOW(VHOST_VIRTIO, 0xFB, __u32)
 
