@@ -101,9 +101,9 @@ def test_check_dirty(images):
     assert image_info(image)["format-specific"]["data"]["lazy-refcounts"]
     assert image_info(image)["dirty-flag"]
     assert "marked dirty" in refused("attach", image, code=4)
-    assert "--repair counts its clusters anew" in tool("check", image, code=4)[0]
+    assert "--repair rebuilds its refcounts" in tool("check", image, code=4)[0]
     assert json.loads(tool("check", "--json", image, code=4)[0])[0]["dirty"]
-    assert "counted its clusters anew" in tool("check", "--repair", image)[0]
+    assert "rebuilt its refcounts" in tool("check", "--repair", image)[0]
     image_check(image)
     qemu_io(image, "read -P 0x11 0 1M")
     tool("attach", image)
@@ -119,10 +119,10 @@ def test_check_without_refcounts(images):
         f.seek(48)
         f.seek(int.from_bytes(f.read(8), "big"))
         f.write(bytes(65536))
-    assert "has no refcounts, so it cannot be written to; --repair counts" in \
+    assert "has no refcounts, so it cannot be written to; --repair rebuilds" in \
         tool("check", image, code=4)[0]
     assert json.loads(tool("check", "--json", image, code=4)[0])[0]["uncounted"]
-    assert "counted its clusters anew" in tool("check", "--repair", image)[0]
+    assert "rebuilt its refcounts" in tool("check", "--repair", image)[0]
     image_check(image)
     qemu_io(image, "read -P 0x11 0 1M", "read -P 0x22 5M 64k")
     tool("attach", image)
@@ -141,7 +141,7 @@ def test_check_trusts_qemu_img_with_nothing(images, tmp_path):
     os.chmod(image, 0o600)
     tool("check", image)
     run("qemu-io", "-c", "write -q 0 1M", "-c", "abort", image, check=False)
-    assert "counted its clusters anew" in tool("check", "--repair", image)[0]
+    assert "rebuilt its refcounts" in tool("check", "--repair", image)[0]
     image_check(image)
     # What else could it do? Another program in its place tries.
     os.chmod(tmp_path, 0o755)

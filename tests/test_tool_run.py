@@ -217,7 +217,7 @@ def test_qemu_does_not_start(disk):
             (["/etc/passwd"], 126, "/etc/passwd cannot be started: Permission denied"),
             (["qemu-system-x86_64", "-m", "lots"], 125, "invalid size 'lots'"),
             (["qemu-system-x86_64", "-mem-path", "/tmp"], 125, "-mem-path gives memory"),
-            (["qemu-system-x86_64", "-snapshot"], 125, "-snapshot would not hold for this disk"),
+            (["qemu-system-x86_64", "-snapshot"], 125, "-snapshot would not apply to this disk"),
             (["qemu-system-x86_64", "-M", "microvm"], 125, "'microvm' has no PCI bus"),
             (["qemu-system-x86_64", "-object", "memory-backend-ram,id=d,size=64M", "-m",
               "64M,slots=1,maxmem=128M", "-device", "pc-dimm,memdev=d"], 125,

@@ -86,7 +86,7 @@ static void test_memory(void)
 	expect("qemu -object {\"qom-type\":\"memory-backend-memfd\",\"id\":\"m\"} -M "
 	       "q35,memory-backend=m", DISK_TAIL ",bootindex=0");
 	expect_refused("qemu -object memory-backend-memfd,id=m,size=1G,share=off -M "
-		       "q35,memory-backend=m", "'m' is not shared: leave share=off away");
+		       "q35,memory-backend=m", "'m' is not shared: remove share=off");
 	expect_refused("qemu -object {\"qom-type\":\"memory-backend-memfd\",\"id\":\"m\","
 		       "\"share\":false} -M q35,memory-backend=m", "'m' is not shared");
 	expect_refused("qemu -object memory-backend-file,id=m,size=1G,mem-path=/x -M "
@@ -162,9 +162,9 @@ static void test_memory_sizes(void)
 /* What is said of all disks, and would not hold for this one; where there is no place for it. */
 static void test_refused(void)
 {
-	expect_refused("qemu -snapshot", "-snapshot would not hold for this disk");
+	expect_refused("qemu -snapshot", "-snapshot would not apply to this disk");
 	expect_refused("qemu --snapshot -m 1G", "attach an overlay");
-	expect_refused("qemu -loadvm s1", "-loadvm would set the guest back");
+	expect_refused("qemu -loadvm s1", "-loadvm would revert the guest");
 	expect_refused("qemu -M microvm", "-M microvm,pcie=on");
 	expect_refused("qemu -M microvm,pcie=off", "'microvm' has no PCI bus");
 	expect_refused("qemu -machine type=isapc", "'isapc' has no PCI bus");

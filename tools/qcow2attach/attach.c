@@ -113,7 +113,7 @@ int image_is_attached(const struct stat *st)
 	return ret;
 }
 
-/* Say who is in the way, when it is one of our devices. */
+/* Name the device that is in the way, when it is one of ours. */
 static int explain_busy(const char *name, const struct stat *st)
 {
 	char *kernel_says = xstrdup(cause_text());
@@ -151,8 +151,8 @@ static char *make_params(const struct chain *chain, const struct attach_options 
 }
 
 /*
- * Whoever moves an image to storage with other sectors finds its partitions elsewhere, or none. The
- * disk works nevertheless, so it is only said.
+ * An image that was moved to storage with other sectors has its partitions elsewhere, or none. The
+ * disk works nevertheless, so this is only a note.
  */
 static void warn_of_sector_size(const char *name)
 {

@@ -16,10 +16,10 @@
  * @read_only: attach it read-only.
  * @cache_kib: limit of the table cache, or 0 for the kernel's.
  * @discard_no_unref: discarded clusters keep their place in the image.
- * @no_discard_passdown: what is freed is not discarded on the storage below.
+ * @no_discard_passdown: freed clusters are not discarded on the storage.
  * @error_if_no_space: fail writes at once when the storage is full.
  * @has_space_timeout: there is a @space_timeout.
- * @space_timeout: for how many seconds they wait else, 0 for no limit.
+ * @space_timeout: for how many seconds such writes wait otherwise, 0 for no limit.
  * @allow_dirs: directories from which backing files may come.
  * @backing: files that may be backing files.
  * @no_backing: no image may have a backing file.
@@ -45,7 +45,7 @@ void attach_options_free(struct attach_options *o);
  * attach_image() - attach an image.
  * @image: its name.
  * @o: how.
- * @hold: NULL, or as dmdev_create() has it: the device goes with its last user.
+ * @hold: NULL, or as in dmdev_create(): the device goes with its last user.
  *
  * Return: the device's name, allocated; or NULL with a cause.
  */

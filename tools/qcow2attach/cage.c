@@ -2,11 +2,11 @@
 /*
  * cage.c - owns the limits and rights of a program that works on an untrusted image.
  *
- * The program becomes a user that may open nothing of anybody's. A system-call filter
- * makes each open() of it a question to us: for the image we open the very file that
- * was judged, and put the descriptor into the program; for anything else (libraries)
- * the answer is to try it with its own rights. What it says is looked at once and only
- * ever leads to that one file, so it may change it meanwhile as it likes.
+ * The program becomes a user that may open no other user's files. A system-call filter makes each
+ * open() of the program a question to us: for the image we open the very file that was judged, and
+ * put the descriptor into the program; for anything else (libraries) the program goes on with its
+ * own rights. The name that it asks for is read once and only ever leads to that one file, so the
+ * program may change the name meanwhile.
  */
 #include "cage.h"
 
@@ -36,35 +36,35 @@
 #include "filter-arch.h"
 #include "util.h"
 
-/* Whom it becomes: the user of processes without rights, or where that is missing nobody. */
+/* The user that the program becomes, or nobody where that user is missing. */
 #define CAGE_USER "qcow2attach"
 #define NOBODY 65534
 
-/* Its descriptors besides those of every process: the image, and where it says how it began. */
+/* Its descriptors besides the standard ones: the image, and a socket to report its start. */
 #define IMAGE_FD 3
 #define BIRTH_FD 4
 
-/* Memory: its own, and what it counts references in, which is as large as the image is. */
+/* Memory: its own, and the refcounts that it counts, which grow with the image. */
 #define MEMORY_BASE (2ull << 30)
 
 /* Processor time: the largest images that are sound take minutes. */
 #define CPU_SECONDS 7200
 
-/* A repair writes new refcounts behind the rest, some thousandth of the image. */
+/* A repair writes new refcounts after the rest, about a thousandth of the image. */
 #define GROWTH_BASE (64ull << 20)
 
-/* How often it is looked at, and how long it may still be there when it has closed its output. */
+/* How often the program is checked, and how long it may run after it has closed its output. */
 #define LOOK_MS 1000
 #define END_MS 5000
 
 /*
- * A day and a second for each of these: a hundred times what slow storage takes for the tables of
- * as much image, so it ends only what pretends to work.
+ * A day, and a second for so many bytes: a hundred times what slow storage takes for the tables of
+ * such an image, so this ends only a program that pretends to work.
  */
 #define DAY 86400
 #define BYTES_PER_SECOND (16ull << 20)
 
-/* What the kernel takes for the flags of clone(). */
+/* The argument of clone() that holds its flags. */
 #ifdef __s390x__
 #define CLONE_FLAGS_ARG 1
 #else
@@ -74,7 +74,7 @@
 #define CLONE_NEW_ANY (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | \
 		       CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
 
-/* x86: system calls of x32 are marked by it, and the same as the others otherwise. */
+/* x86: this bit marks a system call of x32; the number is the same otherwise. */
 #define X32_BIT 0x40000000
 
 /* When a rule holds. */
@@ -87,12 +87,12 @@ enum when {
 
 /**
  * struct rule - what becomes of a system call.
- * @nr: its number; of several rules with the same the first that holds decides.
- * @answer: seccomp's word for it.
+ * @nr: its number; of several rules with the same number the first that holds decides.
+ * @answer: seccomp's return value.
  * @when: what must be true of one argument.
  * @arg: the argument's place, from 0.
- * @value: what @when is about; of arguments the low 32 bits are looked at, as the kernel does with
- *         all of these.
+ * @value: what @when is about; only the low 32 bits of an argument are compared, as the kernel does
+ *         with all of these.
  */
 struct rule {
 	int nr;
@@ -128,7 +128,7 @@ static int set_limits(const struct stat *st)
 	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / 2;
 	uint64_t size = st->st_size + st->st_size / 4 + GROWTH_BASE;
 
-	/* Where the file would grow too far a write fails; it need not die of it. */
+	/* A write that would grow the file too far fails; the program need not die of it. */
 	signal(SIGXFSZ, SIG_IGN);
 	if (limit(RLIMIT_CORE, 0) || limit(RLIMIT_CPU, CPU_SECONDS) ||
 	    limit(RLIMIT_AS, MEMORY_BASE + memory) ||
@@ -186,8 +186,8 @@ static size_t compile(struct sock_filter *code, const struct rule *rules, size_t
 }
 
 /*
- * Refuse what a program that looks at an image has no business with, for itself and whatever it
- * starts instead of itself. Returns where the questions come, or -1 with a cause.
+ * Refuse the system calls that no check of an image needs, to this program and to any that it
+ * executes. Returns the listener for the questions, or -1 with a cause.
  */
 static int install_filter(void)
 {
@@ -198,7 +198,7 @@ static int install_filter(void)
 #ifdef SYS_socketcall
 		REFUSED(socketcall),
 #endif
-		/* Other processes, those of the same user above all: servers are. */
+		/* Other processes, above all those of the same user: servers are. */
 		ALLOWED_IF(kill, ARG_IS, 0, self), REFUSED(kill),
 		ALLOWED_IF(tgkill, ARG_IS, 0, self), REFUSED(tgkill),
 		ALLOWED_IF(prlimit64, ARG_IS, 0, 0), ALLOWED_IF(prlimit64, ARG_IS, 0, self),
@@ -209,27 +209,27 @@ static int install_filter(void)
 		REFUSED(setpriority), REFUSED(ioprio_set), REFUSED(sched_setaffinity),
 		REFUSED(sched_setattr), REFUSED(sched_setparam), REFUSED(sched_setscheduler),
 		REFUSED(migrate_pages), REFUSED(move_pages),
-		/* A file that becomes ready sends any signal to anybody with these. */
+		/* With these, a file that becomes ready sends any signal to any process. */
 		REFUSED_IF(fcntl, ARG_IS, 1, F_SETOWN), REFUSED_IF(fcntl, ARG_IS, 1, F_SETOWN_EX),
 		REFUSED_IF(fcntl, ARG_IS, 1, F_SETSIG),
 		REFUSED_IF(ioctl, ARG_IS, 1, FIOSETOWN), REFUSED_IF(ioctl, ARG_IS, 1, SIOCSPGRP),
-		/* What is put into a terminal's input is somebody's next command. */
+		/* Input put into a terminal is somebody's next command. */
 		REFUSED_IF(ioctl, ARG_IS, 1, TIOCSTI), REFUSED_IF(ioctl, ARG_IS, 1, TIOCLINUX),
-		/* It ends when we do. */
+		/* The program must end when we do. */
 		REFUSED_IF(prctl, ARG_IS, 0, PR_SET_PDEATHSIG),
-		/* Memory that is no process's, which its limit does not count, nor its end free. */
+		/* Memory of no process: no limit counts it, and no process's end frees it. */
 		REFUSED(memfd_create), REFUSED(shmget), REFUSED(msgget), REFUSED(semget),
 		REFUSED(mq_open),
 #ifdef SYS_ipc
 		REFUSED(ipc),
 #endif
-		/* Each process has limits of its own, so more take more. Threads may be. */
+		/* Each process has its own limits, so more take more. Threads are allowed. */
 #ifdef SYS_fork
 		REFUSED(fork), REFUSED(vfork),
 #endif
 		REFUSED_IF(clone, ARG_HAS, CLONE_FLAGS_ARG, CLONE_NEW_ANY),
 		REFUSED_IF(clone, ARG_LACKS, CLONE_FLAGS_ARG, CLONE_THREAD),
-		/* Its flags are in memory. The C library takes clone() where it is not known. */
+		/* Its flags are in memory. Without clone3() the C library calls clone(). */
 		{ SYS_clone3, SECCOMP_RET_ERRNO | ENOSYS, ALWAYS, 0, 0 },
 		REFUSED(unshare), REFUSED(setns), REFUSED(mount), REFUSED(umount2),
 		REFUSED(pivot_root), REFUSED(fsopen), REFUSED(fsconfig), REFUSED(fsmount),
@@ -294,8 +294,8 @@ static int arrange_fds(int image, int out, int err, int birth)
 }
 
 /*
- * Have no terminal: it is root's, and what is put into its input is root's next command. The
- * terminal's ^C then ends the tool alone, so the program shall not outlive that.
+ * Leave the terminal: it is root's, and input put into it is root's next command. The terminal's ^C
+ * then ends the tool alone, so the program must not outlive the tool.
  */
 static int leave_terminal(pid_t parent)
 {
@@ -304,7 +304,7 @@ static int leave_terminal(pid_t parent)
 	/* After the change of identity, which would undo it. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
 		return cause_errno("PR_SET_PDEATHSIG");
-	/* It may have been too late for that. */
+	/* The parent may have ended before that. */
 	if (getppid() != parent)
 		return cause("its parent has ended");
 	return 0;
@@ -320,14 +320,14 @@ static void __attribute__((noreturn)) program(const struct cage *cage, char *con
 
 	if (arrange_fds(cage->image, out, err, birth))
 		_exit(EXIT_FAILED);
-	/* Its threads shall not take memory in advance, which is limited. */
+	/* Threads must not take memory in advance: it is limited. */
 	setenv("MALLOC_ARENA_MAX", "1", 1);
 	ret = chdir("/") ? cause_errno("cannot enter /") : 0;
 	if (!ret && root)
 		ret = lose_rights();
 	if (!ret)
 		ret = leave_terminal(parent);
-	/* Last: to look up a user may take more memory than there is then. */
+	/* Last: looking up a user may take more memory than the limit allows. */
 	if (!ret)
 		ret = set_limits(st);
 	if (!ret && root) {
@@ -349,7 +349,7 @@ static void __attribute__((noreturn)) program(const struct cage *cage, char *con
 }
 
 /*
- * What the program's process says. Returns the length, 0 at the end, or -1; *@fd is -1 or a
+ * Receive what the program's process says. Returns the length, 0 at the end, or -1; *@fd is -1 or a
  * descriptor.
  */
 static ssize_t hear(int sock, char *text, size_t len, int *fd)
@@ -439,7 +439,7 @@ int cage_start(struct cage *cage, char *const argv[], const struct stat *st, int
 	return ret;
 }
 
-/* Is it the image that the program would open? */
+/* Does the program want to open the image? */
 static bool is_image(const struct seccomp_notif *request)
 {
 	char memory[64], path[sizeof(CAGE_IMAGE)] = "";
@@ -474,7 +474,7 @@ void cage_answer(const struct cage *cage)
 	struct seccomp_notif_addfd add = { .flags = SECCOMP_ADDFD_FLAG_SEND };
 	int fd;
 
-	/* Whatever fails here: it may have been killed meanwhile, and then nobody waits. */
+	/* Ignore errors here: the program may have been killed meanwhile, and then nobody waits. */
 	if (ioctl(cage->listener, SECCOMP_IOCTL_NOTIF_RECV, &request))
 		return;
 	answer.id = request.id;
@@ -499,7 +499,7 @@ void cage_answer(const struct cage *cage)
 	ioctl(cage->listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
 }
 
-/* Processor time and what it has read and written, in sum. Returns 0 when that is not known. */
+/* The sum of its processor time and of what it has read and written; 0 when unknown. */
 static uint64_t work_of(pid_t pid)
 {
 	unsigned long user, sys;
@@ -510,7 +510,7 @@ static uint64_t work_of(pid_t pid)
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
 	if (read_small_file(path, text, sizeof(text)))
 		return 0;
-	/* Its name, which is its own choice, ends with the last parenthesis. */
+	/* The name, which the program chooses, ends at the last parenthesis. */
 	at = strrchr(text, ')');
 	if (!at || sscanf(at, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
 			  &user, &sys) != 2)
@@ -525,7 +525,7 @@ static uint64_t work_of(pid_t pid)
 	return work;
 }
 
-/* Does the kernel keep a thread of it waiting? That is for storage, however long it takes. */
+/* Does a thread of it sleep uninterruptibly? Then it waits for storage, however long that takes. */
 static bool waits_for_storage(pid_t pid)
 {
 	char path[64 + NAME_MAX], text[1024];
@@ -561,7 +561,7 @@ bool cage_watch(struct cage *cage)
 
 	if (cage->killed || now - cage->looked < LOOK_MS)
 		return cage->killed;
-	/* Looks are counted, not seconds: while we were stopped nobody has answered it. */
+	/* Count checks, not seconds: while we were stopped nobody has answered the program. */
 	cage->looked = now;
 	work = work_of(cage->pid);
 	if (!work || work != cage->work || waits_for_storage(cage->pid))
@@ -570,7 +570,7 @@ bool cage_watch(struct cage *cage)
 		cage->idle++;
 	cage->work = work;
 	if (cage->idle_limit && cage->idle >= cage->idle_limit)
-		kill_program(cage, "did nothing for long");
+		kill_program(cage, "was idle for too long");
 	else if (!cage->left--)
 		kill_program(cage, "took too long for an image of this size");
 	return cage->killed;
@@ -578,7 +578,7 @@ bool cage_watch(struct cage *cage)
 
 int cage_end(struct cage *cage)
 {
-	/* Without this descriptor we look often. */
+	/* Without a pidfd we check often. */
 	int process = syscall(SYS_pidfd_open, cage->pid, 0);
 	struct pollfd p[2] = { { .fd = process, .events = POLLIN },
 			       { .fd = cage->listener, .events = POLLIN } };

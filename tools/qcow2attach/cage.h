@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * cage.h - running a program of somebody else's on an image of an enemy's: as a user
- * without rights, with an end to what it may take, and with one file that it may open
- * although that user could not.
+ * cage.h - running a foreign program on an untrusted image: as an unprivileged user, with limited
+ * resources, and with one file that it may open although that user could not.
  */
 #ifndef QCOW2ATTACH_CAGE_H
 #define QCOW2ATTACH_CAGE_H
@@ -20,12 +19,12 @@
  * @pid: the process.
  * @image: the image, open; the caller's.
  * @writable: it may open the image for writing.
- * @listener: where it asks for files when it has another user than we, else -1. Readable when it
- *            asks; hung up when it has ended.
+ * @listener: where the program asks for files when it runs as another user, else -1. Readable when
+ *            it asks; hung up when it has ended.
  * @idle_limit: seconds after which it is killed when it has done nothing: no processor time, no
  *              reading or writing, and no storage that it waits for; 0: never.
- * @killed: what it has done that we have killed it for, else NULL.
- * @looked: when it was looked at last, in milliseconds.
+ * @killed: why we have killed it, else NULL.
+ * @looked: when it was last checked, in milliseconds.
  * @work: what it had done by then.
  * @idle: for how many seconds that has been the same.
  * @left: seconds after which it is killed whatever it does.
@@ -52,20 +51,20 @@ struct cage {
  * @out: its standard output.
  * @err: its standard error.
  *
- * It has no terminal, and is killed when this process ends.
+ * The program has no terminal, and is killed when this process ends.
  *
  * Return: 0, or -1 with a cause; errno is ENOENT when there is no such program.
  */
 int cage_start(struct cage *cage, char *const argv[], const struct stat *st, int out, int err);
 
 /**
- * cage_answer() - open the image for the program, when that is what it asks for.
+ * cage_answer() - open the image for the program, when the program asks for it.
  * @cage: the cage; its listener is readable.
  */
 void cage_answer(const struct cage *cage);
 
 /**
- * cage_watch() - kill the program when it shows no sign of work, or takes longer than it can.
+ * cage_watch() - kill the program when it shows no sign of work, or takes too long.
  * @cage: the cage. To be called every second or more often.
  *
  * Return: whether it has been killed.
@@ -73,8 +72,9 @@ void cage_answer(const struct cage *cage);
 bool cage_watch(struct cage *cage);
 
 /**
- * cage_end() - wait until the program has ended, and kill it when that takes more than seconds.
- * @cage: the cage, whose program has closed its output or was killed. It is gone then.
+ * cage_end() - wait until the program has ended, and kill it if that takes more than some seconds.
+ * @cage: the cage, whose program has closed its output or was killed. The program is gone
+ *	afterwards.
  *
  * Return: its status, as of waitpid().
  */

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * chain.c - owns the way from an image to the files it stands on. A name is followed
- * once (walk.c) and the file opened for nothing, where it was found is judged, and
- * only then the file is opened for reading; its header is read from that same
- * descriptor, and the kernel is given that same descriptor. No name is ever followed
- * twice, since it may lead elsewhere the second time.
+ * chain.c - owns the way from an image to its backing files. A name is followed once (walk.c) and
+ * the file opened with O_PATH. The place where the file was found is judged, and only then is the
+ * file opened for reading. Its header is read from that descriptor, and the kernel gets the same
+ * descriptor. No name is ever followed twice, since it may lead elsewhere the second time.
  */
 #include "chain.h"
 
@@ -77,7 +76,7 @@ static int judge(const struct chain *chain, const struct walk *way, enum image_f
 
 /*
  * Open the next layer: @name, relative to the directory in which the last one was named, if any.
- * @path is what people are told.
+ * @path is its name in messages.
  */
 static int open_layer(struct chain *chain, const char *name, const char *path,
 		      enum image_format format, bool read_only, struct policy *policy)
@@ -107,7 +106,7 @@ static int open_layer(struct chain *chain, const char *name, const char *path,
 	return format == FORMAT_QCOW2 ? probe_header(l->fd, &l->header) : 0;
 }
 
-/* How to call what an overlay names, in messages. */
+/* The name in messages of the file that an overlay names. */
 static char *resolve(const char *name, const char *overlay)
 {
 	const char *slash = strrchr(overlay, '/');
@@ -134,7 +133,7 @@ static int backing_format(const struct layer *overlay, enum image_format *format
 		char *image = shell_word(overlay->path);
 
 		cause("the image does not say which format its backing file has, and formats are "
-		      "never guessed; write it down with: qemu-img rebase -u -b %s -F FORMAT %s",
+		      "never guessed; record it with: qemu-img rebase -u -b %s -F FORMAT %s",
 		      backing, image);
 		free(image);
 		free(backing);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * chain.h - an image and the files it stands on, each opened once: what was
- * checked is what the kernel gets.
+ * chain.h - an image and its backing files, each opened once: the kernel gets the file that was
+ * checked.
  */
 #ifndef QCOW2ATTACH_CHAIN_H
 #define QCOW2ATTACH_CHAIN_H
@@ -21,7 +21,7 @@ enum image_format {
 
 /**
  * struct layer - one file of the chain.
- * @format: its format, always told, never guessed.
+ * @format: its format, always given, never guessed.
  * @path: the name by which it was opened.
  * @fd: the open file.
  * @st: its attributes.
@@ -50,7 +50,7 @@ struct chain {
 };
 
 /**
- * chain_open() - open an image and all it stands on.
+ * chain_open() - open an image and its backing files.
  * @chain: filled; chain_close() it, also after a failure.
  * @image: the top image's name; it is qcow2.
  * @read_only: open the top image for reading only.

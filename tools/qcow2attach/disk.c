@@ -42,7 +42,7 @@
 /* The longest zeroing asked for at once: 1 GiB, so that it can be interrupted. */
 #define ZERO_SECTORS (1u << 21)
 
-/* `run` has the device open until its server, which we are then, has it. Claimed it has not. */
+/* `run` has the device open, but not claimed, until its server, which we are then, has it. */
 static int leave_out_run(struct device_user *list, int n)
 {
 	int kept = 0;
@@ -55,8 +55,8 @@ static int leave_out_run(struct device_user *list, int n)
 }
 
 /*
- * Who must go first before the device can be claimed? A process may just be looking at it, unless
- * @any does.
+ * Is the device in use, so that it cannot be claimed? A process that does not serve it may just be
+ * looking at it, and counts only with @any.
  */
 static bool is_held(dev_t dev, bool any)
 {
@@ -79,7 +79,7 @@ static bool is_held(dev_t dev, bool any)
 	return held;
 }
 
-/* What the kernel calls the disk behind a descriptor: never the same for two. */
+/* The kernel's sequence number of the disk behind a descriptor: never the same for two. */
 static uint64_t sequence_of(int fd)
 {
 	uint64_t sequence;
@@ -142,8 +142,8 @@ int disk_open(struct disk *disk, const char *which, bool read_only, int stop)
 	if (fstat(disk->fd, &st))
 		return cause_errno("its attributes cannot be read");
 	if (!S_ISBLK(st.st_mode))
-		return cause("it is not a block device (an image is attached first: "
-			     "qcow2attach attach)");
+		return cause("it is not a block device: attach an image first with "
+			     "'qcow2attach attach'");
 	disk->dev = st.st_rdev;
 	disk->sequence = sequence_of(disk->fd);
 	if (ioctl(disk->fd, BLKROGET, &ro))
@@ -235,7 +235,7 @@ int disk_describe(struct disk *disk, uint64_t kernel)
 		disk->features |= 1ull << VIRTIO_BLK_F_RO;
 	} else {
 		describe_discard(disk);
-		/* What the device cannot do by itself the kernel does by writing zeroes. */
+		/* Where the device cannot do this by itself, the kernel writes zeroes. */
 		disk->features |= 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
 		c->max_write_zeroes_sectors = htole32(ZERO_SECTORS);
 		c->max_write_zeroes_seg = htole32(VHOST_BLK_MAX_RANGES);

@@ -37,8 +37,8 @@ struct disk {
  * @read_only: for reading only.
  * @stop: a descriptor that becomes readable when waiting must end.
  *
- * A writable device is opened exclusively. Where a server was killed the kernel
- * keeps that claim until the last request has been answered; this waits for it.
+ * A writable device is opened exclusively. When a server was killed, the kernel keeps that claim
+ * until the last request has been answered; this function waits for that.
  *
  * Return: 0, or -1 with a cause.
  */

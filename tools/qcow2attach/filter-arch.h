@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * filter-arch.h - what the system-call filters share: the instructions that they are made of, and
- * seccomp's name of the architecture that this is built for. System calls of another one, which a
- * kernel may have, too, have other numbers.
+ * seccomp's name of the architecture that this is built for. System calls of another architecture,
+ * which a kernel may have, too, have other numbers.
  */
 #ifndef QCOW2ATTACH_FILTER_ARCH_H
 #define QCOW2ATTACH_FILTER_ARCH_H

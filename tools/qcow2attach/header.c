@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * header.c - owns reading QCOW2 headers. Every byte of them may have been written
- * by an enemy: no length or offset is used before it is bounded, and memory use
- * does not depend on the image.
+ * header.c - owns reading QCOW2 headers. Every byte of them may have been written by an attacker:
+ * no length or offset is used before it is bounded, and memory use does not depend on the image.
  */
 #include "header.h"
 
@@ -13,7 +12,7 @@
 
 #include "../../dm-qcow2/qcow2-format.h"
 
-/* "Bitmaps extension", and what QEMU takes of it. */
+/* "Bitmaps extension", and the limits that QEMU has for it. */
 struct bitmaps_ext {
 	__be32 nb_bitmaps;
 	__be32 reserved;
@@ -24,7 +23,7 @@ struct bitmaps_ext {
 #define MAX_BITMAPS 65535
 #define MAX_BITMAP_DIRECTORY (1024ull * MAX_BITMAPS)
 
-/* The least that an entry of the snapshot table takes. */
+/* The smallest size of an entry of the snapshot table. */
 #define SNAPSHOT_BYTES 40
 
 /* What the steps of one header_parse() share. */
@@ -65,7 +64,7 @@ static int read_exact(struct parse *p, void *buf, size_t len, uint64_t offset, c
 /*
  * The rest of the header as QEMU judges it, even where nothing of it is used: a guest must not
  * write to an image that QEMU's tools will not open afterwards. What the kernel checks is left to
- * it.
+ * the kernel.
  */
 static int check_fixed(struct parse *p, const struct qcow2_header *h)
 {
@@ -77,8 +76,8 @@ static int check_fixed(struct parse *p, const struct qcow2_header *h)
 		return refuse(p, "the header has %u snapshots, more than %u", count,
 			      QCOW2_MAX_SNAPSHOTS);
 	if (snapshots % cluster || snapshots > (uint64_t)INT64_MAX - SNAPSHOT_BYTES * count)
-		return refuse(p, "the header has its %u snapshots at offset %llu, where none can "
-			      "be", count, (unsigned long long)snapshots);
+		return refuse(p, "the header has %u snapshots at offset %llu, which is invalid",
+			      count, (unsigned long long)snapshots);
 	if (p->out->version < 3)
 		return 0;
 	p->autoclear = be64toh(h->autoclear_features);
@@ -137,8 +136,8 @@ static int parse_fixed(struct parse *p)
 	if (!name_len || name_len > QCOW2_MAX_BACKING_NAME ||
 	    p->backing_offset < p->extensions || p->backing_offset > cluster ||
 	    name_len > cluster - p->backing_offset)
-		return refuse(p, "the header has a backing file name of %u bytes at offset %llu, "
-			      "where none can be", name_len,
+		return refuse(p, "the header has an invalid backing file name of %u bytes at "
+			      "offset %llu", name_len,
 			      (unsigned long long)p->backing_offset);
 	if (read_exact(p, out->backing_name, name_len, p->backing_offset, "backing file name"))
 		return -1;
@@ -163,7 +162,7 @@ static int check_bitmaps(struct parse *p, uint32_t length, uint64_t at)
 	if (length != sizeof(b))
 		return refuse(p, "the bitmaps extension has %u bytes", length);
 	if (!(p->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
-		return 0;	/* it is not valid, and whoever sees that leaves it alone */
+		return 0;	/* not valid, and ignored by every reader */
 	if (read_exact(p, &b, sizeof(b), at, "bitmaps extension"))
 		return -1;
 	count = be32toh(b.nb_bitmaps);
@@ -171,7 +170,7 @@ static int check_bitmaps(struct parse *p, uint32_t length, uint64_t at)
 	    be64toh(b.directory_offset) % cluster ||
 	    be64toh(b.directory_size) > MAX_BITMAP_DIRECTORY)
 		return refuse(p, "the bitmaps extension has %u bitmaps in %llu bytes at offset "
-			      "%llu, which cannot be", count,
+			      "%llu, which is invalid", count,
 			      (unsigned long long)be64toh(b.directory_size),
 			      (unsigned long long)be64toh(b.directory_offset));
 	return 0;

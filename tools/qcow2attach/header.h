@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * header.h - what the tool needs to know from a QCOW2 header: the size, and the
- * file behind it. Everything else is the kernel's to check.
+ * header.h - what the tool needs to know from a QCOW2 header: the size, and the backing file. The
+ * kernel checks everything else.
  */
 #ifndef QCOW2ATTACH_HEADER_H
 #define QCOW2ATTACH_HEADER_H

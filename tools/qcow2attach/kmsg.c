@@ -47,7 +47,7 @@ const char *kmsg_line_reason(const char *line, const char *dev)
 	return after(text, "qcow2: ");
 }
 
-/* Take the number of the error, which device-mapper adds, off the end of a line. */
+/* Take the errno that device-mapper appends off the end of a line. */
 static void strip_errno(char *text)
 {
 	char *at = strrchr(text, '(');

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * listen.c - owns the socket's file: who may connect to it, and when it may be
- * replaced or removed.
+ * listen.c - owns the socket's file: which users may connect to it, and when it may be replaced or
+ * removed.
  *
- * Others may own a directory on the way to it, and lead that way elsewhere at any time. So the way
- * is gone once, and the file looked at and removed in the directory that was open since then.
+ * Others may own a directory on the path to it, and change that path at any time. So the path is
+ * followed once, and the file is examined and removed in the directory that was opened then.
  */
 #include "listen.h"
 
@@ -25,7 +25,7 @@
 
 #include "util.h"
 
-/* As <linux/un.h> has it, which cannot be had together with <sys/un.h>. */
+/* From <linux/un.h>, which conflicts with <sys/un.h>. */
 #ifndef SIOCUNIXFILE
 #define SIOCUNIXFILE SIOCPROTOPRIVATE
 #endif
@@ -61,14 +61,14 @@ int parse_socket_owner(const char *text, struct socket_owner *owner)
 	return ret;
 }
 
-/* Does somebody listen at this file, open for nothing? */
+/* Does a process listen at this file, opened with O_PATH? */
 static bool is_listened_at(int node)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	bool refused;
 
-	/* This name of it leads to that very file. */
+	/* This name leads to that very file. */
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", node);
 	refused = fd >= 0 && connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) &&
 		  errno == ECONNREFUSED;
@@ -108,8 +108,8 @@ static bool is_there(const struct listener *l)
 }
 
 /*
- * The file that a socket was bound to: by the socket where the kernel lets us, else by its name.
- * Whoever owns the directory may have put something else there; a link is never followed.
+ * The file that a socket was bound to: from the socket where the kernel lets us, else by its name.
+ * The owner of the directory may have put something else there; a link is never followed.
  */
 static int open_node(const struct listener *l, struct stat *st)
 {
@@ -132,20 +132,20 @@ static int set_access(int node, const struct socket_owner *owner)
 
 	if (!owner->given)
 		return 0;
-	/* Nobody can connect before the owner is right: it was made with mode 0600. */
+	/* Nobody can connect before the owner is right: the socket was made with mode 0600. */
 	if (fchownat(node, "", owner->uid, owner->gid, AT_EMPTY_PATH))
-		return cause_errno("cannot give the socket to its user");
-	/* fchmod() takes no descriptor of this kind; this name of it leads to that very file. */
+		return cause_errno("cannot set the socket's owner");
+	/* fchmod() takes no descriptor of this kind; this name leads to that very file. */
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", node);
 	if (owner->gid != (gid_t)-1 && chmod(link, 0660))
-		return cause_errno("cannot open the socket to its group");
+		return cause_errno("cannot set the socket's mode");
 	return 0;
 }
 
 /*
  * The file that is locked while a server looks for a socket in the directory @at and makes its own.
- * It must be one that nobody else can open, since a lock needs no more than a descriptor: so it is
- * never the directory itself. Root has a place where nobody else can put a file, and uses it for
+ * No other user may be able to open the file, since a lock needs no more than a descriptor: so it
+ * is never the directory itself. Root has a place where nobody else can put a file, and uses it for
  * directories of others, too.
  */
 static char *lock_name(const char *dir, int at)
@@ -191,7 +191,7 @@ static int lock_file(const char *name, uint64_t until)
 		close(fd);
 		return -1;
 	}
-	/* Who had it locked before has removed it. */
+	/* The process that had it locked before has removed it. */
 	if (fstat(fd, &st) || !st.st_nlink) {
 		close(fd);
 		return -2;
@@ -209,7 +209,7 @@ struct socket_lock {
 	char *name;
 };
 
-/* Go the way to the socket, to the directory that it is in. */
+/* Open the directory that the socket is in. */
 static int open_directory(struct listener *l)
 {
 	char *dir = xasprintf("%.*s", (int)(l->base - l->path), l->path);
@@ -222,8 +222,8 @@ static int open_directory(struct listener *l)
 }
 
 /*
- * Keep other servers from looking for a socket in the directory: one that does not listen yet would
- * be taken for one that nobody listens at.
+ * Keep other servers from looking for a socket in the directory: a socket that does not listen yet
+ * would be taken for a stale one.
  */
 static int lock_directory(const struct listener *l, struct socket_lock *lock)
 {
@@ -242,13 +242,13 @@ static int lock_directory(const struct listener *l, struct socket_lock *lock)
 
 static void unlock_directory(struct socket_lock *lock)
 {
-	/* The command that waits for it looks whether it is still there. */
+	/* A command that waits for the lock checks whether the file still exists. */
 	unlink(lock->name);
 	close(lock->fd);
 	free(lock->name);
 }
 
-/* Make the socket's file, which must not be there, and listen. */
+/* Make the socket's file, which must not exist, and listen. */
 static int bind_and_listen(struct listener *l, const struct socket_owner *owner)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -267,7 +267,7 @@ static int bind_and_listen(struct listener *l, const struct socket_owner *owner)
 		return -1;
 	l->dev = st.st_dev;
 	l->ino = st.st_ino;
-	/* What was made elsewhere stays, since its name leads wherever others want. */
+	/* A socket that was made elsewhere stays, since its name leads wherever others want. */
 	if (!is_there(l))
 		ret = cause("the socket %s was removed or replaced", l->path);
 	else
@@ -299,7 +299,7 @@ static int open_listener(struct listener *l, const struct socket_owner *owner)
 	return ret;
 }
 
-/* The kernel tells others the very name that a socket was given: it must lead there for them. */
+/* The kernel tells others the very name that a socket is bound to: it must lead them there. */
 static char *absolute_path(const char *path)
 {
 	char *here, *absolute;

@@ -16,7 +16,7 @@
  * @fd: the socket, non-blocking.
  * @path: its name, from the root directory on.
  * @base: the last part of it.
- * @dir: the directory that the socket is in, open for nothing (O_PATH).
+ * @dir: the directory that the socket is in, opened with O_PATH.
  * @dev: with @ino, the identity of the socket's file.
  * @ino: see @dev.
  */
@@ -30,10 +30,10 @@ struct listener {
 };
 
 /**
- * struct socket_owner - who may connect.
- * @given: somebody else than this process's user may.
+ * struct socket_owner - the users that may connect.
+ * @given: another user than this process's may.
  * @uid: the user.
- * @gid: the group, or -1 for nobody's.
+ * @gid: the group, or -1 for none.
  */
 struct socket_owner {
 	bool given;
@@ -52,11 +52,10 @@ int parse_socket_owner(const char *text, struct socket_owner *owner);
  * listener_open() - listen at a path.
  * @l: filled.
  * @path: where; a socket that nobody listens at any more is replaced.
- * @owner: who may connect.
+ * @owner: the users that may connect.
  *
- * Servers of one user do this one after the other: for a moment a file that only
- * that user can open is locked, below SOCKET_DIR by root, in the socket's directory
- * by others.
+ * Servers of one user do this one at a time: each briefly locks a file that only that user can
+ * open, root below SOCKET_DIR, others in the socket's directory.
  *
  * Return: 0, or -1 with a cause.
  */

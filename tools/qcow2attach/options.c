@@ -12,10 +12,10 @@
 #include "vhost-dev.h"
 #include "vu-session.h"
 
-/* The longest wait for space that has an end, in seconds: a year. */
+/* The longest finite wait for space, in seconds: a year. */
 #define MAX_SPACE_TIMEOUT (365 * 24 * 3600)
 
-/* The largest cache that the kernel takes. */
+/* The largest cache that the kernel accepts. */
 #define MAX_CACHE_BYTES (1ull << 30)
 
 static int exclude_each_other(void)

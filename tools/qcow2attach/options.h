@@ -94,7 +94,7 @@ enum {
 	"                             most max_queues, a parameter of vhost-blk)\n" \
 	"      --queue-size N         most entries of a queue (default: 1024)\n" \
 	"      --workers 1|per-queue  kernel threads that serve them (default: 1)\n" \
-	"      --poll MICROSECONDS    how long to wait awake for requests (default: 0)\n" \
+	"      --poll MICROSECONDS    how long to busy-poll for requests (default: 0)\n" \
 	"      --serial S             serial number, up to 20 characters (default: NAME)\n" \
 	"      --oom-score-adj N      how soon the server is killed when memory is short,\n" \
 	"                             from -1000 (never) to 1000 (default: -999)\n"

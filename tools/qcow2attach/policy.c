@@ -142,7 +142,7 @@ static bool is_named(const struct policy *p, const struct stat *st)
 	return false;
 }
 
-/* A file in the image's own directory, which nobody has named: may it be its backing file? */
+/* A file in the image's own directory, which no option names: may it be its backing file? */
 static int check_neighbour(const struct stat *st, bool raw, const struct stat *overlay)
 {
 	/* Disks of several owners may lie in one directory. */
@@ -155,16 +155,16 @@ static int check_neighbour(const struct stat *st, bool raw, const struct stat *o
 	if (!raw)
 		return 0;
 	/* Any file can be said to be a raw disk: a key, a password, another tenant's disk. */
-	cause("it is a raw file, which may be anybody's, and only the image says that it belongs "
-	      "to it (--backing FILE allows it, --allow-dir DIR all of a directory)");
+	cause("it is a raw file, which may be anybody's, and only the image claims it "
+	      "(--backing FILE allows it, --allow-dir DIR all of a directory)");
 	return cause_code(EXIT_REFUSED);
 }
 
 /*
- * The nodes of LVM and udev are links to /dev/dm-N and the like. So below /dev it counts where a
- * link lies, in directories where only the administrator makes links: not in /dev/shm, nor in what
- * somebody has made there. Returns that directory when it is allowed; else NULL, and *@hint is one
- * that would do.
+ * The nodes of LVM and udev are links to /dev/dm-N and the like. So below /dev the place of a link
+ * counts, in directories where only the administrator makes links: not in /dev/shm, nor in a
+ * directory that a user has made there. Returns that directory when it is allowed; else NULL, and
+ * *@hint is a directory that would do.
  */
 static const char *granted_place(const struct policy *p, const struct strv *places,
 				 const char **hint)

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * policy.h - which files an image may stand on.
+ * policy.h - which backing files an image may have.
  *
- * The name of a backing file is written in the image, so whoever could write the
- * image (a guest's owner, a tenant) chose it. Only directories that the person
- * at the command line, or the administrator, allowed are followed. A raw file has
- * nothing in it that makes it a disk: it may be a key, or another tenant's disk, so
- * being near the image does not make it a backing file.
+ * The name of a backing file is written in the image, so anybody that could write the image (a
+ * guest's owner, a tenant) chose it. Only directories that the person at the command line, or the
+ * administrator, allowed are followed. A raw file has nothing in it that makes it a disk: it may be
+ * a key, or another tenant's disk, so being near the image does not make it a backing file.
  */
 #ifndef QCOW2ATTACH_POLICY_H
 #define QCOW2ATTACH_POLICY_H
@@ -20,7 +19,7 @@
 
 /**
  * struct policy_file - a file that was named itself.
- * @fd: the file, open for nothing (O_PATH), so that no other can get its identity.
+ * @fd: the file, opened with O_PATH, so that no other file can get its identity.
  * @st: its attributes.
  */
 struct policy_file {
@@ -29,8 +28,8 @@ struct policy_file {
 };
 
 /**
- * struct policy - what backing files are taken.
- * @none: no image may have one.
+ * struct policy - which backing files are taken.
+ * @none: no image may have a backing file.
  * @granted: directories named by an option or the configuration.
  * @files: files named by an option.
  * @nfiles: how many.
@@ -59,7 +58,7 @@ bool same_file(const struct stat *a, const struct stat *b);
 int policy_allow(struct policy *p, const char *dir);
 
 /**
- * policy_allow_file() - allow one file, wherever it lies and whoever owns it.
+ * policy_allow_file() - allow one file, whatever its place and owner.
  * @p: the policy.
  * @path: its name, by which it is found once, now.
  *
@@ -70,7 +69,7 @@ int policy_allow_file(struct policy *p, const char *path);
 /**
  * policy_read_config() - allow what the administrator's configuration allows.
  * @p: the policy.
- * @path: the configuration; one that is not there allows nothing.
+ * @path: the configuration; a missing file allows nothing.
  *
  * Lines are `allow-dir DIRECTORY`, empty, or begin with #.
  *
@@ -90,7 +89,7 @@ int policy_set_home(struct policy *p, int dir);
 /**
  * policy_check() - may this opened file be a backing file?
  * @p: the policy.
- * @fd: the file, opened for nothing (O_PATH) as yet.
+ * @fd: the file, so far opened with O_PATH only.
  * @places: the directories in which its name, and each link that this led to, says that it is.
  * @st: its attributes.
  * @raw: it is taken for a raw disk.

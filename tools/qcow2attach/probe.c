@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * probe.c - owns the process that reads headers and partition tables, and the distrust
- * of what it answers.
+ * probe.c - owns the process that reads headers and partition tables, and the distrust of its
+ * answer.
  */
 #include "probe.h"
 
@@ -18,7 +18,7 @@
 #include "spawn.h"
 #include "util.h"
 
-/* How long a disk may take to show its first sectors. Nothing depends on these. */
+/* How long reading a disk's first sectors may take. Nothing depends on these sectors. */
 #define DISK_WAIT_MS 5000
 
 /**
@@ -59,7 +59,7 @@ static ssize_t read_image(void *ctx, void *buf, size_t len, uint64_t offset)
 	return done;
 }
 
-/* Direct reading wants memory of the alignment that the largest sector has. */
+/* Direct I/O needs memory that is aligned to the largest sector size. */
 static void read_disk(int fd, const struct question *q, struct answer *answer)
 {
 	static uint8_t begin[PTABLE_BYTES] __attribute__((aligned(4096)));
@@ -92,7 +92,7 @@ static bool terminated(const char *text, size_t size)
 	return memchr(text, '\0', size);
 }
 
-/* The child may have been taken over by the image: believe only what can be believed. */
+/* The image may have taken over the child: accept only a plausible answer. */
 static bool plausible(const struct answer *a)
 {
 	const struct image_header *h = &a->header;
@@ -101,7 +101,7 @@ static bool plausible(const struct answer *a)
 	    !terminated(h->backing_name, sizeof(h->backing_name)) ||
 	    !terminated(h->backing_format, sizeof(h->backing_format)))
 		return false;
-	/* What is refused may be refused half read. */
+	/* A refused header may be half read. */
 	if (!a->accepted)
 		return true;
 	return h->size <= INT64_MAX && h->has_backing == !!h->backing_name[0];
@@ -125,7 +125,7 @@ static int ask(int fd, const struct question *q, int wait_ms, struct answer *ans
 	while ((ret = poll(&p, 1, wait_ms)) < 0 && errno == EINTR)
 		;
 	if (!ret) {
-		/* It may not even die before its disk answers. */
+		/* The child may not even die before its disk answers. */
 		kill(reader.pid, SIGKILL);
 		close(reader.fd);
 		waitpid(reader.pid, NULL, WNOHANG);

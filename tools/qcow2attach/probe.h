@@ -12,8 +12,8 @@
  * @fd: the image.
  * @header: the result.
  *
- * A child process does it that has no privileges, no files but this one and no
- * system calls but reading it; its answer is not trusted either.
+ * A child process that has no privileges, no files but this one and no system calls but reading it
+ * does the work; its answer is not trusted either.
  *
  * Return: 0, or -1 with a cause.
  */
@@ -25,7 +25,8 @@ int probe_header(int fd, struct image_header *header);
  * @bytes: its size.
  * @sector: its sector size.
  *
- * Such a process does this, too. One that has no answer after some seconds is not waited for.
+ * A child process does this, too. A child that does not answer within some seconds is not waited
+ * for.
  *
  * Return: 512, 4096, or 0 where that is not known.
  */

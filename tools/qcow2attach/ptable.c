@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * ptable.c - owns reading the beginning of a guest's disk, as far as that tells the
- * sector size that its partition table counts in. The guest wrote these bytes: they
- * lead nowhere, they are only compared.
+ * ptable.c - owns reading the beginning of a guest's disk, as far as that tells the sector size
+ * that its partition table counts in. The guest wrote these bytes: they are only compared, never
+ * followed.
  */
 #include "ptable.h"
 
@@ -14,7 +14,7 @@
 #define MBR_ENTRY 16
 #define TYPE_PROTECTIVE 0xee
 
-/* Where programs have partitions begin, in bytes. */
+/* The alignment that programs give partitions, in bytes. */
 #define ALIGNMENT (1u << 20)
 
 /* A partition of an MBR, in sectors of unknown size. */
@@ -90,7 +90,7 @@ unsigned int ptable_sector_size(const uint8_t *begin, size_t len, uint64_t disk,
 	unsigned int other = sector == 512 ? 4096 : 512, n;
 	struct partition list[MBR_ENTRIES];
 
-	/* One of them may have been left there when another was made. */
+	/* One of the headers may be left over from an earlier table. */
 	if (small || large)
 		return small && large ? 0 : small ? 512 : 4096;
 	n = mbr_read(begin, len, list);
@@ -98,7 +98,7 @@ unsigned int ptable_sector_size(const uint8_t *begin, size_t len, uint64_t disk,
 		return 0;
 	if (!fits(list, n, disk, sector))
 		return other;
-	/* What fits both ways is told by where it begins, if at all. */
+	/* A table that fits both ways is judged by where its partitions begin, if at all. */
 	if (aligned(list, n, other) && !aligned(list, n, sector))
 		return other;
 	return 0;

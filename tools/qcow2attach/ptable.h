@@ -10,12 +10,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* How much of a disk's beginning is looked at. */
+/* How many bytes of a disk's beginning are looked at. */
 #define PTABLE_BYTES 8192
 
 /**
  * ptable_sector_size() - for which sector size a disk's partition table was plainly made.
- * @begin: the disk's beginning, which may be anybody's bytes.
+ * @begin: the disk's beginning, which may be any bytes.
  * @len: how much there is of it, at most PTABLE_BYTES.
  * @disk: the disk's size in bytes.
  * @sector: the disk's sector size, 512 or 4096.

@@ -12,24 +12,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* QEMU's own memory size when nothing is said. */
+/* QEMU's default memory size. */
 #define DEFAULT_MEMORY (128ull << 20)
 
 /* QEMU rounds the memory's size up to a multiple of this. */
 #define MEMORY_UNIT 8192
 
-/* More of a disk's name than this is not taken into the names that QEMU is given. */
+/* The most bytes of a disk's name that go into the IDs that QEMU is given. */
 #define ID_NAME_MAX 64
 
-/* Options that speak of all disks, and of which this one would learn nothing. */
+/* Options that are about all disks, but that this disk would not follow. */
 static const struct refused_option {
 	const char *name;
 	const char *why;
 } refused_options[] = {
-	{ "snapshot", "would not hold for this disk, whose writes would land in the image: attach "
+	{ "snapshot", "would not apply to this disk, whose writes would go to the image: attach "
 		      "an overlay that you throw away (qemu-img create -f qcow2 -b IMAGE -F "
 		      "qcow2)" },
-	{ "loadvm", "would set the guest back, but not this disk, and the guest would damage it" },
+	{ "loadvm", "would revert the guest but not this disk, which the guest would damage" },
 };
 
 /**
@@ -45,7 +45,7 @@ struct memory_backend {
 };
 
 /**
- * struct qemu_view - what a command line says that matters here.
+ * struct qemu_view - what matters here of a command line.
  * @memory: bytes of memory.
  * @machine_backend: the name in -machine memory-backend=, or NULL.
  * @backends: the memory objects.
@@ -58,7 +58,7 @@ struct memory_backend {
  * @mem_path: -mem-path is given.
  * @daemonize: -daemonize is given.
  * @refused: an option that this disk cannot follow, and why; or NULL.
- * @boots: what the guest boots from is said otherwise.
+ * @boots: another option says what the guest boots from.
  * @cpus: its processors.
  */
 struct qemu_view {
@@ -135,7 +135,7 @@ static void add_backend(struct qemu_view *v, char *id, char *type, bool shared)
 	};
 }
 
-/* Allocated, or NULL; what is null is there, but no object. */
+/* Allocated, or NULL; a JSON null is there, but no object. */
 static char *json_text(struct json_object *o, const char *key)
 {
 	struct json_object *value;
@@ -145,7 +145,7 @@ static char *json_text(struct json_object *o, const char *key)
 	return xstrdup(json_object_get_string(value));
 }
 
-/* Is memory of this type shared when nothing is said? */
+/* Is memory of this type shared by default? */
 static bool shared_by_default(const char *type)
 {
 	return type && (!strcmp(type, "memory-backend-memfd") ||
@@ -181,7 +181,7 @@ static void see_object(struct qemu_view *v, const char *arg)
 	free(id);
 }
 
-/* The number of bytes that one of a size's suffix is, 0 when there is no such suffix. */
+/* The number of bytes that a size's suffix stands for, 0 when there is no such suffix. */
 static uint64_t suffix_bytes(char c)
 {
 	static const char suffixes[] = "bkmgtpe";
@@ -243,7 +243,7 @@ static int see_memory(struct qemu_view *v, const char *arg)
 	char *size = option_value(arg, "size", "size");
 	int ret = 0;
 
-	/* What ends with a digit is mebibytes. */
+	/* A size that ends with a digit is in MiB. */
 	if (size && set_memory(v, size, *size && isdigit((unsigned char)size[strlen(size) - 1]) ?
 					1 << 20 : 1))
 		ret = cause_prefix("-m %s", arg);
@@ -288,7 +288,7 @@ static void see_numa(struct qemu_view *v, const char *arg)
 	free(mem);
 }
 
-/* Memory in slots (pc-dimm, nvdimm, virtio-mem-pci, ...) is the guest's as any other. */
+/* Memory in slots (pc-dimm, nvdimm, virtio-mem-pci, ...) is guest memory like any other. */
 static void see_device(struct qemu_view *v, const char *arg)
 {
 	char *driver, *memdev;
@@ -303,7 +303,7 @@ static void see_device(struct qemu_view *v, const char *arg)
 		driver = option_value(arg, "driver", "driver");
 		memdev = option_value(arg, "memdev", "driver");
 	}
-	/* What guests share with each other is no memory of theirs to put rings and buffers in. */
+	/* Guests do not put rings and buffers into memory that they share with each other. */
 	if (memdev && driver && strncmp(driver, "ivshmem", 7)) {
 		strv_add(&v->device_memdevs, memdev);
 		memdev = NULL;
@@ -395,14 +395,14 @@ static int check_backend(const struct qemu_view *v, const char *id)
 		if (!b->shared)
 			return cause("the memory '%s' is not shared: %s", id,
 				     shared_by_default(b->type) ?
-				     "leave share=off away from its -object" :
+				     "remove share=off from its -object" :
 				     "add share=on to its -object");
 		return 0;
 	}
 	return cause("there is no -object for the memory '%s'", id);
 }
 
-/* Is the memory that the user set up fit? *@add is set when it is for us to set it up. */
+/* Is the memory that the user set up suitable? *@add is set when we must set it up. */
 static int check_memory(const struct qemu_view *v, bool *add)
 {
 	*add = false;
@@ -447,7 +447,7 @@ static void add_pair(struct strv *out, const char *option, char *value)
 	strv_add(out, value);
 }
 
-/* Has the machine a PCI bus to put the disk on? QEMU speaks for those that are not known here. */
+/* Has the machine a PCI bus for the disk? QEMU itself refuses machines that are not known here. */
 static int check_machine(const struct qemu_view *v)
 {
 	const char *m = v->machine;
@@ -463,7 +463,7 @@ static int check_machine(const struct qemu_view *v)
 	return 0;
 }
 
-/* A letter first, then letters, digits and -._: what of @name is none of these becomes '-'. */
+/* A letter first, then letters, digits and -._: any other character of @name becomes '-'. */
 static char *make_id(const char *what, const char *name, unsigned int n)
 {
 	char *id = xasprintf("%s-%.*s", what, ID_NAME_MAX, name ? name : "disk");
@@ -491,7 +491,7 @@ static bool is_mentioned(char *const *argv, const char *id)
 	return false;
 }
 
-/* A name for something new in QEMU, which the command line does not have yet. Allocated. */
+/* An ID for a new object of QEMU, which the command line does not have yet. Allocated. */
 static char *new_id(char *const *argv, const char *what, const char *name)
 {
 	char *id = make_id(what, name, 1);

@@ -12,7 +12,7 @@
 
 /**
  * struct qemu_disk - the disk to add.
- * @name: its name, of which names for QEMU are made.
+ * @name: its name, from which IDs for QEMU are made.
  * @socket: the vhost-user socket.
  * @queues: how many queues it has.
  * @bootindex: its place in the boot order; -1 to choose.
@@ -41,9 +41,9 @@ unsigned int qemu_args_queues(char *const *argv, unsigned int most);
  * @disk: the disk.
  * @out: receives the new command line.
  *
- * A guest whose memory another process cannot map gets memory that it can; what
- * the user said about memory is kept, or refused when it cannot be. So is what
- * would treat this disk otherwise than QEMU's own.
+ * A guest whose memory another process cannot map gets memory that another process can map. The
+ * user's options about memory are kept, or refused when they cannot be. Options that would treat
+ * this disk unlike QEMU's own disks are refused, too.
  *
  * Return: 0, or -1 with a cause.
  */

@@ -38,12 +38,11 @@ enum arg_rule {
 
 /**
  * struct allowed_call - one system call that a filter lets through.
- * @nr: its number; a call may be there several times.
+ * @nr: its number; a call may be listed several times.
  * @rule: what must be true of one argument.
  * @arg: the argument's place, from 0.
- * @value: what the rule is about; arguments are looked at as the 32-bit numbers that the kernel
- * takes
- *	these for.
+ * @value: what the rule compares with; arguments are compared as the 32-bit numbers that the kernel
+ *	takes them for.
  */
 struct allowed_call {
 	int nr;
@@ -201,6 +200,6 @@ int sandbox_server(const struct sandbox_user *user)
 		return -1;
 	if (prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0) < 0)
 		return cause_errno("PR_SET_PDEATHSIG");
-	/* A call outside the list is a fault of ours, not a reason to lose a guest's disk. */
+	/* A call outside the list is a bug of ours, not a reason to lose a guest's disk. */
 	return install_filter(calls, ARRAY_SIZE(calls), SECCOMP_RET_ERRNO | EPERM);
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * sandbox.h - giving up what a process does not need before it reads bytes that
- * somebody else wrote.
+ * sandbox.h - giving up what a process does not need before it reads untrusted bytes.
  */
 #ifndef QCOW2ATTACH_SANDBOX_H
 #define QCOW2ATTACH_SANDBOX_H
@@ -13,11 +12,10 @@
 #define SANDBOX_USER "qcow2attach"
 
 /**
- * struct sandbox_user - whom a process becomes that was root.
+ * struct sandbox_user - the user that a root process becomes.
  * @uid: the user; never root.
  * @gid: its group.
- * @shared: it is nobody, whom other programs become, too, since this host has no
- *	SANDBOX_USER.
+ * @shared: it is nobody, which other programs become, too, since this host has no SANDBOX_USER.
  */
 struct sandbox_user {
 	uid_t uid;
@@ -26,12 +24,11 @@ struct sandbox_user {
 };
 
 /**
- * sandbox_find_user() - look up whom to become.
+ * sandbox_find_user() - look up the user to become.
  * @name: a user, or NULL for SANDBOX_USER, or nobody where that does not exist.
  * @user: filled.
  *
- * Only root can become somebody else: of others no name is taken, and they stay
- * who they are.
+ * Only root can become another user: any other user must give no @name, and keeps its identity.
  *
  * Return: 0, or -1 with a cause.
  */
@@ -39,7 +36,7 @@ int sandbox_find_user(const char *name, struct sandbox_user *user);
 
 /**
  * sandbox_header_reader() - leave a process only what reading a header takes.
- * @user: whom it becomes when it is root.
+ * @user: the user that it becomes when it is root.
  * @image_fd: the file it may read from, at any offset.
  * @answer_fd: the only descriptor it may write to.
  *
@@ -53,7 +50,7 @@ int sandbox_header_reader(const struct sandbox_user *user, int image_fd, int ans
 
 /**
  * sandbox_server() - leave a process only what serving a disk takes.
- * @user: whom it becomes when it is root.
+ * @user: the user that it becomes when it is root.
  *
  * Becomes @user when it was root, which drops all capabilities, asks for a
  * SIGTERM when its parent dies, and allows the system calls that accept a

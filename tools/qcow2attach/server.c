@@ -25,10 +25,10 @@
 #include "util.h"
 #include "vu-session.h"
 
-/* Killed after everything else, but not never: a group of its own may have nothing else to kill. */
+/* Killed after everything else, but not exempt: its own cgroup may have nothing else to kill. */
 #define DEFAULT_OOM_SCORE_ADJ (-999)
 
-/* Everything that is opened before the privileges go. */
+/* Everything that is opened before the privileges are dropped. */
 struct server {
 	const struct server_options *options;
 	struct sandbox_user user;
@@ -57,8 +57,8 @@ static int end_session(struct vu_session *s, struct vu_inbox *box, bool *connect
 }
 
 /*
- * Handle a message of the front end, no more than one, since it could go on for
- * ever and signals must be heard. A connection that cannot go on is closed.
+ * Handle at most one message of the front end, since it could send forever, and signals must be
+ * handled. A connection that cannot go on is closed.
  */
 static int serve_message(struct vu_session *s, struct vu_inbox *box, bool *connected)
 {
@@ -136,8 +136,9 @@ static int serve(struct server *srv)
 		if (p[POLL_SIGNAL].revents)
 			break;
 		/*
-		 * A new connection waits until nothing more is to be read from the old one: who
-		 * comes back has closed it already, maybe with messages before its end.
+		 * A new connection waits until nothing more is to be read from the old one: a front
+		 * end that comes back has closed the old one already, maybe with messages before
+		 * its end.
 		 */
 		if (p[POLL_SESSION].revents)
 			ret = serve_message(&session, &box, &connected);
@@ -153,8 +154,8 @@ static int serve(struct server *srv)
 }
 
 /*
- * The guest's memory, which the kernel uses by way of this process, counts as this process's, too.
- * Of all that have it mapped this one would be killed first, though its end frees nothing.
+ * The guest's memory, which the kernel uses through this process, counts as this process's, too. Of
+ * all processes that map it this one would be killed first, though its end frees nothing.
  */
 static int lower_oom_score(const struct server_options *o)
 {
@@ -162,7 +163,7 @@ static int lower_oom_score(const struct server_options *o)
 	int adj = o->has_oom_score_adj ? o->oom_score_adj : DEFAULT_OOM_SCORE_ADJ, fd, ret;
 	char text[16];
 
-	/* The command that starts it may have gone further. */
+	/* The command that starts the server may have set a lower score. */
 	if (!o->has_oom_score_adj && !read_small_file(path, text, sizeof(text)) &&
 	    atoi(text) <= adj)
 		return 0;
@@ -194,7 +195,7 @@ static int prepare(struct server *srv)
 		srv->vhost.ring_size = srv->options->queue_size;
 	if (sandbox_server(&srv->user))
 		return cause_prefix("the server cannot give up its privileges");
-	/* Without privileges: the kernel's workers act with the identity of who asks for them. */
+	/* Without privileges: the kernel's workers act as the process that asks for them. */
 	if (vhost_dev_own(&srv->vhost, srv->options->queues, srv->options->worker_per_queue,
 			  srv->disk.fd, serial))
 		return -1;
@@ -206,7 +207,7 @@ static int by_number(const void *a, const void *b)
 	return *(const int *)a - *(const int *)b;
 }
 
-/* Close all but what it works with: what the command was started with is none of its business. */
+/* Close all descriptors but its own: what the command has inherited is not the server's. */
 static int close_others(const struct server *srv, int hello_fd)
 {
 	int keep[] = {
@@ -268,7 +269,7 @@ static int open_uevents(void)
 		close(fd);
 		fd = -1;
 	}
-	/* Without it the disk works; only a change of its size goes untold. */
+	/* Without these events the disk works; only a change of its size goes unreported. */
 	if (fd < 0)
 		note("cannot receive the kernel's events: %s", strerror(errno));
 	return fd;
@@ -345,10 +346,11 @@ static int next_signal(const sigset_t *set, uint64_t until)
 }
 
 /*
- * Pass on what asks us to end, until the server has. It may be deaf: a file that a front end handed
- * over can be on a filesystem that does not answer, and a drain waits for the storage. Then it is
- * killed, which costs nothing, since the kernel finishes what is in flight. If even that waits for
- * such a file or for the storage, it is left to the kernel.
+ * Pass on the signals that ask us to end, until the server has ended. The server may not respond: a
+ * file that a front end handed over can be on a filesystem that does not answer, and a drain waits
+ * for the storage. Then the server is killed, which loses nothing, since the kernel finishes what
+ * is in flight. If even its end waits for such a file or for the storage, the server is left to the
+ * kernel.
  */
 static int wait_for(pid_t pid)
 {
@@ -400,7 +402,7 @@ int server_run(const struct server_options *o,
 
 	if (open_all(&srv))
 		return -1;
-	/* That it ends with us is the sandbox's business: changing the user forgets it. */
+	/* The sandbox makes the server end with us: a change of the user would undo that here. */
 	ret = spawn(&child, "server", 0);
 	if (ret)
 		goto out;

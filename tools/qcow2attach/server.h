@@ -14,8 +14,8 @@
 #include "listen.h"
 
 /*
- * How long a server may take to end after it was told to, which may take its storage's last
- * answers, and then after it was killed, which may, too: the kernel waits for those on its own.
+ * How long a server may take to end after it was told to, and then after it was killed. Both may
+ * take until the storage's last answers: the kernel waits for those on its own.
  */
 #define SERVER_GRACE_MS 10000
 #define SERVER_KILL_MS 5000
@@ -24,19 +24,19 @@
  * struct server_options - what to serve, and how.
  * @device: the device.
  * @socket: where to listen, or NULL for /run/qcow2attach/NAME.sock.
- * @owner: who may connect.
- * @user: whom the process that talks to front ends becomes, or NULL for SANDBOX_USER.
+ * @owner: the users that may connect.
+ * @user: the user that the process that talks to front ends becomes, or NULL for SANDBOX_USER.
  * @queues: how many rings, 0 for as many as there are processors.
- * @queue_size: the most entries of one, 0 for VHOST_DEFAULT_RING_SIZE.
- * @worker_per_queue: a kernel worker for each.
+ * @queue_size: the most entries of a ring, 0 for VHOST_DEFAULT_RING_SIZE.
+ * @worker_per_queue: a kernel worker for each ring.
  * @poll_us: for how many microseconds a worker looks at an empty ring before it sleeps.
  * @read_only: serve it read-only.
  * @serial: the serial number, or NULL for the device's name.
- * @has_oom_score_adj: the next was given.
+ * @has_oom_score_adj: @oom_score_adj was given.
  * @oom_score_adj: how soon the kernel kills the process that talks to front ends when memory is
  * short,
  *	as in /proc/PID/oom_score_adj.
- * @background: hold on to nothing of who started it.
+ * @background: keep nothing of the process that started it.
  */
 struct server_options {
 	const char *device;
@@ -55,7 +55,7 @@ struct server_options {
 };
 
 /**
- * struct server_info - what has become of it, told when it is ready.
+ * struct server_info - the server, reported when it is ready.
  * @socket: where it listens.
  * @queues: how many rings it has.
  * @read_only: it is read-only.
@@ -72,8 +72,8 @@ struct server_info {
  * @ready: called once a front end can connect.
  * @ctx: passed to @ready.
  *
- * Returns within SERVER_GRACE_MS and SERVER_KILL_MS of that, whatever the process
- * that speaks to front ends waits for.
+ * Returns within SERVER_GRACE_MS and SERVER_KILL_MS of the signal, whatever the process that speaks
+ * to front ends waits for.
  *
  * Return: 0, or -1 with a cause.
  */

@@ -3,9 +3,9 @@
  * socket-name.c - owns finding out at which Unix socket a process listens.
  *
  * The kernel is asked for a socket by its number, and answers with a name that has a length. Where
- * it cannot be asked (it has no unix_diag, or the socket is in another network namespace) there is
- * /proc/net/unix, whose lines hold names as they are: a name with a newline in it is a line that
- * anybody can write. So what two lines say of one socket is not believed.
+ * it cannot be asked (it has no unix_diag, or the socket is in another network namespace),
+ * /proc/net/unix is read, whose lines hold names unescaped: a name with a newline in it is a line
+ * that anybody can forge. So two lines about one socket are not believed.
  */
 #include "socket-name.h"
 
@@ -25,7 +25,7 @@
 
 #include "util.h"
 
-/* Of a listening socket in /proc/net/unix (__SO_ACCEPTCON), and its state (TCP_LISTEN). */
+/* The flag of a listening socket in /proc/net/unix (__SO_ACCEPTCON), and its state (TCP_LISTEN). */
 #define LISTENS (1u << 16)
 #define STATE_LISTEN 10
 
@@ -83,7 +83,7 @@ static struct one_socket *find(const struct sockets *s, unsigned long inode)
 	return NULL;
 }
 
-/* Of an answer the path, when it is about a listening socket that has one. */
+/* Take the path from an answer that is about a listening socket with a path. */
 static void take_name(const struct nlmsghdr *h, char *buf, size_t len)
 {
 	const struct unix_diag_msg *m = NLMSG_DATA(h);
@@ -139,7 +139,7 @@ static bool ask_for(int fd, unsigned long inode, char *buf, size_t len)
 	return true;
 }
 
-/* Returns whether the kernel has told about any of the sockets. */
+/* Returns whether the kernel has answered for any of the sockets. */
 static bool ask_kernel(const struct sockets *s, char *buf, size_t len)
 {
 	int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);

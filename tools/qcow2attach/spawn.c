@@ -17,7 +17,7 @@ int spawn(struct spawned *s, const char *what, int with_us)
 
 	if (pipe2(pipe_fd, O_CLOEXEC))
 		return cause_errno("cannot create a pipe to the %s", what);
-	/* What is not written yet would be written twice. */
+	/* Buffered output would be written twice. */
 	fflush(NULL);
 	s->pid = fork();
 	if (s->pid < 0) {
@@ -29,7 +29,7 @@ int spawn(struct spawned *s, const char *what, int with_us)
 	close(pipe_fd[s->pid ? 1 : 0]);
 	if (!s->pid && with_us) {
 		prctl(PR_SET_PDEATHSIG, with_us, 0, 0, 0);
-		/* It may have ended before it could be asked for. */
+		/* The parent may have ended before that. */
 		if (getppid() != parent)
 			_exit(EXIT_FAILED);
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * spawn.h - a process of our own that tells the one that started it something by a pipe.
+ * spawn.h - a process of our own that reports to its parent through a pipe.
  */
 #ifndef QCOW2ATTACH_SPAWN_H
 #define QCOW2ATTACH_SPAWN_H
@@ -8,10 +8,9 @@
 #include <sys/types.h>
 
 /**
- * struct spawned - the two ends of it.
- * @pid: the new process; 0 in that.
- * @fd: where the new process writes what it has to tell, and the other reads it. It is closed when
- *	a program is started.
+ * struct spawned - the new process, and this end of the pipe.
+ * @pid: the new process; 0 in the new process itself.
+ * @fd: the pipe, which the new process writes to, and its parent reads. It is closed on exec.
  */
 struct spawned {
 	pid_t pid;
@@ -21,9 +20,9 @@ struct spawned {
 /**
  * spawn() - start a process that goes on from here.
  * @s: set in both processes.
- * @what: what it is, for the message when there is none.
- * @with_us: a signal that it gets when the process that started it has ended, even if that is
- *	before this returns; or 0.
+ * @what: its name, for the message on failure.
+ * @with_us: a signal that the process gets when its parent has ended, even if that is before this
+ *	returns; or 0.
  *
  * Return: 0, in both; or -1 with a cause, and then there is no other process.
  */

@@ -18,8 +18,8 @@ static bool is_octal(const char *s)
 }
 
 /*
- * The next word of a line. The kernel writes what would end a word as a backslash
- * and three octal digits, and a backslash takes any other meaning off a character.
+ * The next word of a line. The kernel writes a character that would end a word as a backslash and
+ * three octal digits; a backslash before any other character makes that character literal.
  */
 static char *next_word(const char **line)
 {
@@ -263,7 +263,7 @@ void print_json(struct json_object *object)
 	const char *s = json_object_to_json_string_ext(object, JSON_C_TO_STRING_PRETTY |
 							       JSON_C_TO_STRING_NOSLASHESCAPE);
 
-	/* Names of files can be any bytes, JSON is UTF-8, and the library does not see to it. */
+	/* Names of files can be any bytes, JSON is UTF-8, and the library does not convert them. */
 	while (*s) {
 		int n = utf8_length(s);
 

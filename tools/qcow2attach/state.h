@@ -13,13 +13,13 @@
 
 /**
  * struct device_state - one device, as people and programs want it.
- * @mode: rw, ro, out_of_space, failed; "no table" and the like when not live.
+ * @mode: rw, ro, out_of_space, failed; removed, empty or unknown when not live.
  * @allocated: clusters in use on the host; -1 where the kernel does not count.
  * @total: clusters of the disk.
  * @host_bytes: bytes the image takes on the host.
  * @cache_kib: memory its tables take.
  * @cache_max_kib: most they may take.
- * @attention: words that ask for somebody's attention.
+ * @attention: words that ask for attention.
  * @layers: the files, top first, each preceded by its format: qcow2 PATH.
  * @identities: for each of these, what it is: MAJOR:MINOR:INODE, or nothing.
  */
@@ -56,9 +56,9 @@ const char *state_layer_path(const char *layer);
  * @state: the device's state.
  * @i: which.
  *
- * The kernel tells the name that a file has now where it was opened; a mount may hide that from
- * this process. Asking another host what has the name might never end, so only files on block
- * devices of this one are looked for.
+ * The kernel reports the current name of a file where it was opened; a mount may hide that name
+ * from this process. A lookup on another host might hang forever, so only files on block devices of
+ * this host are looked for.
  *
  * Return: words for people, or NULL.
  */
@@ -74,7 +74,7 @@ const char *state_layer_moved(const struct device_state *state, size_t i);
 struct json_object *state_json(const struct dm_device *dev, const struct users *users);
 
 /**
- * users_json() - who uses a device, as a JSON array.
+ * users_json() - the users of a device, as a JSON array.
  * @users: the users of all devices.
  * @dev: the device's number.
  *
@@ -82,7 +82,7 @@ struct json_object *state_json(const struct dm_device *dev, const struct users *
  */
 struct json_object *users_json(const struct users *users, dev_t dev);
 
-/** print_json() - print an object, and give it back. */
+/** print_json() - print an object, and release it. */
 void print_json(struct json_object *object);
 
 #endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * users.c - owns finding out, from /proc and sysfs, who keeps a device busy.
+ * users.c - owns finding out, from /proc and sysfs, which users keep a device busy.
  */
 #include "users.h"
 
@@ -130,8 +130,9 @@ static void scan_processes(struct users *users)
 }
 
 /*
- * A subvolume has a device number of its own, under which there is no disk; its source names one
- * then. Others are mounted from anything that whoever mounts them says, which for FUSE is anybody.
+ * A subvolume has a device number of its own, under which there is no disk; its source names the
+ * disk then. The source of any other mount is what the mounting user says, which for FUSE is any
+ * user.
  */
 static bool is_subvolume(const char *type, unsigned int maj)
 {
@@ -177,7 +178,7 @@ static void scan_swaps(struct users *users)
 		fclose(f);
 }
 
-/* A loop device opens what it stands on in the kernel, and is none of its holders. */
+/* A loop device opens its backing file in the kernel, and is not among the holders. */
 static void scan_loops(struct users *users)
 {
 	char path[PATH_MAX], below[PATH_MAX];

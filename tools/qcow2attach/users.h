@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * users.h - who uses a block device.
+ * users.h - the users of a block device.
  */
 #ifndef QCOW2ATTACH_USERS_H
 #define QCOW2ATTACH_USERS_H
@@ -14,7 +14,7 @@ enum user_kind {
 	USER_PROCESS,		/* a process has it open */
 	USER_MOUNT,		/* it is mounted */
 	USER_SWAP,		/* it is swap space */
-	USER_DEVICE,		/* another device stands on it */
+	USER_DEVICE,		/* another device is on top of it */
 };
 
 /**
@@ -49,7 +49,7 @@ struct users {
  * users_scan() - look for the users of all devices, once.
  * @users: filled; users_free() it.
  *
- * Processes that may not be looked into are not seen.
+ * Processes that this one may not inspect are not seen.
  */
 void users_scan(struct users *users);
 
@@ -88,7 +88,7 @@ int users_find(dev_t dev, struct device_user **list);
 /**
  * user_describe() - one user in words.
  * @u: the user.
- * @buf: where to write, for instance "used by qemu (process 17)".
+ * @buf: where to write, for instance "in use by qemu (process 17)".
  * @len: bytes in @buf.
  *
  * Return: @buf.

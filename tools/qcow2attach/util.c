@@ -82,7 +82,7 @@ int cause_exit(void)
 	return current_code;
 }
 
-/* The names in it are somebody's choice, or may be. */
+/* The names in it may be another user's choice. */
 static void print_line(const char *text)
 {
 	const char *verb = current_verb ? current_verb : "";
@@ -191,7 +191,7 @@ int parse_uint(const char *text, const char *what, unsigned int min, unsigned in
 	if (!isdigit((unsigned char)text[0]) || *end)
 		return cause("%s: '%s' is not a number", what, text);
 	if (errno || n < min || n > max)
-		return cause("%s is %s, it must be from %u to %u", what, text, min, max);
+		return cause("%s is '%s': it must be from %u to %u", what, text, min, max);
 	*value = n;
 	return 0;
 }
@@ -223,14 +223,14 @@ int utf8_length(const char *s)
 		if ((c[i] & 0xc0) != 0x80)
 			return 0;
 	}
-	/* What could be said shorter, surrogates, and what lies behind the last character. */
+	/* Overlong forms, surrogates, and code points after the last. */
 	if ((c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xed && c[1] > 0x9f) ||
 	    (c[0] == 0xf0 && c[1] < 0x90) || (c[0] == 0xf4 && c[1] > 0x8f))
 		return 0;
 	return n;
 }
 
-/* C0 and DEL; C1, which terminals know in UTF-8, too; and what reverses the text's direction. */
+/* C0 and DEL; C1, which terminals know in UTF-8, too; characters that reverse the text. */
 static bool is_control(const unsigned char *c, int n)
 {
 	return c[0] < 0x20 || c[0] == 0x7f || (n == 2 && c[0] == 0xc2 && c[1] < 0xa0) ||

@@ -139,19 +139,19 @@ int parse_uint(const char *text, const char *what, unsigned int min, unsigned in
 const char *format_size(uint64_t bytes, char *buf, size_t len);
 
 /**
- * printable() - a name as people may be shown it.
+ * printable() - a name that is safe to show.
  * @text: any bytes but NUL: names of files are such.
  *
  * A control character, which could move the cursor, begin a line that looks like one of ours, or
- * set the terminal up anew, becomes a backslash and three octal digits, as in the kernel's table
- * lines; so does each byte of what is no UTF-8.
+ * reconfigure the terminal, becomes a backslash and three octal digits, as in the kernel's table
+ * lines; so does each byte that is not UTF-8.
  *
  * Return: an allocated string.
  */
 char *printable(const char *text);
 
 /**
- * shell_word() - a text as a shell takes it for one word, for a command that people are to copy.
+ * shell_word() - a text quoted as one word of a shell, for a command to copy.
  * @text: the text.
  *
  * Return: an allocated string.
@@ -162,7 +162,7 @@ char *shell_word(const char *text);
  * utf8_length() - how many bytes are one character of UTF-8 (RFC 3629).
  * @s: the bytes.
  *
- * Return: 1 to 4, or 0 when they are none.
+ * Return: 1 to 4, or 0 when they are no character.
  */
 int utf8_length(const char *s);
 
@@ -193,8 +193,8 @@ void strv_free(struct strv *list);
 
 /**
  * reopen() - open what a descriptor stands for: the same file, whatever its name leads to now.
- * @fd: the descriptor, which may be one for nothing (O_PATH).
- * @flags: as of open(); that it never waits, and what is never inherited, is added.
+ * @fd: the descriptor, which may be opened with O_PATH.
+ * @flags: as of open(); O_NONBLOCK, O_CLOEXEC and O_NOCTTY are added.
  *
  * Return: the new descriptor, or -1 with errno set and no cause.
  */
@@ -211,7 +211,7 @@ int reopen(int fd, int flags);
 int read_small_file(const char *path, char *buf, size_t len);
 
 /**
- * read_all() - read so many bytes.
+ * read_all() - read exactly @len bytes.
  * @fd: where from.
  * @buf: where to.
  * @len: how many.
@@ -221,7 +221,7 @@ int read_small_file(const char *path, char *buf, size_t len);
 int read_all(int fd, void *buf, size_t len);
 
 /**
- * write_all() - write everything, whatever write() feels like.
+ * write_all() - write everything, however little write() takes at once.
  *
  * Return: 0, or -1 with errno set.
  */

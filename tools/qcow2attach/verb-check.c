@@ -34,10 +34,10 @@ enum {
 	OPT_REPAIR,
 };
 
-/* Shown on a terminal from when it has taken so long. */
+/* A terminal shows the progress after this time. */
 #define PROGRESS_AFTER_MS 2000
 
-/* qemu-img may do nothing at all for so long, in seconds; to wait for a disk is not that. */
+/* How long qemu-img may do nothing at all, in seconds; waiting for a disk does not count. */
 #define IDLE_LIMIT 600
 
 /* What one of the pipes from qemu-img brought. */
@@ -50,11 +50,10 @@ struct capture {
 /**
  * struct verdict - what qemu-img found.
  * @corruptions: errors that are still there.
- * @leaks: clusters that are counted and not used, still.
- * @leaks_fixed: such clusters that were given back.
- * @dirty: it was not closed by who wrote to it with lazy refcounts; they must be
- *         counted anew.
- * @uncounted: it has no refcounts at all; they must be counted, too.
+ * @leaks: leaked clusters that remain.
+ * @leaks_fixed: leaked clusters that were given back.
+ * @dirty: the last writer, with lazy refcounts, did not close it; these must be counted anew.
+ * @uncounted: it has no refcounts at all; these must be counted, too.
  * @rebuilt: that has been done.
  * @allocated: clusters of the disk that the image holds itself.
  * @total: clusters of the disk.
@@ -64,7 +63,7 @@ struct verdict {
 	bool dirty, uncounted, rebuilt;
 };
 
-/* The image as qemu-img is told of it: with its format, and with no backing file. */
+/* The image as qemu-img gets it: with its format, and with no backing file. */
 static char *image_name(bool node)
 {
 	struct json_object *file = json_object_new_object();
@@ -181,7 +180,7 @@ static int64_t number(struct json_object *o, const char *name)
 	return json_object_object_get_ex(o, name, &value) ? json_object_get_int64(value) : 0;
 }
 
-/* The first line of what qemu-img complains about, without the name it uses for the image. */
+/* The first line of qemu-img's complaint, without the name it uses for the image. */
 static int say_error(char *text, int status, const char *killed)
 {
 	char *colon;
@@ -216,7 +215,7 @@ static int judge(struct capture *out, struct capture *err, int status, const cha
 	unread = number(o, "check-errors");
 	if (unread) {
 		json_object_put(o);
-		return cause("it could not be checked whole: %lld errors reading it",
+		return cause("the check is incomplete: %lld read errors",
 			     (long long)unread);
 	}
 	v->corruptions = number(o, "corruptions");
@@ -238,7 +237,7 @@ static int run_qemu_img(const char *image, int fd, const struct stat *st, const 
 	struct statfs fs;
 	int status, ret;
 
-	/* A process that waits for a filesystem in another process does not look as if it did. */
+	/* A process that waits for a filesystem in another process does not look as if it waits. */
 	if (!fstatfs(fd, &fs) && fs.f_type == FUSE_SUPER_MAGIC)
 		cage.idle_limit = 0;
 	strv_add(&args, xstrdup("qemu-img"));
@@ -270,7 +269,7 @@ static bool has_refcounts(int fd, const struct qcow2_header *h)
 	uint64_t at = be64toh(h->refcount_table_offset);
 	uint64_t left = (uint64_t)be32toh(h->refcount_table_clusters) << be32toh(h->cluster_bits);
 
-	/* What is no table is for others to judge. */
+	/* An invalid table is left to others to judge. */
 	if (!left || left > QCOW2_MAX_REFTABLE_BYTES || at > INT64_MAX - left)
 		return true;
 	while (left) {
@@ -299,9 +298,9 @@ static int check_features(int fd, struct verdict *v)
 	if (n < (ssize_t)QCOW2_V3_MIN_HEADER_LENGTH || be32toh(h.version) < 3)
 		return 0;	/* version 2 has none */
 	features = be64toh(h.incompatible_features);
-	/* qemu-img would open it by the name in the header. */
+	/* qemu-img would open the data file by the name in the header. */
 	if (features & QCOW2_INCOMPAT_DATA_FILE) {
-		cause("it has its data in another file, which is not supported");
+		cause("external data files are not supported");
 		return cause_code(EXIT_REFUSED);
 	}
 	v->dirty = features & QCOW2_INCOMPAT_DIRTY;
@@ -319,13 +318,13 @@ static int repair_image(const char *image, int fd, const struct stat *st, struct
 	}
 	if (recount)
 		return -1;
-	/* Where tables are damaged, what seems leaked may be somebody's data. */
+	/* Where tables are damaged, clusters that seem leaked may hold data. */
 	return v->leaks && !v->corruptions ? run_qemu_img(image, fd, st, "leaks", v) : 0;
 }
 
 /*
  * Open the image for reading. Its name is followed once, so that all look at the same image, and
- * the file is opened for nothing at first: to open a device can be to start it.
+ * the file is opened with O_PATH first: opening a device can start it.
  */
 static int open_image(const char *image, struct stat *st)
 {
@@ -394,13 +393,13 @@ static void print_verdict(const char *image, const struct verdict *v,
 {
 	char size[32];
 
-	const char *why = v->dirty ? "was not closed when it was written last" :
-				     "has no refcounts, so it cannot be written to";
+	const char *why = v->dirty ? "image is marked dirty" :
+				     "image has no refcounts, so it cannot be written to";
 
 	if (v->rebuilt) {
-		printf("%s: %s; counted its clusters anew\n", image, why);
+		printf("%s: %s; rebuilt its refcounts\n", image, why);
 	} else if (v->dirty || v->uncounted) {
-		printf("%s: %s; --repair counts its clusters anew\n", image, why);
+		printf("%s: %s; --repair rebuilds its refcounts\n", image, why);
 		return;
 	}
 	if (v->leaks_fixed)
@@ -464,7 +463,7 @@ static int check_main(int argc, char **argv)
 	for (; optind < argc; optind++) {
 		int ret = check_image(argv[optind], repair, json, array);
 
-		/* The worst is told: a failure, then corruption, then leaks. */
+		/* Report the worst: a failure, then corruption, then leaks. */
 		if (code == EXIT_OK || code == EXIT_LEAKS || ret == EXIT_FAILED)
 			code = ret == EXIT_OK ? code : ret;
 	}
@@ -477,12 +476,12 @@ static int check_main(int argc, char **argv)
 
 const struct verb verb_check = {
 	.name = "check",
-	.summary = "see whether an image is sound, and give back what a crash leaked",
+	.summary = "check an image, and give back clusters that a crash leaked",
 	.help = "Usage: qcow2attach check IMAGE... [--repair] [--json]\n\n"
 		"Have qemu-img look at all tables of the qcow2 image IMAGE, which must not be in\n"
 		"use. A crash or power cut leaves no errors, but up to 8 MiB of leaked clusters.\n"
 		"The exit code is 5 for that, and 4 for errors.\n\n"
-		"      --repair               give them back, and mend what QEMU has marked dirty\n"
+		"      --repair               give them back, and repair an image marked dirty\n"
 		"      --json                 print an array of objects instead\n",
 	.run = check_main,
 };

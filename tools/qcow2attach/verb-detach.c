@@ -30,7 +30,7 @@ static void say_users(const struct dm_device *dev)
 	cause_code(EXIT_BUSY);
 }
 
-/* Whatever the kernel had to say about the image while it was closed. */
+/* Pass on what the kernel logged about the image while it was closed. */
 static void say_warnings(struct kmsg *log, const struct dm_device *dev)
 {
 	char text[1024];
@@ -41,8 +41,8 @@ static void say_warnings(struct kmsg *log, const struct dm_device *dev)
 }
 
 /*
- * What is not committed when the device goes is lost, so the metadata is written
- * while a failure can still be told.
+ * What is not committed when the device goes is lost, so the metadata is written while a failure
+ * can still be reported.
  */
 static int commit(const struct dm_device *dev, bool force)
 {
@@ -133,7 +133,7 @@ const struct verb verb_detach = {
 		"Write back what the image's tables still lack, close the image and remove the\n"
 		"device NAME (or the device at a path). A device that is in use stays.\n\n"
 		"      --wait                 wait until nobody uses the device\n"
-		"      --force                close the image even so: whoever still uses the\n"
-		"                             device gets I/O errors from then on\n",
+		"      --force                close the image even so: the device's users get\n"
+		"                             I/O errors from then on\n",
 	.run = detach_main,
 };

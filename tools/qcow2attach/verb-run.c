@@ -36,7 +36,7 @@ enum { OPT_BOOTINDEX = OPT_OWN, OPT_DEVICE_PROPERTIES };
 /* How long the last requests may take to end after QEMU has. */
 #define DETACH_WAIT_MS 30000
 
-/* More queues than this help nobody, whatever the guest has. */
+/* More queues than this do not help, whatever the guest has. */
 #define DEFAULT_MAX_QUEUES 16
 
 /**
@@ -44,14 +44,14 @@ enum { OPT_BOOTINDEX = OPT_OWN, OPT_DEVICE_PROPERTIES };
  * @image: the image.
  * @attach: how it is attached.
  * @server: how it is served.
- * @disk: how QEMU is told.
+ * @disk: the disk as QEMU gets it.
  * @device: the device's name, or NULL while there is none.
  * @found: the device.
  * @hold: the device, open, until the server holds it; or -1. It goes with its last user.
  * @server_pid: the server, 0 while there is none.
  * @bound: the server has made its socket.
  * @qemu_pid: QEMU, 0 while there is none.
- * @signals: what is waited for.
+ * @signals: the signals that are waited for.
  * @old_signals: what was blocked before, for QEMU.
  */
 struct run {
@@ -77,7 +77,7 @@ static void tell_ready(const struct server_info *info, void *ctx)
 	close(*fd);
 }
 
-/* The process of the server: out of the terminal's reach, and not longer-lived than us. */
+/* The process of the server: out of the terminal's reach, and never outliving us. */
 static void __attribute__((noreturn)) server_process(struct run *r, int ready_fd)
 {
 	setpgid(0, 0);
@@ -120,7 +120,7 @@ static int start_server(struct run *r)
 		ret = cause("the disk cannot be served");
 	close(child.fd);
 	r->bound = !ret;
-	/* It may have got fewer queues than were asked for. */
+	/* The server may have got fewer queues than were asked for. */
 	if (!ret)
 		r->disk.queues = info.queues;
 	return ret;
@@ -147,7 +147,7 @@ static int start_qemu(struct run *r, char **argv)
 	if (!child.pid)
 		qemu_process(r, argv, child.fd);
 	r->qemu_pid = child.pid;
-	/* Nothing to read: the program was started, and the pipe closed by that. */
+	/* Nothing to read: the program was started, which closed the pipe. */
 	ret = read_all(child.fd, &err, sizeof(err));
 	close(child.fd);
 	if (ret)
@@ -172,7 +172,7 @@ static void server_ended(struct run *r)
 	     r->device);
 }
 
-/* Wait for QEMU, passing on what it is to be told. */
+/* Wait for QEMU, passing on its signals. */
 static int wait_for_qemu(struct run *r)
 {
 	struct timespec grace = { .tv_sec = QEMU_GRACE_MS / 1000 };
@@ -195,7 +195,7 @@ static int wait_for_qemu(struct run *r)
 		}
 		if (sig <= 0 || sig == SIGCHLD)
 			continue;
-		/* What the terminal sends it sends to QEMU, too. */
+		/* The terminal sends its signals to QEMU, too. */
 		if (info.si_code != SI_KERNEL)
 			kill(r->qemu_pid, sig);
 		ending = ending || sig == SIGTERM;
@@ -222,7 +222,7 @@ static void stop_server(struct run *r)
 	if (!r->server_pid)
 		return;
 	kill(r->server_pid, SIGTERM);
-	/* Whatever keeps it: nobody shall have to kill us, too. */
+	/* Whatever delays the server: the user must not have to kill us, too. */
 	if (!server_ends(r, SERVER_END_MS)) {
 		kill(r->server_pid, SIGKILL);
 		server_ends(r, SERVER_KILL_MS);
@@ -239,7 +239,7 @@ static void let_go(struct run *r)
 
 /*
  * The device goes by itself when its last user does; wait for that. Its name, or its image, may be
- * another's by then.
+ * another device's by then.
  */
 static int detach_device(struct run *r)
 {
@@ -259,7 +259,7 @@ static int attach(struct run *r)
 		return -1;
 	if (!dmdev_find(r->device, &r->found))
 		return 0;
-	/* Somebody has removed it already. */
+	/* Another process has removed it already. */
 	free(r->device);
 	r->device = NULL;
 	return -1;
@@ -280,7 +280,7 @@ static int begin(struct run *r, char **argv)
 	struct strv args = { 0 };
 	int ret;
 
-	/* What cannot be run is refused before anything is attached. */
+	/* A command that cannot be run is refused before anything is attached. */
 	ret = qemu_args_build(argv, &r->disk, &args);
 	strv_free(&args);
 	if (!ret)
@@ -290,7 +290,7 @@ static int begin(struct run *r, char **argv)
 	if (!ret && !dmdev_is_there(&r->found))
 		ret = cause("the device was removed by somebody else");
 	let_go(r);
-	/* What QEMU inherits is the caller's, and nothing of ours. */
+	/* QEMU inherits the caller's descriptors, and none of ours. */
 	dmdev_let_go();
 	r->disk.name = r->device;
 	if (!ret)
@@ -301,7 +301,7 @@ static int begin(struct run *r, char **argv)
 	return ret;
 }
 
-/* How many queues suit the guest, and can be had. */
+/* How many queues suit the guest, and are available. */
 static unsigned int choose_queues(char **argv)
 {
 	unsigned int most = DEFAULT_MAX_QUEUES, kernel;
@@ -343,7 +343,7 @@ static int run(struct run *r, char **argv)
 		code = wait_for_qemu(r);
 	}
 	stop_server(r);
-	/* One that was killed has left it, and nobody replaces a name that is ours alone. */
+	/* A killed server has left its socket, and nobody replaces a name that is ours alone. */
 	if (own_socket && r->bound)
 		unlink(socket);
 	if (detach_device(r) && !code)
@@ -354,7 +354,7 @@ static int run(struct run *r, char **argv)
 	return code;
 }
 
-/* The arguments of QEMU: what follows `--`, which is taken off the others. */
+/* The arguments of QEMU: those after `--`, which are taken off the others. */
 static char **split_command(int *argc, char **argv)
 {
 	for (int i = 1; i < *argc; i++) {

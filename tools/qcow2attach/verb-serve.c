@@ -19,7 +19,7 @@
 
 enum { OPT_DAEMONIZE = OPT_OWN, OPT_FOREGROUND };
 
-/* Tell a service manager; one that cannot be told is not a reason to stop. */
+/* Notify the service manager; a failure is not a reason to stop. */
 static void notify_manager(void)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
@@ -74,14 +74,14 @@ static int daemonize(const struct server_options *o)
 	int status;
 	char c;
 
-	/* A daemon keeps nothing of its caller's for itself: a lock would stay with it. */
+	/* A daemon keeps no descriptor of its caller's: a lock would stay with it. */
 	closefrom(STDERR_FILENO + 1);
-	/* Whoever stops the first process before it says so wants no server. */
+	/* A user that stops the first process before the server is ready wants no server. */
 	if (spawn(&child, "server", SIGTERM))
 		return report(o->device);
 	if (!child.pid) {
 		setsid();
-		/* Nor must telling it too late leave the socket behind. */
+		/* A report that comes too late must not leave the socket behind. */
 		signal(SIGPIPE, SIG_IGN);
 		d.fd = child.fd;
 		exit(server_run(o, daemon_is_ready, &d) ? report(o->device) : EXIT_OK);

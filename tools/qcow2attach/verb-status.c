@@ -37,7 +37,7 @@ static const char *mode_meaning(const char *mode)
 	return mode;
 }
 
-/* A line of which somebody else may have chosen the words. */
+/* A line whose words another user may have chosen. */
 static void print_field(const char *field, const char *text)
 {
 	char *clean = printable(text);
@@ -221,11 +221,11 @@ static int status_main(int argc, char **argv)
 
 const struct verb verb_status = {
 	.name = "status",
-	.summary = "tell all about one attached image, or about all",
+	.summary = "show the state of one attached image, or of all",
 	.help = "Usage: qcow2attach status [NAME] [--json]\n\n"
 		"Tell what the kernel says about the device NAME (or the device at a path), or\n"
-		"about all: mode, files, clusters in use, cache, users. Of a device that was not\n"
-		"attached but is served it tells who serves it.\n\n"
+		"about all: mode, files, clusters in use, cache, users. For a device that is\n"
+		"served but not attached, tell which process serves it.\n\n"
 		"      --json                 print an object, or an array of them, instead\n",
 	.run = status_main,
 };

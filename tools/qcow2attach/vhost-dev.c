@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * vhost-dev.c - owns opening /dev/vhost-blk and becoming the owner of it: how
- * many rings there are, who works on them, and which disk they lead to.
+ * vhost-dev.c - owns opening /dev/vhost-blk and becoming the owner of it: how many rings there are,
+ * which workers serve them, and which disk they lead to.
  */
 #include "vhost-dev.h"
 
@@ -47,7 +47,7 @@ int vhost_dev_open(struct vhost_dev *dev)
 	memset(dev, 0, sizeof(*dev));
 	dev->call = real_call;
 	dev->ring_size = VHOST_DEFAULT_RING_SIZE;
-	/* Asked here, since the sandboxed server is not told. */
+	/* Read here, since the sandboxed server cannot. */
 	dev->cpus = cpus < 1 ? 1 : cpus;
 	dev->fd = open(VHOST_DEV_PATH, O_RDWR | O_CLOEXEC);
 	if (dev->fd < 0) {
@@ -96,7 +96,7 @@ int vhost_dev_own(struct vhost_dev *dev, unsigned int queues, bool workers, int 
 	if (!queues)
 		count = dev->cpus < dev->max_queues ? dev->cpus : dev->max_queues;
 	dev->queues = count;
-	/* Each takes memory from the moment when there is an owner. */
+	/* Each ring takes memory from the moment when there is an owner. */
 	if (VHOST_CALL(dev, VHOST_BLK_SET_QUEUES, &count) ||
 	    VHOST_CALL(dev, VHOST_SET_OWNER, NULL))
 		return -1;

@@ -28,8 +28,8 @@ struct vhost_vring_worker {
 #define VHOST_DEV_PATH "/dev/vhost-blk"
 
 /*
- * The most entries of a ring, unless it is said otherwise: as QEMU's most. The kernel keeps some
- * hundred bytes for each while the ring runs.
+ * The most entries of a ring by default: QEMU's maximum. The kernel keeps some hundred bytes for
+ * each entry while the ring runs.
  */
 #define VHOST_DEFAULT_RING_SIZE 1024
 #define VHOST_MAX_RING_SIZE 32768
@@ -37,7 +37,7 @@ struct vhost_vring_worker {
 /**
  * struct vhost_dev - one open vhost device.
  * @fd: the open file.
- * @call: its ioctl; a test puts its own kernel here.
+ * @call: its ioctl; a test substitutes its own kernel.
  * @features: what the kernel offers.
  * @max_regions: how many memory regions it takes.
  * @max_queues: how many rings it has at most.
@@ -80,7 +80,7 @@ int vhost_dev_own(struct vhost_dev *dev, unsigned int queues, bool workers, int 
 		  const char *serial);
 
 /**
- * vhost_dev_poll() - have the kernel's workers wait for requests awake.
+ * vhost_dev_poll() - make the kernel's workers busy-poll for requests.
  * @dev: the device, owned.
  * @us: for how many microseconds after the last request; 0 for not at all.
  *

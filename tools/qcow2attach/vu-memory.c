@@ -19,11 +19,11 @@
 #define HUGETLBFS_MAGIC 0x958458f6
 
 /*
- * Where guest memory may be. The kernel touches it with a ring's lock held, so a page that never
- * comes would hold up the ring, and whoever wants to stop it, forever. That rules out what another
- * process or host serves (FUSE, NFS and the like), and overlays, which may lead to those. Whoever
- * speaks to us could make such a file. Local filesystems are in, for monitors that keep memory in a
- * directory of theirs, and for persistent memory.
+ * The filesystems that guest memory may be on. The kernel touches the memory with a ring's lock
+ * held, so a page that never comes would block the ring, and any process that wants to stop it,
+ * forever. That rules out filesystems that another process or host serves (FUSE, NFS and the like),
+ * and overlays, which may lead to those. A front end could make such a file. Local filesystems are
+ * allowed, for monitors that keep memory in a directory of theirs, and for persistent memory.
  */
 static const uint32_t accepted_filesystems[] = {
 	0x01021994,	/* tmpfs: memfd, POSIX shared memory */
@@ -48,7 +48,7 @@ int memory_check_file(int fd, const char *what, uint64_t *page)
 	for (size_t i = 0; i < ARRAY_SIZE(accepted_filesystems); i++) {
 		if ((uint32_t)fs.f_type != accepted_filesystems[i])
 			continue;
-		/* Huge pages can only be mapped, and unmapped, in whole ones. */
+		/* Huge pages can only be mapped, and unmapped, whole. */
 		*page = (uint32_t)fs.f_type == HUGETLBFS_MAGIC ? (uint64_t)fs.f_bsize
 							       : (uint64_t)sysconf(_SC_PAGESIZE);
 		return 0;

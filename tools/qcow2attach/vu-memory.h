@@ -79,7 +79,7 @@ void memory_drop(struct guest_memory *mem, unsigned int at, struct guest_region 
 /** memory_put_back() - undo memory_drop(). */
 void memory_put_back(struct guest_memory *mem, const struct guest_region *region);
 
-/** region_unmap() - give the mapping of a region back. */
+/** region_unmap() - undo the mapping of a region. */
 void region_unmap(struct guest_region *region);
 
 /** memory_clear() - unmap everything. */
@@ -99,7 +99,7 @@ uint64_t memory_translate(const struct guest_memory *mem, uint64_t front_addr, u
 uint64_t memory_end(const struct guest_memory *mem);
 
 /**
- * memory_to_vhost() - the same as the kernel's ioctl takes it.
+ * memory_to_vhost() - the memory as the kernel's ioctl takes it.
  *
  * Return: an allocated table, to be freed.
  */

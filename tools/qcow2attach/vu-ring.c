@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * vu-ring.c - owns when a ring runs. The kernel reads and writes a ring at the
- * addresses it is given without asking whether they are a guest's, so they are
- * checked against the mapped memory here, at every start.
+ * vu-ring.c - owns when a ring runs. The kernel reads and writes a ring at the addresses it is
+ * given without checking that they are a guest's, so they are checked against the mapped memory
+ * here, at every start.
  */
 #include "vu-ring.h"
 
@@ -126,7 +126,7 @@ static int ring_start(struct vu_session *s, unsigned int index)
 	struct vhost_vring_state base = { .index = index, .num = r->base };
 	struct vhost_vring_state on = { .index = index, .num = 1 };
 
-	/* What is to be logged may have shrunk until the log covers it. */
+	/* The memory to be logged may have shrunk until the log covers it. */
 	if (wants_log(s) && features_push(s))
 		return -1;
 	if (VHOST_CALL(s->vhost, VHOST_SET_VRING_NUM, &num) ||
@@ -149,7 +149,7 @@ int ring_stop(struct vu_session *s, unsigned int index)
 	if (!r->running)
 		return 0;
 	if (VHOST_CALL(s->vhost, VHOST_BLK_SET_RING, &state)) {
-		/* It has stopped, but the flush behind it has failed. */
+		/* The ring has stopped, but the flush after that has failed. */
 		unsafe = errno == EIO;
 		s->broken = s->broken || !unsafe;
 		if (!unsafe)
@@ -218,7 +218,7 @@ int ring_set_file(struct vu_session *s, unsigned int index, uint32_t request, in
 	drop_file(slot);
 	*slot = fd;
 	if (!r->running || request == VU_SET_VRING_KICK) {
-		/* A new kick is a new start, also of a ring that had one. */
+		/* A new kick restarts the ring, even if it had one. */
 		if (ring_stop(s, index))
 			return -1;
 		return ring_update(s, index);
@@ -234,7 +234,7 @@ int ring_set_addr(struct vu_session *s, const struct vu_vring_addr *addr)
 	bool same = r->has_addr && r->addr.desc == addr->desc && r->addr.avail == addr->avail &&
 		    r->addr.used == addr->used;
 
-	/* Switching the log on or off is all that may happen to a ring that runs. */
+	/* A ring that runs may only have its log switched on or off. */
 	if (!same && ring_stop(s, addr->index))
 		return -1;
 	r->addr = *addr;

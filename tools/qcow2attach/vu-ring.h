@@ -8,7 +8,7 @@
 #include "vu-session.h"
 
 /**
- * ring_update() - run a ring if all it needs is there, else stop it.
+ * ring_update() - run a ring if it has all that it needs, else stop it.
  *
  * Return: 0, or -1 with a cause.
  */
@@ -51,9 +51,9 @@ int ring_set_file(struct vu_session *s, unsigned int index, uint32_t request, in
 int ring_set_addr(struct vu_session *s, const struct vu_vring_addr *addr);
 
 /**
- * ring_reset() - forget where a stopped ring is and that it was to run.
+ * ring_reset() - forget where a stopped ring is, and that it was enabled.
  *
- * Whom to interrupt is kept: front ends tell that once, when they connect.
+ * The call eventfd is kept: front ends send it once, when they connect.
  */
 void ring_reset(struct vu_session *s, unsigned int index);
 
@@ -63,8 +63,8 @@ void ring_forget(struct vu_session *s, unsigned int index);
 /**
  * log_covers() - is there a log that has a bit for all that the kernel may mark?
  *
- * The kernel sets bits in the log wherever a guest address leads, so one that is
- * too short would let a front end set bits elsewhere in this process.
+ * The kernel sets bits in the log wherever a guest address leads, so a log that is too short would
+ * let a front end set bits elsewhere in this process.
  */
 bool log_covers(const struct vu_session *s);
 
@@ -72,7 +72,7 @@ bool log_covers(const struct vu_session *s);
 bool log_would_cover(const struct vu_session *s, uint64_t bytes);
 
 /**
- * features_push() - tell the kernel the features; the log only from when there is one to write to.
+ * features_push() - tell the kernel the features; logging only while log_covers().
  *
  * Return: 0, or -1 with a cause.
  */

@@ -17,7 +17,7 @@
 #include "util.h"
 #include "vu-ring.h"
 
-/* A handler that has sent the answer itself. */
+/* The result of a handler that has sent the answer itself. */
 #define ANSWERED 1
 
 #define PROTOCOL_FEATURES ((1ull << VU_PROTOCOL_F_MQ) | \
@@ -85,9 +85,9 @@ static int set_owner(struct vu_session *s, struct vu_message *m)
 }
 
 /*
- * A reset keeps the cache mode. QEMU reads the configuration once, when it connects first: a guest
- * that chose to write through is told so ever after, whatever stops, resets and reconnects the disk
- * in between, and would lose what it believes to be safe.
+ * A reset keeps the cache mode. QEMU reads the configuration once, when it first connects: a guest
+ * that chose to write through sees that mode from then on, whatever stops, resets and reconnects
+ * the disk in between. A reset of the mode would lose data that the guest believes to be safe.
  */
 static int reset_device(struct vu_session *s, struct vu_message *m)
 {
@@ -141,7 +141,7 @@ static int set_mem_table(struct vu_session *s, struct vu_message *m)
 undo:
 	memory_clear(&s->memory);
 	s->memory = old;
-	/* The kernel still has the old memory, and the rings may go on in it. */
+	/* The kernel still has the old memory, and the rings may resume in it. */
 	rings_update(s);
 	return -1;
 }
@@ -162,11 +162,11 @@ static int add_mem_reg(struct vu_session *s, struct vu_message *m)
 		region_unmap(&region);
 		return cause("the log is too short for the memory that is added");
 	}
-	/* Rings go on: what they use stays where it is. */
+	/* Rings go on: the memory that they use stays where it is. */
 	if (!push_memory(s))
 		return rings_update(s);
 	memory_drop(&s->memory, s->memory.n - 1, &region);
-	/* Where a ring could not go on with the new table, the kernel has that all the same. */
+	/* The kernel has the new table even if a ring could not resume with it. */
 	if (rings_stop(s) || push_memory(s)) {
 		memory_put_back(&s->memory, &region);
 		s->broken = true;
@@ -186,7 +186,7 @@ static int rem_mem_reg(struct vu_session *s, struct vu_message *m)
 		return -1;
 	memory_drop(&s->memory, at, &region);
 	if (push_memory(s)) {
-		/* The kernel still has it, and so have the rings. */
+		/* The kernel still has the region, and so have the rings. */
 		memory_put_back(&s->memory, &region);
 		rings_update(s);
 		return -1;
@@ -196,9 +196,9 @@ static int rem_mem_reg(struct vu_session *s, struct vu_message *m)
 }
 
 /*
- * The kernel changes the log ring by ring and would stop at one that it refuses, which leaves the
- * rings before it with a log that is about to be unmapped. A ring that does not run is never
- * refused, so all are stopped for it. Nothing of the old log is used after that: bits are set
+ * The kernel changes the log ring by ring and would stop at a ring that it refuses, which leaves
+ * the rings before that one with a log that is about to be unmapped. A ring that does not run is
+ * never refused, so all rings are stopped first. The old log is not used after that: bits are set
  * before a request counts as answered, and a stop waits for the last answer.
  */
 static int set_log_base(struct vu_session *s, struct vu_message *m)
@@ -228,7 +228,7 @@ static int set_log_base(struct vu_session *s, struct vu_message *m)
 	base = (uintptr_t)map + skip;
 	if (rings_stop(s) || VHOST_CALL(s->vhost, VHOST_SET_LOG_BASE, &base)) {
 		munmap(map, len);
-		/* The kernel still has the old log, and the rings may go on with it. */
+		/* The kernel still has the old log, and the rings may resume with it. */
 		rings_update(s);
 		return -1;
 	}
@@ -239,7 +239,7 @@ static int set_log_base(struct vu_session *s, struct vu_message *m)
 		munmap(old, old_len);
 	if (features_push(s) || rings_update(s))
 		return -1;
-	/* Answered as with REPLY_ACK, also without: some front ends wait for the number. */
+	/* Answer as with REPLY_ACK even without it: some front ends wait for the number. */
 	return reply_u64(s, m, 0);
 }
 
@@ -289,7 +289,7 @@ static int get_vring_base(struct vu_session *s, struct vu_message *m)
 	if (check_ring(s, state.index) || ring_stop(s, state.index))
 		return -1;
 	r = &s->ring[state.index];
-	/* It starts again with the next kick descriptor. */
+	/* The ring starts again with the next kick descriptor. */
 	if (r->kick >= 0)
 		close(r->kick);
 	r->kick = -1;
@@ -376,8 +376,8 @@ static int get_config(struct vu_session *s, struct vu_message *m)
 	if (m->header.size < head || wire->offset > sizeof(all) ||
 	    wire->size > sizeof(all) - wire->offset) {
 		/*
-		 * An empty answer is how the protocol tells an error. A front end that waits for as
-		 * many bytes as it asked for sees that no more come by the end of the connection.
+		 * The protocol reports an error by an empty answer. A front end that waits for as
+		 * many bytes as it asked for sees the end of the connection instead.
 		 */
 		reply(s, m, NULL, 0);
 		return cause("the front end asks for %u bytes of configuration at %u", wire->size,
@@ -402,7 +402,7 @@ static int set_config(struct vu_session *s, struct vu_message *m)
 			     "cache mode can be set, once it was negotiated", wire->size,
 			     wire->offset);
 	writeback = wire->data[0];
-	/* What was begun in one mode must not be answered as if it had been in the other. */
+	/* A write that was begun in one mode must not be answered as if begun in the other. */
 	if (rings_stop(s) || VHOST_CALL(s->vhost, VHOST_BLK_SET_WRITEBACK, &writeback)) {
 		rings_update(s);
 		return -1;
@@ -504,7 +504,7 @@ static int check_rule(const struct vu_session *s, const struct vu_message *m,
 
 /*
  * Can a front end that asked for an acknowledgement be told of a failure by a number? Not where it
- * waits for something else, which it would take that number for.
+ * waits for another answer, which it would take that number for.
  */
 static bool can_refuse(const struct vu_session *s, uint32_t request)
 {
@@ -540,7 +540,7 @@ void session_config_changed(struct vu_session *s)
 	if (s->backend_sock < 0)
 		return;
 	if (vu_send(s->backend_sock, VU_BACKEND_CONFIG_CHANGE, 0, NULL, 0)) {
-		note("the new size was not told to the guest: %s", cause_text());
+		note("cannot tell the guest the new size: %s", cause_text());
 		close(s->backend_sock);
 		s->backend_sock = -1;
 	}
@@ -549,7 +549,7 @@ void session_config_changed(struct vu_session *s)
 void session_begin(struct vu_session *s, int sock, struct vhost_dev *vhost,
 		   struct virtio_blk_config *config, uint64_t features)
 {
-	/* The cache mode stays as it is, as over a reset. */
+	/* The cache mode stays as it is, as across a reset. */
 	memset(s, 0, sizeof(*s));
 	s->sock = sock;
 	s->vhost = vhost;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * vu-session.h - one connection of a front end: what it set up so far, and what
- * of that the kernel is working with.
+ * vu-session.h - one connection of a front end: what it set up so far, and what of that the kernel
+ * uses.
  *
- * A ring runs in the kernel exactly while it is enabled, kicked, has a size and
- * addresses inside mapped memory, and, when writes are to be logged, a log that
- * is large enough. Before anything it uses goes away it is stopped and drained.
+ * A ring runs in the kernel exactly while it is enabled, kicked, has a size and addresses inside
+ * mapped memory, and, when writes are to be logged, a log that is large enough. A ring is stopped
+ * and drained before anything that it uses goes away.
  */
 #ifndef QCOW2ATTACH_VU_SESSION_H
 #define QCOW2ATTACH_VU_SESSION_H
@@ -53,7 +53,7 @@ struct vu_ring {
  * @offered: the features offered.
  * @acked: the features the front end took.
  * @protocol: the protocol features it took.
- * @status: the device status it told.
+ * @status: the device status that it set.
  * @backend_sock: the channel for our own requests, or -1.
  * @broken: a ring could not be stopped, so nothing may be unmapped: the process
  *	must end, which makes the kernel drain it.
@@ -100,7 +100,9 @@ void session_begin(struct vu_session *s, int sock, struct vhost_dev *vhost,
  */
 int session_handle(struct vu_session *s, struct vu_message *message);
 
-/** session_config_changed() - tell the front end, when it can be told, to read it again. */
+/**
+ * session_config_changed() - tell the front end, if possible, to read the configuration again.
+ */
 void session_config_changed(struct vu_session *s);
 
 /**

@@ -142,7 +142,7 @@ int vu_send(int sock, uint32_t request, uint32_t flags, const void *payload, uin
 			struct pollfd p = { .fd = sock, .events = POLLOUT };
 			uint64_t now = now_ms();
 
-			/* For all of it: one that takes a byte now and then must not keep us. */
+			/* One limit for the whole message: a slow peer must not block us. */
 			if (now < until && poll(&p, 1, until - now) > 0)
 				continue;
 			return cause("the front end does not read its replies");

@@ -2,11 +2,10 @@
 /*
  * walk.c - owns following a name through directories and links.
  *
- * The kernel would do it by itself, but tells only where it has ended. Here each
- * part of the name is opened for nothing (O_PATH) in the directory that is open
- * already; when it is a link, what it says is read from that descriptor. So whoever
- * changes a directory meanwhile can send us elsewhere, but never makes us judge one
- * way and go another.
+ * The kernel can follow a name by itself, but reports only where it has ended. Here each part of
+ * the name is opened with O_PATH in the directory that is open already; when it is a link, its
+ * target is read from that descriptor. So a process that changes a directory meanwhile can send us
+ * elsewhere, but cannot make us judge one way and go another.
  */
 #include "walk.h"
 
@@ -23,13 +22,13 @@
 /* As many as the kernel follows. */
 #define MAX_LINKS 40
 
-/* Of a mount where no link is followed, in statfs' flags (<linux/statfs.h>). */
+/* The flag in statfs of a mount where no link is followed (<linux/statfs.h>). */
 #define MOUNT_NOSYMFOLLOW 0x2000
 
 /**
  * struct steps - a walk that is under way.
  * @at: the directory that has been reached, open, or AT_FDCWD.
- * @rest: what is still to be gone, allocated.
+ * @rest: the part of the name that is still to be followed, allocated.
  * @links: how many links were followed.
  */
 struct steps {
@@ -63,7 +62,7 @@ static void arrive(struct steps *s, int fd)
 	s->at = fd;
 }
 
-/* Begin anew at the root, when what is to be gone says so. */
+/* Begin anew at the root, when the rest of the name says so. */
 static int begin(struct steps *s)
 {
 	int fd;
@@ -79,7 +78,7 @@ static int begin(struct steps *s)
 	return 0;
 }
 
-/* Take the next part off what is to be gone. *@last: nothing follows it, not even a slash. */
+/* Take the next part off the rest of the name. *@last: nothing follows it, not even a slash. */
 static bool take_part(struct steps *s, char *part, bool *last)
 {
 	char *from = s->rest + strspn(s->rest, "/");
@@ -104,21 +103,21 @@ static int judge_link(const struct steps *s, int fd, const struct stat *st)
 		return fail(ELOOP);
 	if (fstatfs(fd, &fs) || fstat(s->at, &dir))
 		return fail(errno);
-	/* What a process has open is not found by what the link says. */
+	/* The target of such a link does not lead to what a process has open. */
 	if (fs.f_type == PROC_SUPER_MAGIC)
 		return cause("links below /proc, and so /dev/fd/N, are not followed: use the "
 			     "file's own name");
 	if (fs.f_flags & MOUNT_NOSYMFOLLOW)
 		return cause("links are not followed on a filesystem that is mounted with "
 			     "nosymfollow");
-	/* As fs.protected_symlinks has it: in /tmp anybody can lay a link for us. */
+	/* As with fs.protected_symlinks: in /tmp anybody can plant a link. */
 	if ((dir.st_mode & (S_ISVTX | S_IWOTH)) == (S_ISVTX | S_IWOTH) &&
 	    st->st_uid != geteuid() && st->st_uid != dir.st_uid)
 		return fail(EACCES);
 	return 0;
 }
 
-/* Put what a link says in front of what is still to be gone. */
+/* Put a link's target in front of the rest of the name. */
 static int follow(struct steps *s, int fd, const struct stat *st)
 {
 	char text[PATH_MAX], *rest;
@@ -139,9 +138,8 @@ static int follow(struct steps *s, int fd, const struct stat *st)
 }
 
 /*
- * Open a part for nothing. A directory on the way may be one that is mounted when it is used, which
- * opening it so is not: asking for its attributes mounts it, but not by fstatat(), which never does
- * so. What they say is not looked at.
+ * Open a part with O_PATH. A directory on the way may be an automount, which O_PATH does not
+ * trigger: statx() does, but fstatat() never does. The attributes are not used.
  */
 static int open_part(const struct steps *s, const char *part, bool last)
 {
@@ -152,7 +150,7 @@ static int open_part(const struct steps *s, const char *part, bool last)
 	return openat(s->at, part, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 }
 
-/* The file is looked for here by its last name. */
+/* Note the directory in which the file is looked for by its last name. */
 static int note_place(struct walk *w, const struct steps *s)
 {
 	char real[PATH_MAX];

@@ -10,11 +10,11 @@
 
 /**
  * struct walk - where a name has led.
- * @fd: the file, open for nothing (O_PATH).
+ * @fd: the file, opened with O_PATH.
  * @dir: the directory in which the name itself says that it is; names relative to it go on there.
- * @places: the directories in which the file was looked for by its last name, as they are really
- *          called: that of the name, and that of what each link there said. Only those that
- *          belong to root and that only root can write.
+ * @places: the directories in which the file was looked for by its last name, by their real paths:
+ *          that of the name, and that of each link's target there. Only those that belong to root
+ *          and that only root can write.
  */
 struct walk {
 	int fd;
