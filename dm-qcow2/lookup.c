@@ -89,6 +89,9 @@ void qcow2_root_lookup(struct qcow2_image *img, const struct qcow2_map_root *roo
 		host += img->cluster_size;
 		if (ext->type == EXTENT_DATA && next != host)
 			break;
+		/* A zero cluster may keep a host cluster that it does not own. */
+		if (ext->type == EXTENT_ZERO && !next != !ext->host)
+			break;
 		got += img->cluster_size;
 	}
 	rcu_read_unlock();

@@ -5,10 +5,16 @@
  * Each layer is asked in turn, since the answer also names the layer.  Nothing is read from the
  * clusters that are found, so no epoch is entered.
  *
- * Called by a process that sends a message.  Takes no locks.
+ * A worker does it for the process that asks: guest bios may wait for the same table, and reading
+ * that must not end early for a signal, nor go at the process's priority or on its cgroup's account.
+ * A page ends soon, since a suspend, with the guest's I/O held, waits until a message has ended.
+ *
+ * Takes no locks.
  */
 #include <linux/device-mapper.h>
-#include <linux/sched/signal.h>
+#include <linux/jiffies.h>
+#include <linux/sched/mm.h>
+#include <linux/workqueue.h>
 
 #include "device.h"
 #include "entries.h"
@@ -17,8 +23,8 @@
 #include "query.h"
 #include "table-cache.h"
 
-#define MAX_LOOKUPS	8192	/* in one page */
-#define MAX_LINE	96	/* bytes of one extent's line */
+#define PAGE_TIME	(HZ / 10)	/* after which a page ends with the next extent */
+#define MAX_LINE	96		/* bytes of one extent's line */
 
 struct told {
 	const char *kind;
@@ -47,8 +53,6 @@ static int ask_layer(const struct qcow2_layer *layer, u64 goff, u64 len, struct 
 		qcow2_slice_put(s);
 		if (ext->type != EXTENT_MISS)
 			return 0;
-		if (fatal_signal_pending(current))
-			return -EINTR;
 	}
 }
 
@@ -119,18 +123,19 @@ static unsigned int emit(const struct told *t, char *result, unsigned int sz, un
 	return sz;
 }
 
-int qcow2_query_map(struct qcow2_dev *dev, u64 goff, char *result, unsigned int maxlen)
+/* Answer with one page. */
+static int tell(struct qcow2_dev *dev, u64 goff, char *result, unsigned int maxlen)
 {
-	unsigned int sz = 0, lookups;
+	unsigned long end = jiffies + PAGE_TIME;
 	struct told next, t = { };
+	unsigned int sz = 0;
 	int r = 0;
 
-	for (lookups = 0; goff < dev->size && lookups < MAX_LOOKUPS; lookups++) {
-		r = fatal_signal_pending(current) ? -EINTR : ask_chain(dev, goff, &next);
+	do {
+		r = ask_chain(dev, goff, &next);
 		if (r) {
-			if (r != -EINTR)
-				DMERR("%s: map: cannot follow the tables: guest offset %llu: error %d",
-				      dev->layers[0].img->name, goff, r);
+			DMERR("%s: map: bad table at guest offset %llu: error %d",
+			      dev->layers[0].img->name, goff, r);
 			break;
 		}
 		goff += next.len;
@@ -146,8 +151,37 @@ int qcow2_query_map(struct qcow2_dev *dev, u64 goff, char *result, unsigned int 
 			t = next;
 		}
 		cond_resched();
-	}
+	} while (goff < dev->size && time_before(jiffies, end));
 	if (t.len)
 		sz = emit(&t, result, sz, maxlen);
-	return sz && r != -EINTR ? 0 : r;
+	return sz ? 0 : r;
+}
+
+struct query {
+	struct work_struct work;
+	struct qcow2_dev *dev;
+	u64 goff;
+	char *result;
+	unsigned int maxlen;
+	int ret;
+};
+
+static void query_work(struct work_struct *work)
+{
+	struct query *q = container_of(work, struct query, work);
+	unsigned int noio = memalloc_noio_save();
+
+	q->ret = tell(q->dev, q->goff, q->result, q->maxlen);
+	memalloc_noio_restore(noio);
+}
+
+int qcow2_query_map(struct qcow2_dev *dev, u64 goff, char *result, unsigned int maxlen)
+{
+	struct query q = { .dev = dev, .goff = goff, .result = result, .maxlen = maxlen };
+
+	INIT_WORK_ONSTACK(&q.work, query_work);
+	queue_work(system_long_wq, &q.work);
+	flush_work(&q.work);
+	destroy_work_on_stack(&q.work);
+	return q.ret;
 }

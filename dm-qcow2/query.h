@@ -18,15 +18,16 @@
  * START and LENGTH are sectors; KIND is data, zero, compressed or unallocated; DEPTH is the number
  * of the layer that the extent is read from, 0 for the top; HOST is the byte position there.  The
  * extents follow one another without a gap, and the first begins at @goff.  A page ends where
- * @maxlen does or after so many lookups that it takes long: the next one begins where the last
- * extent ends, and may go on with what that was.
+ * @maxlen does, or after a tenth of a second: the next one begins where the last extent ends, and
+ * may go on with what that was.
  *
  * A range that is written meanwhile is told as it was before or after.
  *
- * Sleeps for tables that are read, and for memory that operations and commits give back.
+ * Sleeps for tables that a worker reads, and for memory that operations and commits give back; no
+ * signal ends that.
  *
- * Return: 0; -EIO when a table cannot be read or its entry cannot be followed, and nothing was told
- * before; -EINTR when the caller is being killed.
+ * Return: 0; or an error when a table cannot be read, -EIO when an entry cannot be followed, and
+ * nothing was told before.
  */
 int qcow2_query_map(struct qcow2_dev *dev, u64 goff, char *result, unsigned int maxlen);
 

@@ -4,6 +4,7 @@ tell while it is, and while a guest writes to it."""
 import json
 import os
 import random
+import subprocess
 import threading
 
 import pytest
@@ -171,7 +172,10 @@ def test_damaged_table(images, attach, kernel_log):  # noqa: F811
     attach("--read-only", image)
     done = run("qcow2attach", "map", "bad", "--json", check=False)
     assert done.returncode == 1 and "bad" in done.stderr and "error" in done.stderr.lower()
-    assert json.loads(done.stdout)[0]["length"] == MIB
+    told = json.loads(done.stdout)
+    assert [(e["start"], e["length"], e["data"]) for e in told] == [
+        (0, MIB, True), (MIB, 31 * MIB, False)]
+    assert "bad table at guest offset 33554432" in done.stderr
     assert kernel_log.grep("guest offset 33554432")
 
 
@@ -179,3 +183,41 @@ def test_refusals(images):  # noqa: F811
     assert "map takes the name of one" in refused("map", code=2)
     assert "map takes the name of one" in refused("map", "a", "b", code=2)
     assert "nothing" in refused("map", "nothing", code=1)
+
+
+def test_output_that_cannot_be_written(images, attach):  # noqa: F811
+    """A full disk does not pass for success, in any verb."""
+    attach(image_create(f"{images}/disk.qcow2", 8 * MIB))
+    for verb in (["map", "disk", "--json"], ["map", "disk"], ["list"], ["status"], ["attach", "--help"]):
+        with open("/dev/full", "w") as full:
+                done = subprocess.run(["qcow2attach", *verb], stdin=subprocess.DEVNULL, stdout=full,
+                                  stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 1 and "cannot write the output: No space left" in done.stderr, verb
+
+
+def test_device_without_an_image(images, attach):  # noqa: F811
+    """Closed by force, it has none, and is not told as one that is empty."""
+    path = attach(image_create(f"{images}/gone.qcow2", 8 * MIB))
+    with open(path, "rb"):
+        tool("detach", "--force", "gone")
+        done = run("qcow2attach", "map", "gone", "--json", check=False)
+        assert done.returncode == 1 and not done.stdout and "gone" in done.stderr
+    run("dmsetup", "mknodes")
+
+
+def test_signals_do_not_reach_the_guest(images, attach):  # noqa: F811
+    """A table is not read by the process that asks, whose death would fail it for the guest, too."""
+    image = image_create(f"{images}/shot.qcow2", 512 * GIB, preallocation="off")
+    attach(image, "--cache", "256K")
+    with open("/dev/mapper/shot", "r+b", buffering=0) as disk:
+        for n in range(0, 256):
+            disk.seek(n * GIB)
+            disk.write(b"x" * 4 * KIB)
+        os.fsync(disk.fileno())
+        for n in range(40):
+            run("dmsetup", "message", "shot", "0", "drop_cache")
+            asking = subprocess.Popen(["qcow2attach", "map", "shot"], stdout=subprocess.DEVNULL)
+            disk.seek(n * 5 * GIB)
+            assert disk.read(4 * KIB) == b"x" * 4 * KIB
+            asking.kill()
+            asking.wait()

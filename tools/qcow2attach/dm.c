@@ -534,16 +534,22 @@ int dmdev_message(const char *name, const char *text)
 int dmdev_ask(const struct dm_device *dev, const char *text, char **answer)
 {
 	struct dm_task *task = new_uuid_task(DM_DEVICE_TARGET_MSG, dev->uuid);
-	const char *response = NULL;
+	const char *response;
+	char reason[1024];
+	struct kmsg log;
 	int ret = -1;
 
 	if (!task)
 		return -1;
+	kmsg_begin(&log);
 	if (dm_task_set_sector(task, 0) && dm_task_set_message(task, text))
 		ret = run_task(task);
+	kmsg_reasons(&log, major(dev->dev), minor(dev->dev), reason, sizeof(reason));
 	if (!ret) {
 		response = dm_task_get_message_response(task);
 		*answer = xstrdup(response ? response : "");
+	} else if (reason[0]) {
+		cause("%s", reason);
 	}
 	dm_task_destroy(task);
 	return ret;

@@ -48,6 +48,16 @@ static void begin_sanely(void)
 	signal(SIGCHLD, SIG_DFL);
 }
 
+/* A full disk, say, must not pass for success. */
+static int finish_output(int code)
+{
+	if (!fflush(stdout) && !ferror(stdout))
+		return code;
+	cause_errno("cannot write the output");
+	report(NULL);
+	return code == EXIT_OK ? EXIT_FAILED : code;
+}
+
 int main(int argc, char **argv)
 {
 	begin_sanely();
@@ -66,7 +76,7 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
 		if (!strcmp(argv[1], verbs[i]->name)) {
 			set_verb(verbs[i]->name);
-			return verbs[i]->run(argc - 1, argv + 1);
+			return finish_output(verbs[i]->run(argc - 1, argv + 1));
 		}
 	}
 	return usage_error("there is no verb '%s'", argv[1]);

@@ -155,8 +155,8 @@ static int check_neighbour(const struct stat *st, bool raw, const struct stat *o
 	if (!raw)
 		return 0;
 	/* Any file can be said to be a raw disk: a key, a password, another tenant's disk. */
-	cause("it is a raw file, which may be anybody's, and only the image claims it "
-	      "(--backing FILE allows it, --allow-dir DIR all of a directory)");
+	cause("it is a raw file, which may be anybody's: only the image says that it is its "
+	      "backing file (--backing FILE allows it, --allow-dir DIR all of a directory)");
 	return cause_code(EXIT_REFUSED);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * verb-map.c - `qcow2attach map`: where the bytes of an attached disk are, in the words of qemu-img map.
+ * verb-map.c - `qcow2attach map`: where the bytes of an attached disk are, as qemu-img map tells.
  *
  * The kernel answers in pages; extents that go on from one page to the next are put together.
  */
@@ -142,6 +142,20 @@ static int map_page(const struct dm_device *dev, uint64_t *at, struct extent *la
 	return *at > from ? 0 : cause("the kernel's answer is empty");
 }
 
+/* Depths and sizes are those of one table: did it stay? */
+static int same_table(const struct dm_device *dev)
+{
+	struct dm_device now;
+	bool same;
+
+	if (dmdev_find(dev->name, &now))
+		return -1;
+	same = now.dev == dev->dev && now.sequence == dev->sequence &&
+	       now.sectors == dev->sectors && !strcmp(now.table ?: "", dev->table ?: "");
+	dmdev_release(&now);
+	return same ? 0 : cause("the device was reloaded meanwhile: try again");
+}
+
 static int map_device(const struct dm_device *dev, bool json)
 {
 	struct device_state state;
@@ -151,14 +165,13 @@ static int map_device(const struct dm_device *dev, bool json)
 	int ret = 0;
 
 	state_parse(dev, &state);
-	while (!ret && at < dev->sectors * 512)
+	while (!ret && at < dev->sectors * 512 && !ferror(stdout))
 		ret = map_page(dev, &at, &last, &out);
-	if (!ret)
-		print_extent(&last, &out);
-	if (json && out.begun)
-		printf("]\n");
+	print_extent(&last, &out);
+	if (json)
+		printf("%s]\n", out.begun ? "" : "[");
 	state_free(&state);
-	return ret;
+	return ret ?: same_table(dev);
 }
 
 static int map_main(int argc, char **argv)
@@ -180,8 +193,13 @@ static int map_main(int argc, char **argv)
 		return usage_error("map takes the name of one attached image");
 	if (dmdev_find(argv[optind], &dev))
 		return report(argv[optind]);
-	if (map_device(&dev, json))
+	if (strcmp(dev.target, "qcow2")) {
+		cause("the device has no image: its table is %s",
+		      dev.target[0] ? dev.target : "empty");
 		code = report(argv[optind]);
+	} else if (map_device(&dev, json)) {
+		code = report(argv[optind]);
+	}
 	dmdev_release(&dev);
 	return code;
 }
@@ -193,7 +211,8 @@ const struct verb verb_map = {
 		"Print which ranges of an attached disk have data, and where: the offset on the\n"
 		"disk, the length, the offset in the file, and the file, which may be a backing\n"
 		"file. All the rest reads as zeroes. It is what 'qemu-img map' prints of an image\n"
-		"that is not attached. A raw file counts as data from its beginning to its end.\n\n"
+		"that is not attached, but holes of the files are not looked for: a raw file, or\n"
+		"a cluster that was allocated ahead, counts as data.\n\n"
 		"What is written meanwhile is told as it was before or after.\n\n"
 		"      --json                 print an array of objects instead, for all ranges:\n"
 		"                             start, length, depth, present, zero, data,\n"
