@@ -9,7 +9,8 @@
  *
  * A cluster is free when its refcount in memory is 0.  A refcount drops to 0 only through
  * qcow2_alloc_reclaim(), which the reclaimer calls when the loss of the last reference is durable
- * and no I/O can still be using the cluster, or when the rest of a run is returned.
+ * and no I/O can still be using the cluster, and qcow2_alloc_return_run() for clusters that nothing
+ * has referred to.
  *
  * Takes image.alloc_lock, and image.meta_lock inside it to change refcounts.
  */

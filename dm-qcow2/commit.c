@@ -254,7 +254,10 @@ static blk_status_t commit_failed(struct qcow2_commit *c, int error, struct list
 	qcow2_reclaim_hurry(img);
 	qcow2_out_of_space(img, true, error == -ENOSPC ? "no room to write the tables" :
 							 "no memory to write the tables");
-	/* Without more writes nothing looks for space either; the next flush tries again. */
+	/*
+	 * A read-only or failed image is not polled for space, and one that gives up must not wait:
+	 * end the bios.  The next flush tries again.
+	 */
 	if (image_mode(img) >= MODE_READ_ONLY || qcow2_gives_up(img))
 		return qcow2_no_space_status(img);
 	spin_lock_irq(&c->io_lock);

@@ -18,8 +18,9 @@
  * and spinlocks, under which nothing else is taken:
  *   table_cache.lock (but for those of its xarrays), qcow2_commit.io_lock, state_lock, and that of
  *   the maple tree metadata
- * A commit never takes alloc_lock, so its holders may wait until a commit has ended
- * (qcow2_generation_hold()); but not for memory, which may be with operations of the writer.
+ * A commit never takes alloc_lock, so a holder of alloc_lock may wait until a commit has ended
+ * (qcow2_generation_hold()); but not for slices, buffers or freed extents of the mempools, which
+ * may be with operations of the writer.
  */
 #ifndef DM_QCOW2_IMAGE_H
 #define DM_QCOW2_IMAGE_H

@@ -98,7 +98,7 @@ static inline u64 io_start(struct qcow2_io *io)
 void qcow2_io_end(struct qcow2_io *io, blk_status_t status);
 
 /**
- * qcow2_io_submit - submit a bio that qcow2_map_bio() has kept to the storage of its cluster
+ * qcow2_io_submit - submit, to the storage of its cluster, a bio that qcow2_map_bio() has kept
  * @io: the bio
  * @st: the storage that has the cluster
  * @host: byte position there

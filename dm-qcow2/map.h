@@ -25,7 +25,7 @@ int qcow2_map_bio(struct qcow2_dev *dev, struct bio *bio);
 void qcow2_resume_io(struct qcow2_io *io);
 
 /**
- * qcow2_submit_in_place - submit a write that qcow2_map_bio() has kept to its own clusters
+ * qcow2_submit_in_place - submit, to its own clusters, a write that qcow2_map_bio() has kept
  * @io: the bio, in an epoch
  * @host: byte position in the storage of the top image's data, where the whole bio is mapped
  *	contiguously

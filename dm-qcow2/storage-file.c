@@ -34,8 +34,8 @@ struct storage_cpu_queue {
 static unsigned int enter_noio(void)
 {
 	/*
-	 * Only this task changes its flags; but the scheduler changes them, too, when it preempts
-	 * the task while its block plug is open, and KCSAN would take that for a race.
+	 * The flags change only in this task.  That includes the scheduler, when it preempts the
+	 * task while its block plug is open, which KCSAN would take for a race.
 	 */
 	return data_race(memalloc_noio_save());
 }

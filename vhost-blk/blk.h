@@ -59,9 +59,9 @@
 #define VHOST_BLK_QUICK_SEGMENTS	8U
 
 /*
- * A ring is read only while its requests in flight hold less memory than this, beyond the memory
- * allocated with the ring. 8 MiB is the memory of 1000 requests of 1 MiB; one request takes at most
- * 1.1 MiB.
+ * Further chains of a ring are read only while its requests in flight hold less memory than this,
+ * beyond the memory allocated with the ring. 8 MiB is the memory of 1000 requests of 1 MiB; one
+ * request takes at most 1.1 MiB.
  */
 #define VHOST_BLK_MAX_HELD	(8U << 20)
 
@@ -144,7 +144,7 @@ struct vhost_blk_claim {
 	bool held;
 	pid_t awaited;			/* owner of the queue that has it */
 	bool awaited_ends;		/* whether that queue is about to stop */
-	bool awaited_stays;		/* and maybe only when another process lets it */
+	bool awaited_stays;		/* whether it may stop only when another process lets it */
 };
 
 /*

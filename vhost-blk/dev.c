@@ -118,7 +118,10 @@ nomem:
 	return -ENOMEM;
 }
 
-/* For every ioctl but those that precede the queues: they exist from here until release. */
+/*
+ * Called by every ioctl except those that may precede the queues; the queues exist from here until
+ * release.
+ */
 static int vhost_blk_set_up(struct vhost_blk *blk)
 {
 	int ret = 0;

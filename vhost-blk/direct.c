@@ -67,9 +67,9 @@ bool vhost_blk_is_direct(struct block_device *bdev, const struct iov_iter *iter,
 
 /*
  * Pin guest memory and add it to a bio, until either is used up. Segments are whole blocks; where
- * one has to be cut, the cut is at a block's end. If @more follows @data, @data is advanced by what
- * was added; else it is truncated in the end, which is far cheaper. Returns 0 if anything was
- * added.
+ * one has to be cut, the cut is at a block's end. @data is advanced by what was added. When that is
+ * all of @data and no @more follows, @data is only truncated, which is far cheaper. Returns 0 if
+ * anything was added.
  *
  * This is iov_iter_extract_pages() for segments of user memory, none of them empty: with one page
  * per request, the generality of that function would cost more than its work.

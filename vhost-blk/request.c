@@ -24,8 +24,8 @@
 #include "request.h"
 
 /*
- * The guest flushes, so it does not count on writes being durable without a flush. The writes
- * answered so far have been. A ring that starts at this moment may make the mode unsure again; then
+ * The guest flushes, so it does not count on writes being durable without a flush. Those answered
+ * so far were made durable. A ring that starts at this moment may make the mode unsure again; then
  * the next flush settles that.
  */
 static void vhost_blk_note_flush(struct vhost_blk *blk)
