@@ -55,11 +55,12 @@ def seen_before():
         return {json.loads(line)["id"] for line in f if line.endswith("}\n")}
 
 
-def record(nodeid, outcome, reason=""):
+def record(nodeid, outcome, reason="", seconds=0):
     path = os.environ.get("LAB_RESULTS")
     if path:
         with open(path, "a") as f:
-            f.write(json.dumps({"id": nodeid, "outcome": outcome, "reason": reason}) + "\n")
+            f.write(json.dumps({"id": nodeid, "outcome": outcome, "reason": reason,
+                                "seconds": round(seconds, 1)}) + "\n")
 
 
 def pytest_runtest_logstart(nodeid):
@@ -69,17 +70,19 @@ def pytest_runtest_logstart(nodeid):
 
 
 verdicts = {}
+durations = {}
 
 
 def pytest_runtest_logreport(report):
     """The worst of set-up, call and tear-down is the test's outcome; written at its end."""
     rank = ("passed", "skipped", "failed")
+    durations[report.nodeid] = durations.get(report.nodeid, 0) + report.duration
     if rank.index(report.outcome) >= rank.index(verdicts.get(report.nodeid, ("passed", ""))[0]):
         reason = str(report.longrepr[2]) if report.skipped and \
             isinstance(report.longrepr, tuple) else ""
         verdicts[report.nodeid] = (report.outcome, reason)
     if report.when == "teardown":
-        record(report.nodeid, *verdicts.pop(report.nodeid))
+        record(report.nodeid, *verdicts.pop(report.nodeid), durations.pop(report.nodeid))
 
 
 def pytest_collectreport(report):

@@ -68,7 +68,7 @@ int main(void)
 	setbuf(stdout, NULL);
 	begin(&cage, sleeps, 3);
 	CHECK(watch(&cage, 60));
-	killed(&cage, "did nothing");
+	killed(&cage, "was idle");
 
 	begin(&cage, sleeps, 60);
 	CHECK(!watch(&cage, 2));
