@@ -50,7 +50,7 @@ def zero(disk, at, length):
 
 
 @pytest.mark.parametrize("kind", ["alone", "alone-no_unref", "alone-v2", "backing", "backing-v2"])
-def test_random_ranges(dm, bdev, tmp_path, kind):
+def test_random_ranges(dm, bdev, tmp_path, request, kind):
     """Any range, at any place, discarded or zeroed in any way: the model's data, not a reference too
     many or too few, and neither neighbour touched."""
     v2, backing = kind.endswith("v2"), kind.startswith("backing")
@@ -64,7 +64,7 @@ def test_random_ranges(dm, bdev, tmp_path, kind):
         options["backing"] = base
     top = image_create(bdev(96 * MIB), SIZE, **options)
     features = ["discard_no_unref"] if kind.endswith("no_unref") else []
-    for seed in range(4):
+    for seed in range(8 if request.config.getoption("--full") else 2):
         rng = random.Random(seed)
         with Attached(dm, [f"qcow2:{top}", *layers], *features) as disk:
             scattered(disk, model, rng)
