@@ -17,8 +17,6 @@ import subprocess
 import threading
 import time
 
-import pytest
-
 from helpers import (MIB, SECTOR, KernelLog, image_check, image_compare, image_create, qemu_io,
                      run)
 
@@ -223,15 +221,6 @@ def header_size(path):
     with open(path, "rb") as f:
         f.seek(24)
         return struct.unpack(">Q", f.read(8))[0]
-
-
-def set_hook(name, value):
-    """Set a parameter that only tests have; skips where the module was built without."""
-    path = f"/sys/module/dm_qcow2/parameters/{name}"
-    if not os.path.exists(path):
-        pytest.skip("the module was built without test hooks")
-    with open(path, "w") as f:
-        f.write(str(value))
 
 
 class Disk:

@@ -6,9 +6,10 @@ import random
 
 import pytest
 
-from dmqcow2 import KIB, PUNCH_HOLE, ZERO_RANGE, Attached, answer, set_hook, sparse
+from dmqcow2 import KIB, PUNCH_HOLE, ZERO_RANGE, Attached, answer, sparse
 from helpers import (MIB, SECTOR, image_check, image_compare, image_create, image_map, qemu_io,
                      run)
+from hooks import set_hook
 
 CLUSTER = 4 * KIB               # so that a slice maps only 2 MiB
 SIZE = 24 * MIB + 3 * SECTOR    # the last cluster is cut short

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from dmqcow2 import KIB, Attached, Place, set_hook
+from dmqcow2 import KIB, Attached, Place
 from helpers import MIB, SECTOR, KernelLog, image_check, image_create, qemu_io, run
+from hooks import set_hook
 
 SIZE = 16 * MIB
 

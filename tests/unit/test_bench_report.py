@@ -2,6 +2,7 @@
 """What `make bench` makes of its measurements: ratios, aims, tables, the picture, the profile."""
 import json
 import os
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
@@ -184,3 +185,11 @@ def test_profile():
     assert "| all | 5,000 | - |" in text
     assert "| `qcow2_map` (dm_qcow2) | 2,000 | - |" in text
     assert "| user space | 500 | - |" in text
+
+
+def test_needs_no_pytest():
+    """`make bench` runs on a host, with nothing but Python's own modules."""
+    done = subprocess.run([sys.executable, "-B", "-c", "import sys; sys.modules['pytest'] = None; "
+                           "sys.path.insert(0, sys.argv[1]); import bench",
+                           os.path.join(HERE, "..", "bench")], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
