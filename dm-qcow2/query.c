@@ -6,7 +6,7 @@
  * clusters that are found, so no epoch is entered.
  *
  * A worker does it for the process that asks: guest bios may wait for the same table, and reading
- * that must not end early for a signal, nor go at the process's priority or on its cgroup's account.
+ * the table must not end early for a signal, nor have the process's priority or charge its cgroup.
  * A page ends soon, since a suspend, with the guest's I/O held, waits until a message has ended.
  *
  * Takes no locks.
