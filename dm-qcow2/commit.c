@@ -20,7 +20,8 @@
  *  - A refcount is lowered in memory only after the removal of the reference is durable
  *    (reclaim_work), so a lowered refcount in step 1 never counts a reference that is on disk.
  *  - Entries never cross a sector, and rewriting the sectors of a slice that did not change is
- *    harmless.  A crash can leave behind only clusters that are counted and not referenced: leaks.
+ *    harmless.
+ * So a crash can leave behind only clusters that are counted and not referenced: leaks.
  *
  * A write that fails for want of space or memory, as on thin or shared storage, loses nothing: the
  * closed generation is complete, and writing it again from step 1 is harmless.  So the commit is
