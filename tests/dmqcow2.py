@@ -171,7 +171,10 @@ class Controller(threading.Thread):
         elif what == "status":
             assert self.dm.qcow2_status(self.name)["mode"] == "rw"
         else:
-            self.dm.message(self.name, what)
+            # a commit flushes: not beside another flush (see differential.c)
+            with open(f"/dev/mapper/{self.name}", "rb", buffering=0) as device:
+                fcntl.flock(device, fcntl.LOCK_EX)
+                self.dm.message(self.name, what)
         self.done[what] = self.done.get(what, 0) + 1
 
     def run(self):

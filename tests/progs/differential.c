@@ -10,7 +10,7 @@
  * from it: the tagged pattern of that write, zeroes, or (number 0) what the model
  * file held at the start.
  *
- * Locks: world.lock guards the held ranges, the model, the clock and the list of
+ * Locks: world.flushing is held for a flush.  Inside it or alone, world.lock guards the held ranges, the model, the clock and the list of
  * recent places.  An operation's record is written by its own thread alone, and
  * read by others once 'begun' is set (under world.lock).
  */
@@ -24,6 +24,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -86,6 +87,7 @@ static struct {
 
 static struct {
 	pthread_mutex_t lock;
+	pthread_mutex_t flushing;
 	pthread_cond_t released;
 	struct held *held;
 	uint64_t *model;		/* an operation number per sector */
@@ -100,7 +102,8 @@ static struct {
 	int fd;
 	time_t deadline;
 	uint64_t counts[OP_TYPES];
-} world = { .lock = PTHREAD_MUTEX_INITIALIZER, .released = PTHREAD_COND_INITIALIZER };
+} world = { .lock = PTHREAD_MUTEX_INITIALIZER, .flushing = PTHREAD_MUTEX_INITIALIZER,
+	    .released = PTHREAD_COND_INITIALIZER };
 
 static void __attribute__((noreturn, format(printf, 1, 2))) die(const char *fmt, ...)
 {
@@ -508,6 +511,30 @@ static int punch_file(struct range r)
 			 r.first * SECTOR_SIZE, (r.end - r.first) * SECTOR_SIZE);
 }
 
+/*
+ * A flush takes the list of writes that dm-log-writes has not logged, and logs them when it ends.
+ * Another flush may begin and end in between: then it is logged, and marked, before writes that it
+ * made durable.  So there is only one at a time: of ours by a mutex, and of a process that sends
+ * "commit" by a lock on the device.  (A filesystem on the logged device has its own.)
+ */
+static void begin_flush(void)
+{
+	if (!options.mark)
+		return;
+	pthread_mutex_lock(&world.flushing);
+	if (flock(world.fd, LOCK_EX))
+		die("cannot lock the device: %s", strerror(errno));
+}
+
+static void end_flush(void)
+{
+	if (!options.mark)
+		return;
+	if (flock(world.fd, LOCK_UN))
+		die("cannot unlock the device: %s", strerror(errno));
+	pthread_mutex_unlock(&world.flushing);
+}
+
 static void perform(struct worker *w, const struct op *op, char *buf)
 {
 	uint64_t first = op->asked.first, sectors = op->asked.end - first;
@@ -523,9 +550,17 @@ static void perform(struct worker *w, const struct op *op, char *buf)
 		 * dm-log-writes logs it now, and older writes of the same sectors at the next
 		 * flush: their order would be lost.
 		 */
+		begin_flush();
 		if (options.mark && fsync(world.fd))
 			die("fsync: %s", strerror(errno));
 		transfer(w, op, buf);
+		end_flush();
+		break;
+	case OP_FLUSH:
+		begin_flush();
+		if (fsync(world.fd))
+			die("fsync: %s", strerror(errno));
+		end_flush();
 		break;
 	case OP_READ:
 	case OP_WRITE:
