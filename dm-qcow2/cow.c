@@ -15,6 +15,7 @@
 #include <linux/interval_tree_generic.h>
 #include <linux/slab.h>
 
+#include "chain.h"
 #include "compat.h"
 #include "cow.h"
 #include "decompress.h"
@@ -26,6 +27,7 @@
 #include "lookup.h"
 #include "storage.h"
 #include "table-cache.h"
+#include "view-map.h"
 #include "writer.h"
 
 #define MAX_ZERO_VECS	(MAX_OP_BYTES / ZERO_BUF_SIZE)
@@ -67,6 +69,7 @@ void qcow2_op_free(struct qcow2_writer *w, struct cow_op *op)
 		qcow2_slice_put(op->l2);
 	if (op->buf)
 		mempool_free(op->buf, &w->buffers);
+	qcow2_view_unpin(op->held);
 	qcow2_freed_drop(w->img, op->freed);
 	mempool_free(op, &w->ops);
 }

@@ -35,6 +35,7 @@ enum op_stage {
 };
 
 struct cow_op;
+struct view_chunk;
 
 struct op_part {
 	struct storage_io sio;
@@ -71,6 +72,7 @@ struct cow_op {
 	u32 len;
 	u32 copied;			/* FILL_COPY in pieces: bytes done */
 	struct slice *l2;		/* pinned and prepared if @remap */
+	struct view_chunk *held;	/* pinned: where a view records the old entry, or NULL */
 	struct freed_extent *freed;	/* to record the old or the new cluster in */
 	struct percpu_ref *epoch;	/* held while old clusters may be read */
 	struct page *buf;		/* COPY_BYTES, for FILL_COPY */

@@ -7,6 +7,7 @@
 
 #include "image.h"
 #include "io.h"
+#include "view-map.h"
 
 #define MAX_LAYERS	64
 
@@ -20,6 +21,10 @@ struct qcow2_features {
 	unsigned int cache_kib;
 	bool has_space_timeout;
 	unsigned int space_timeout;	/* seconds; 0: forever */
+	bool has_view_limit;
+	unsigned int view_limit_mib;
+	bool has_view;
+	char view[VIEW_NAME_SIZE];	/* show this one, not the live disk */
 };
 
 /**
@@ -28,6 +33,7 @@ struct qcow2_features {
 struct qcow2_dev {
 	struct dm_target *ti;
 	bool writable;			/* by this table; the image's mode decides at run time */
+	bool in_epoch;			/* clusters that it reads may be freed */
 	struct qcow2_features features;
 	u64 size;			/* bytes */
 	unsigned int block_size;	/* bytes: what it promises, at least what it needs */
@@ -42,12 +48,12 @@ struct qcow2_dev {
 	struct qcow2_layer layers[];	/* top first */
 };
 
-/* Enter the epoch, on a device that can free clusters. */
+/* Enter the epoch, on a device whose clusters can be freed. */
 static inline void qcow2_io_enter(struct qcow2_io *io)
 {
 	struct qcow2_dev *dev = io->dev;
 
-	if (dev->writable && !io->epoch)
+	if (dev->in_epoch && !io->epoch)
 		io->epoch = epoch_enter(&dev->layers[0].img->epoch);
 }
 

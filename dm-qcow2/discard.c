@@ -28,6 +28,7 @@
 #include "mapping.h"
 #include "note.h"
 #include "table-cache.h"
+#include "view-map.h"
 #include "wait.h"
 #include "write.h"
 #include "writer.h"
@@ -79,6 +80,8 @@ static enum step set_entries(struct qcow2_writer *w, struct qcow2_io *io, u64 po
 		qcow2_failed_alloc(w, io, PTR_ERR(s));
 		return STEP_WAIT;
 	}
+	if (!keep)
+		qcow2_view_prepare(img, qcow2_cluster_index(img, pos), nr);
 	qcow2_note_write(img, pos, (u64)nr << img->cluster_bits);
 	qcow2_set_mapping(img, s, qcow2_cluster_index(img, pos), nr, val,
 			  keep ? img->cluster_size : 0, keep ? NULL : &freed);
@@ -237,7 +240,7 @@ static void process_range(struct qcow2_writer *w, struct qcow2_io *io, bool disc
 			 * at once.  A mapping that a write in flight is about to add there comes
 			 * after us.
 			 */
-			qcow2_image_lookup(img, pos, end - pos, &ext);
+			qcow2_root_lookup(img, &img->root, pos, end - pos, &ext);
 			advance(io, ext.type == EXTENT_UNALLOCATED ? pos + ext.len : next);
 			continue;
 		}

@@ -49,6 +49,7 @@ void qcow2_epoch_flip(struct epoch *e)
 	mutex_lock(&e->flip_lock);
 	old = &e->ref[e->cur];
 	reinit_completion(&e->empty);
+	smp_wmb();	/* what was unlinked or marked before the new epoch; see epoch_enter() */
 	WRITE_ONCE(e->cur, !e->cur);
 	percpu_ref_kill(old);
 	wait_for_completion(&e->empty);

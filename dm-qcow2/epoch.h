@@ -54,6 +54,8 @@ void qcow2_epoch_flip(struct epoch *e);
  * epoch_enter - enter the current epoch
  * @e: the epoch pair
  *
+ * What the caller reads from now on is as new as what was written before the epoch began.
+ *
  * Any context.  Return: what to pass to epoch_leave().
  */
 static inline struct percpu_ref *epoch_enter(struct epoch *e)
@@ -67,6 +69,7 @@ static inline struct percpu_ref *epoch_enter(struct epoch *e)
 		live = percpu_ref_tryget_live_rcu(ref);
 		rcu_read_unlock();
 	} while (unlikely(!live));
+	smp_rmb();	/* pairs with the smp_wmb() in qcow2_epoch_flip() */
 	return ref;
 }
 

@@ -6,6 +6,7 @@
  * images without tables, so that a chain is an array of images.
  *
  * Locks, outermost first; this is the list of them all:
+ *   views.lock                   views are made and deleted; waits for the writer and the epoch
  *   registry_lock (registry.c)   images come, go and change phase; no I/O
  *   role_lock (registry.c)       which device may write an image; no I/O
  *   event_lock                   the live writing target; the corrupt bit is written under it
@@ -43,7 +44,9 @@ struct qcow2_alloc;
 struct qcow2_commit;
 struct qcow2_dev;
 struct qcow2_generation;
+struct qcow2_view;
 struct qcow2_writer;
+struct view_request;
 
 /* Which requests an image serves.  Changed by qcow2_set_mode() only. */
 enum image_mode {
@@ -85,11 +88,49 @@ struct qcow2_waits {
 	bool noflush;			/* while releasing: send bios back to DM */
 };
 
+/**
+ * struct qcow2_views - the views of a writable image
+ * @lock:	One message at a time makes, deletes or lists views; the writer does not take it.
+ * @list:	Oldest first.  A dropped view stays until its map is empty: an older view may need
+ *		its entries.
+ * @newest:	The newest one that is not dropped, or NULL; while @stale, it may be dropped.  The
+ *		writer changes it; code that finds out whether a cluster is own reads it, in an
+ *		epoch.
+ * @stale:	@newest is to be chosen anew when no operation is under way; the writer's.
+ * @request:	What a message asks the writer to do.
+ * @draining:	The writer starts no operation, so that @request can be done, or @newest be chosen;
+ *		the writer's.
+ * @settling:	A view is not ready: what it shows may still be written.  Nothing is redirected.
+ * @held:	Nothing is written until the hold ends: other devices are being marked.
+ * @hold_over:	The hold has ended by itself.
+ * @paused:	The device is suspended: nothing is freed.
+ * @given_up:	One was given up for want of room, and its clusters are on their way; the writer's.
+ * @reaping:	There are dropped views whose clusters are to be freed.
+ * @limit:	Of the memory that the maps take, bytes; constant while a table is live.
+ */
+struct qcow2_views {
+	struct mutex lock;
+	struct list_head list;
+	struct qcow2_view *newest;
+	bool stale;
+	struct view_request *request;
+	bool draining;
+	bool settling;
+	bool held;
+	bool hold_over;
+	bool paused;
+	bool given_up;
+	bool reaping;
+	u64 limit;
+	struct delayed_work hold_timer;
+};
+
 /* The life of an image from its first user to its last; see registry.c. */
 enum image_phase {
 	IMAGE_OPENING,		/* a worker opens it, or makes its allocator */
 	IMAGE_OPENED,		/* the worker is done; the requester is about to see the result */
 	IMAGE_OPEN,
+	IMAGE_STOPPING,		/* its writer has gone, and its views go */
 	IMAGE_CLOSING,		/* it has no user any more */
 };
 
@@ -115,6 +156,8 @@ struct qcow2_image {
 	struct list_head node;
 	enum image_phase phase;
 	unsigned int users;		/* tables that hold it, and tasks that open it */
+	unsigned int writers;		/* those of them that may write it */
+	unsigned int viewers;		/* those of them that show a view of it */
 
 	/* Role lock (registry.c). */
 	struct mapped_device *owner;	/* the device that may write it, or NULL */
@@ -172,6 +215,7 @@ struct qcow2_image {
 	struct dm_target *ti;		/* event_lock; the live writing target, or NULL */
 	struct work_struct event_work;	/* raises a DM event, and writes the corrupt bit */
 	struct qcow2_waits waits;
+	struct qcow2_views views;
 	struct qcow2_worker write_worker;	/* writer.c */
 	struct qcow2_worker commit_worker;	/* commit.c */
 	struct delayed_work commit_timer;	/* the same, while something is dirty */
@@ -180,7 +224,10 @@ struct qcow2_image {
 /* A device's hold on one layer of its chain. */
 struct qcow2_layer {
 	struct qcow2_image *img;
-	const struct qcow2_map_root *root;	/* of @img: what it shows */
+	const struct qcow2_map_root *root;	/* of @img: what it shows; NULL: raw, or a view */
+	struct qcow2_view *view;	/* the same, or NULL; the layer has a reference */
+	bool write;			/* the layer was opened to be written, */
+	bool shows;			/* or to show a view */
 	struct dm_dev *dev;		/* for a bdev */
 	u64 size;			/* bytes that can be read from it; past that are zeroes */
 };

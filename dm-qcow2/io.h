@@ -30,7 +30,8 @@ struct qcow2_image;
  * struct qcow2_io - the state of each bio (DM's per-bio data)
  * @dev:	The device that the bio was sent to.
  * @epoch:	The epoch that the bio is in, or NULL (epoch.h).
- * @commit:	A FUA write that must see a commit before it is acknowledged.
+ * @more:	There is more to do when its I/O has ended: a FUA write must see a commit before it
+ *		is acknowledged; and what was read of a view counts only if that is still there.
  * @in_place:	A write is on its way to an own cluster, or has been refused there.
  * @fua:	The write @in_place came with FUA.
  * @retried:	A write that the storage had refused for want of space.
@@ -47,7 +48,7 @@ struct qcow2_image;
 struct qcow2_io {
 	struct qcow2_dev *dev;
 	struct percpu_ref *epoch;
-	bool commit;
+	bool more;
 	bool in_place;
 	bool fua;
 	bool retried;

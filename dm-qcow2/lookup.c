@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * lookup.c - from a guest offset to where its bytes are.
+ * lookup.c - from a guest offset to where one image has its bytes.
  *
  * Takes no lock and writes nothing but a slice's "used" mark: table slices are found and read under
  * RCU.  Code that looks up on a writable image is in an epoch, so that the cluster found cannot be
@@ -8,7 +8,6 @@
  */
 #include <linux/minmax.h>
 
-#include "device.h"
 #include "entries.h"
 #include "image.h"
 #include "lookup.h"
@@ -41,6 +40,15 @@ static void judge_suspect(struct qcow2_image *img, u64 entry, struct extent *ext
 		ext->type = EXTENT_BEYOND;
 	else if (ext->st->bdev)	/* a file reads as zeroes there by itself */
 		*got = min(*got, size - ext->host - skip);
+}
+
+/* From what the entry says about its cluster to where @goff is. */
+static void finish(struct qcow2_image *img, u64 entry, u64 goff, struct extent *ext)
+{
+	if (ext->type == EXTENT_DATA || ext->type == EXTENT_BEYOND)
+		ext->host += in_cluster(img, goff);
+	else if (ext->type == EXTENT_COMPRESSED)
+		qcow2_l2_entry_compressed(img, entry, &ext->host, &ext->stored);
 }
 
 void qcow2_root_lookup(struct qcow2_image *img, const struct qcow2_map_root *root, u64 goff,
@@ -95,43 +103,19 @@ void qcow2_root_lookup(struct qcow2_image *img, const struct qcow2_map_root *roo
 		got += img->cluster_size;
 	}
 	rcu_read_unlock();
-	if (ext->type == EXTENT_DATA || ext->type == EXTENT_BEYOND)
-		ext->host += in_cluster(img, goff);
-	else if (ext->type == EXTENT_COMPRESSED)
-		qcow2_l2_entry_compressed(img, entry, &ext->host, &ext->stored);
+	finish(img, entry, goff, ext);
 	ext->len = min(len, got);
 }
 
-void qcow2_chain_lookup(const struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len,
-			struct extent *ext)
+void qcow2_entry_lookup(struct qcow2_image *img, u64 entry, u64 goff, u64 len, struct extent *ext)
 {
-	unsigned int i;
+	u64 got = img->cluster_size - in_cluster(img, goff);
 
-	for (i = from; i < dev->nr_layers; i++) {
-		const struct qcow2_layer *layer = &dev->layers[i];
-
-		/* "Backing": past the end of a shorter layer are zeroes, whatever lies below. */
-		if (goff >= layer->size)
-			break;
-		len = min(len, layer->size - goff);
-		if (layer->img->raw) {
-			ext->type = EXTENT_DATA;
-			ext->img = layer->img;
-			ext->st = layer->img->data;
-			ext->host = goff;
-			ext->own = false;
-			ext->len = len;
-			return;
-		}
-		qcow2_root_lookup(layer->img, layer->root, goff, len, ext);
-		len = ext->len;
-		if (ext->type != EXTENT_UNALLOCATED)
-			return;
-	}
-	ext->type = EXTENT_ZERO;
-	ext->img = NULL;
-	ext->st = NULL;
-	ext->host = 0;
-	ext->own = false;
-	ext->len = len;
+	ext->img = img;
+	ext->st = img->data;
+	ext->type = qcow2_l2_entry_decode(entry, &ext->host, &ext->own);
+	if (entry)
+		judge_suspect(img, entry, ext, in_cluster(img, goff), &got);
+	finish(img, entry, goff, ext);
+	ext->len = min(len, got);
 }

@@ -5,7 +5,6 @@
 #ifndef DM_QCOW2_LOOKUP_H
 #define DM_QCOW2_LOOKUP_H
 
-#include "device.h"
 #include "entries.h"
 
 /**
@@ -41,28 +40,21 @@ struct extent {
 void qcow2_root_lookup(struct qcow2_image *img, const struct qcow2_map_root *root, u64 goff,
 		       u64 len, struct extent *ext);
 
-/* The same for the live root. */
-static inline void qcow2_image_lookup(struct qcow2_image *img, u64 goff, u64 len,
-				      struct extent *ext)
-{
-	qcow2_root_lookup(img, &img->root, goff, len, ext);
-}
-
 /**
- * qcow2_chain_lookup - where a range is read from
- * @dev: the device
- * @from: the first layer to ask
- * @goff: guest offset
+ * qcow2_entry_lookup - what an L2 entry says about a range
+ * @img: the image
+ * @entry: the entry
+ * @goff: guest offset, in the cluster of the entry
  * @len: bytes wanted
- * @ext: the answer, for at least one byte; never EXTENT_UNALLOCATED
+ * @ext: the answer, for at least one byte, at most to the end of the cluster
  *
- * Context: as qcow2_root_lookup().
+ * Any context that may take an RCU read lock.
  */
-void qcow2_chain_lookup(const struct qcow2_dev *dev, unsigned int from, u64 goff, u64 len,
-			struct extent *ext);
+void qcow2_entry_lookup(struct qcow2_image *img, u64 entry, u64 goff, u64 len, struct extent *ext);
 
 /*
- * May the host clusters of the extent be changed in place?  Then only the active table reads them.
+ * May the host clusters of the extent be changed in place?  Then only the live root refers to them,
+ * and no view.
  * All code that overwrites, zeroes or keeps a host cluster asks here.
  */
 static inline bool qcow2_may_write_in_place(const struct extent *ext)

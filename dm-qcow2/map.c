@@ -8,6 +8,7 @@
  */
 #include <linux/device-mapper.h>
 
+#include "chain.h"
 #include "commit.h"
 #include "decompress.h"
 #include "device.h"
@@ -18,6 +19,7 @@
 #include "lookup.h"
 #include "map.h"
 #include "note.h"
+#include "view-map.h"
 #include "wait.h"
 
 /* The longest span of a bio at @goff that is certainly one extent once the bio is parked. */
@@ -142,7 +144,7 @@ static void decide_fua(struct qcow2_io *io, struct bio *bio, struct qcow2_image 
 	if (qcow2_is_clean(img))
 		return;
 	bio->bi_opf &= ~REQ_FUA;
-	io->commit = true;
+	io->more = true;
 }
 
 /* Write to an own cluster; if the storage refuses for want of space, the write can start over. */
@@ -166,16 +168,19 @@ void qcow2_submit_in_place(struct qcow2_io *io, u64 host)
 void qcow2_retry_refused(struct qcow2_io *io)
 {
 	struct bio *bio = io_bio(io);
+	struct percpu_ref *epoch = io->epoch;
 
-	qcow2_io_leave(io);
+	io->epoch = NULL;
 	bio->bi_iter = io->iter;
 	bio->bi_status = BLK_STS_OK;
 	/* __bi_remaining is 0 when the storage had split the bio; and some storage clears FUA. */
 	atomic_set(&bio->__bi_remaining, 1);
 	if (io->fua)
 		bio->bi_opf |= REQ_FUA;
-	io->commit = false;
+	io->more = false;
 	qcow2_hand_to_writer(io->dev->layers[0].img, io);
+	/* Last: whoever waits for the epoch finds the write with the writer. */
+	epoch_leave(epoch);
 }
 
 static int map_write(struct qcow2_io *io, struct bio *bio)
@@ -266,7 +271,7 @@ int qcow2_map_bio(struct qcow2_dev *dev, struct bio *bio)
 
 	io->dev = dev;
 	io->epoch = NULL;
-	io->commit = false;
+	io->more = dev->features.has_view;
 	io->in_place = false;
 	io->retried = false;
 	io->misses = 0;

@@ -14,12 +14,10 @@
 #include "mapping.h"
 #include "storage.h"
 #include "table-cache.h"
+#include "view-map.h"
 
-/*
- * An L2 entry is replaced: its clusters lose a reference.  One extent is enough: two clusters are
- * adjacent.
- */
-static void free_reference(struct qcow2_image *img, struct freed_extent **freed, u64 entry)
+/* One extent is enough: two clusters are adjacent. */
+void qcow2_free_reference(struct qcow2_image *img, struct freed_extent **freed, u64 entry)
 {
 	u64 first, last;
 
@@ -100,15 +98,20 @@ struct slice *qcow2_get_l2(struct qcow2_image *img, u64 goff)
 void qcow2_set_mapping(struct qcow2_image *img, struct slice *l2, u64 cluster, u32 nr, u64 entry,
 		       u32 step, struct freed_extent **freed)
 {
+	struct view_chunk *held = NULL;
 	u64 old;
 
 	mutex_lock(&img->meta_lock);
 	qcow2_slice_dirty(l2);
 	for (; nr; nr--, cluster++, entry += step) {
 		old = slice_entry(l2, cluster);
-		qcow2_set_entry(l2, cluster, entry);
 		if (freed)
-			free_reference(img, freed, old);
+			held = qcow2_view_record(img, cluster, old);
+		qcow2_set_entry(l2, cluster, entry);
+		if (held)
+			qcow2_view_recorded(held, cluster);
+		else if (freed)
+			qcow2_free_reference(img, freed, old);
 	}
 	mutex_unlock(&img->meta_lock);
 }

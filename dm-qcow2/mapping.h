@@ -33,10 +33,21 @@ struct slice *qcow2_get_l2(struct qcow2_image *img, u64 goff);
  *	@nr > 1 they lie side by side; set to NULL if it was used.  NULL: the new entries keep
  *	the host clusters
  *
+ * While there is a view, the clusters are prepared (qcow2_view_prepare()).  The view keeps the old
+ * entries that it needs, with their clusters.
+ *
  * All entries change in one section of meta_lock, for which this sleeps: a commit has all of them
  * or none.
  */
 void qcow2_set_mapping(struct qcow2_image *img, struct slice *l2, u64 cluster, u32 nr, u64 entry,
 		       u32 step, struct freed_extent **freed);
+
+/**
+ * qcow2_free_reference - record that the host clusters of an L2 entry lost its reference
+ * @img: a writable image; the caller holds meta_lock
+ * @freed: from qcow2_freed_alloc(); set to NULL if it was used
+ * @entry: the entry, which is in no table any more, and in no view's map
+ */
+void qcow2_free_reference(struct qcow2_image *img, struct freed_extent **freed, u64 entry);
 
 #endif /* DM_QCOW2_MAPPING_H */

@@ -16,6 +16,7 @@
 #include <linux/sched/mm.h>
 #include <linux/workqueue.h>
 
+#include "chain.h"
 #include "device.h"
 #include "entries.h"
 #include "image.h"
@@ -42,14 +43,14 @@ static int ask_layer(const struct qcow2_layer *layer, u64 goff, u64 len, struct 
 	struct slice *s;
 
 	for (;;) {
-		qcow2_root_lookup(layer->img, layer->root, goff, len, ext);
+		qcow2_layer_lookup(layer, goff, len, ext);
 		if (ext->type != EXTENT_MISS)
 			return 0;
 		s = qcow2_slice_get(&ext->img->cache, SLICE_L2, ext->host >> SLICE_SHIFT);
 		if (IS_ERR(s))
 			return PTR_ERR(s);
 		/* With the pin the slice stays for one more look. */
-		qcow2_root_lookup(layer->img, layer->root, goff, len, ext);
+		qcow2_layer_lookup(layer, goff, len, ext);
 		qcow2_slice_put(s);
 		if (ext->type != EXTENT_MISS)
 			return 0;

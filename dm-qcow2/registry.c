@@ -37,6 +37,7 @@
 #include "storage.h"
 #include "table-cache.h"
 #include "tables.h"
+#include "view.h"
 #include "writer.h"
 
 static DEFINE_MUTEX(registry_lock);
@@ -88,6 +89,8 @@ static struct qcow2_image *find_image(const struct inode *inode)
 /* Stop and release everything but the object itself.  Sleeps, also on the storage. */
 static void shut_image(struct qcow2_image *img)
 {
+	if (img->writer)
+		qcow2_view_finish(img);
 	/*
 	 * First stop all that runs, in the order in which one wakes the other: looking for space
 	 * starts commits, commits wake the writer, and all raise events.  Then free what they use.
@@ -96,6 +99,7 @@ static void shut_image(struct qcow2_image *img)
 	qcow2_commit_stop(img);
 	qcow2_writer_stop(img);
 	cancel_work_sync(&img->event_work);
+	qcow2_view_exit(img);
 	qcow2_commit_exit(img);
 	qcow2_generation_exit(img);
 	qcow2_writer_exit(img);
@@ -279,6 +283,7 @@ static void open_work(struct work_struct *work)
 	mutex_lock(&registry_lock);
 	if (o->abandoned) {
 		set_phase(img, IMAGE_OPEN);
+		img->writers -= o->write;
 		put_image(img);
 		kfree(o);
 	} else {
@@ -315,8 +320,10 @@ static int do_opening(struct image_opening *o, char **error)
 	*error = o->error;
 	set_phase(img, IMAGE_OPEN);
 	/* With no other user, an image that could not be opened goes at once. */
-	if (r)
+	if (r) {
+		img->writers -= o->write;
 		put_image(img);
+	}
 	kfree(o);
 	return r;
 }
@@ -338,6 +345,7 @@ static struct qcow2_image *new_image(struct file *file, bool write)
 	mutex_init(&img->event_lock);
 	spin_lock_init(&img->state_lock);
 	INIT_WORK(&img->event_work, qcow2_event_work);
+	qcow2_view_init(img);
 	img->raw = true;	/* until there is something to free */
 	img->st.file = file;
 	img->data = &img->st;
@@ -361,6 +369,12 @@ static int may_share(struct dm_target *ti, const struct qcow2_image *img,
 	lockdep_assert_held(&role_lock);
 	if (img->raw != spec->raw) {
 		ti->error = "Image is in use with the other format";
+		return -EINVAL;
+	}
+	if (spec->view) {
+		if (img->owner != md)
+			return 0;
+		ti->error = "Device cannot show a view of its own image";
 		return -EINVAL;
 	}
 	if (img->owner && img->owner != md) {
@@ -476,6 +490,11 @@ static struct qcow2_image *get_image(struct dm_target *ti, const struct layer_sp
 		ti->error = "Killed while waiting for the image";
 		goto out;
 	}
+	if (!img && spec->view) {
+		ti->error = "View of an image that is not attached";
+		r = -ENOENT;
+		goto out;
+	}
 	o->fresh = !img;
 	if (img) {
 		mutex_lock(&role_lock);
@@ -498,6 +517,8 @@ static struct qcow2_image *get_image(struct dm_target *ti, const struct layer_sp
 		mutex_unlock(&role_lock);
 	}
 	img->users++;
+	img->writers += write;
+	img->viewers += !!spec->view;
 	if (o->fresh || (top && !img->raw && !img->alloc)) {
 		o->img = img;
 		o->bdev = bdev;
@@ -553,15 +574,52 @@ int qcow2_layer_open(struct dm_target *ti, struct qcow2_layer *layer, const stru
 		return PTR_ERR(img);
 	}
 	layer->img = img;
-	layer->root = &img->root;
-	layer->size = layer->root->size;
+	layer->write = write;
+	layer->shows = spec->view;
+	layer->size = img->root.size;
+	if (spec->view) {
+		layer->view = qcow2_view_find(img, spec->view);
+		if (!layer->view) {
+			DMERR("%s: has no view %s", img->name, spec->view);
+			ti->error = "No such view";
+			return -ENOENT;
+		}
+		layer->size = layer->view->size;
+	} else if (!img->raw) {
+		layer->root = &img->root;
+	}
 	return 0;
+}
+
+/*
+ * Under registry_lock, dropped meanwhile: the device that wrote the image has gone, and others
+ * still show its views.  They fail from now on.  The caller is still a user; others wait.
+ */
+static void stop_writing(struct qcow2_image *img)
+{
+	lockdep_assert_held(&registry_lock);
+	set_phase(img, IMAGE_STOPPING);
+	mutex_unlock(&registry_lock);
+	qcow2_view_finish(img);
+	mutex_lock(&role_lock);
+	img->owner = NULL;
+	mutex_unlock(&role_lock);
+	mutex_lock(&registry_lock);
+	set_phase(img, IMAGE_OPEN);
 }
 
 void qcow2_layer_close(struct dm_target *ti, struct qcow2_layer *layer)
 {
+	struct qcow2_image *img = layer->img;
+
+	if (layer->view)
+		qcow2_view_put(layer->view);
+	layer->view = NULL;
 	mutex_lock(&registry_lock);
-	put_image(layer->img);
+	img->viewers -= layer->shows;
+	if (layer->write && !--img->writers && img->viewers && img->users - 1 == img->viewers)
+		stop_writing(img);
+	put_image(img);
 	mutex_unlock(&registry_lock);
 	layer->img = NULL;
 	if (layer->dev)
@@ -574,6 +632,9 @@ int qcow2_image_claim(struct qcow2_image *img, struct dm_target *ti, bool write)
 	bool downgrade = false;
 	int r = 0;
 
+	/* Only this device's tables change its owner from @md to none. */
+	if (!write && READ_ONCE(img->owner) == md)
+		qcow2_view_finish(img);
 	mutex_lock(&role_lock);
 	if (write && img->owner != md) {
 		DMERR("%s: lost write access to the image", img->name);

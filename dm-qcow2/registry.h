@@ -11,12 +11,14 @@
  * struct layer_spec - a layer as the table line gives it
  * @path: a path, or NULL when @fd is used
  * @fd: an open file of the calling process
+ * @view: the view of the image that the layer shows, or NULL; then the image is open and written
  * @check: @dev and @ino must be those of the opened file
  */
 struct layer_spec {
 	bool raw;
 	char *path;
 	int fd;
+	const char *view;
 	bool check;
 	dev_t dev;
 	u64 ino;
@@ -43,6 +45,9 @@ int qcow2_layer_open(struct dm_target *ti, struct qcow2_layer *layer, const stru
  * qcow2_layer_close - release a layer
  * @ti: the target
  * @layer: opened by qcow2_layer_open()
+ *
+ * With the last table that may write an image go its views, also those that a device shows.
+ * Sleeps, also on the storage.
  */
 void qcow2_layer_close(struct dm_target *ti, struct qcow2_layer *layer);
 

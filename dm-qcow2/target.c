@@ -9,7 +9,7 @@
  *		followed by @<major>:<minor>:<inode>, and then must be that file; \ooo in a path is
  *		the character with that octal number
  * features:	read_only, l2_cache_kib <n>, discard_no_unref, no_discard_passdown,
- *		error_if_no_space, space_timeout <seconds>
+ *		error_if_no_space, space_timeout <seconds>, view_limit_mib <n>, view <name>
  */
 #include <linux/device-mapper.h>
 #include <linux/kstrtox.h>
@@ -34,6 +34,7 @@
 #include "state.h"
 #include "storage.h"
 #include "table-cache.h"
+#include "view.h"
 #include "wait.h"
 #include "writer.h"
 
@@ -103,6 +104,7 @@ static int refuse_feature(struct dm_target *ti, const char *name, char *why)
  * @name:	The word.
  * @flag:	Offset in struct qcow2_features of the bool that says that the word was given.
  * @value:	Offset of the number that follows the word, or 0: none follows.
+ * @text:	Offset of the VIEW_NAME_SIZE characters for the name that follows, or 0.
  * @min:	The smallest number.
  * @max:	The largest one.
  * @error:	The error when the number is invalid, or not between them.
@@ -111,6 +113,7 @@ struct feature {
 	const char *name;
 	size_t flag;
 	size_t value;
+	size_t text;
 	unsigned int min;
 	unsigned int max;
 	char *error;
@@ -121,18 +124,32 @@ struct feature {
 /* In the order of `dmsetup table`. */
 static const struct feature features[] = {
 	{ "read_only", FLAG(read_only) },
-	{ "l2_cache_kib", FLAG(has_cache_kib), FLAG(cache_kib), 1, MAX_CACHE_KIB,
+	{ "l2_cache_kib", FLAG(has_cache_kib), FLAG(cache_kib), 0, 1, MAX_CACHE_KIB,
 	  "Invalid l2_cache_kib" },
 	{ "discard_no_unref", FLAG(discard_no_unref) },
 	{ "no_discard_passdown", FLAG(no_discard_passdown) },
 	{ "error_if_no_space", FLAG(error_if_no_space) },
-	{ "space_timeout", FLAG(has_space_timeout), FLAG(space_timeout), 0,
+	{ "space_timeout", FLAG(has_space_timeout), FLAG(space_timeout), 0, 0,
 	  MAX_SPACE_TIMEOUT, "Invalid space_timeout" },
+	{ "view_limit_mib", FLAG(has_view_limit), FLAG(view_limit_mib), 0, 1, MAX_VIEW_LIMIT_MIB,
+	  "Invalid view_limit_mib" },
+	{ "view", FLAG(has_view), 0, FLAG(view), 0, 0, "Invalid name of a view" },
 };
 
 static bool *feature_flag(const struct qcow2_features *f, const struct feature *feature)
 {
 	return (void *)f + feature->flag;
+}
+
+static char *feature_text(const struct qcow2_features *f, const struct feature *feature)
+{
+	return (void *)f + feature->text;
+}
+
+/* How many words follow. */
+static unsigned int feature_words(const struct feature *feature)
+{
+	return feature->value || feature->text;
 }
 
 static unsigned int *feature_value(const struct qcow2_features *f, const struct feature *feature)
@@ -149,15 +166,21 @@ static int parse_feature(struct dm_target *ti, struct dm_arg_set *as, const char
 		const struct feature *feature = &features[i];
 		struct dm_arg arg = { feature->min, feature->max, feature->error };
 
-		if (strcasecmp(name, feature->name) || (feature->value && !*argc))
+		if (strcasecmp(name, feature->name) || *argc < feature_words(feature))
 			continue;
 		*feature_flag(f, feature) = true;
-		if (!feature->value)
+		if (!feature_words(feature))
 			return 0;
 		(*argc)--;
+		if (feature->text) {
+			if (strscpy(feature_text(f, feature), dm_shift_arg(as), VIEW_NAME_SIZE) > 0)
+				return 0;
+			ti->error = feature->error;
+			return -EINVAL;
+		}
 		return dm_read_arg(&arg, as, feature_value(f, feature), &ti->error);
 	}
-	if (!strcasecmp(name, "snapshot") || !strcasecmp(name, "view") || !strcasecmp(name, "data"))
+	if (!strcasecmp(name, "snapshot") || !strcasecmp(name, "data"))
 		return refuse_feature(ti, name, "Feature is not supported by this version");
 	return refuse_feature(ti, name, "Unrecognised feature");
 }
@@ -276,6 +299,8 @@ static int open_layers(struct dm_target *ti, struct qcow2_dev *dev, char **names
 		struct layer_spec spec;
 
 		r = parse_layer(ti, names[i], &spec);
+		if (i == 0 && dev->features.has_view)
+			spec.view = dev->features.view;
 		if (!r && write && spec.raw) {
 			ti->error = "Top layer must be qcow2";
 			r = -EINVAL;
@@ -337,7 +362,9 @@ static int qcow2_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	r = parse_features(ti, &as, &dev->features);
 	if (r)
 		goto bad;
-	dev->writable = !dev->features.read_only && dm_table_get_mode(ti->table) & BLK_OPEN_WRITE;
+	dev->writable = !dev->features.read_only && !dev->features.has_view &&
+			dm_table_get_mode(ti->table) & BLK_OPEN_WRITE;
+	dev->in_epoch = dev->writable || dev->features.has_view;
 	r = open_layers(ti, dev, names);
 	if (r)
 		goto bad;
@@ -397,14 +424,17 @@ static int qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 		epoch_leave(io->epoch);
 		io->epoch = NULL;
 	}
-	if (io->commit) {
-		io->commit = false;
-		if (!*error) {
-			struct qcow2_dev *dev = ti->private;
+	if (io->more) {
+		struct qcow2_layer *top = &io->dev->layers[0];
 
-			qcow2_commit_add_io(dev->layers[0].img, io);
+		io->more = false;
+		if (!*error && !top->view) {
+			qcow2_commit_add_io(top->img, io);
 			return DM_ENDIO_INCOMPLETE;
 		}
+		/* The clusters may have been written since the view was dropped. */
+		if (!*error && qcow2_view_is_dropped(top->view))
+			*error = BLK_STS_IOERR;
 	}
 	return DM_ENDIO_DONE;
 }
@@ -594,7 +624,7 @@ static void emit_table(struct qcow2_dev *dev, char *result, unsigned int maxlen)
 		sz += emit_layer(&dev->layers[i], result + sz, maxlen - sz);
 	for (i = 0; i < ARRAY_SIZE(features); i++)
 		if (*feature_flag(f, &features[i]))
-			argc += features[i].value ? 2 : 1;
+			argc += 1 + feature_words(&features[i]);
 	if (argc)
 		DMEMIT(" %u", argc);
 	for (i = 0; i < ARRAY_SIZE(features); i++) {
@@ -603,6 +633,8 @@ static void emit_table(struct qcow2_dev *dev, char *result, unsigned int maxlen)
 		DMEMIT(" %s", features[i].name);
 		if (features[i].value)
 			DMEMIT(" %u", *feature_value(f, &features[i]));
+		if (features[i].text)
+			DMEMIT(" %s", feature_text(f, &features[i]));
 	}
 }
 
@@ -611,6 +643,7 @@ static void emit_info(struct qcow2_dev *dev, char *result, unsigned int maxlen)
 	struct qcow2_image *img = dev->layers[0].img;
 	u64 total = DIV_ROUND_UP_ULL(dev->size, img->cluster_size);
 	bool corrupt = READ_ONCE(img->corrupt), dirty = false;
+	struct qcow2_view_cost cost;
 	unsigned int sz = 0;
 
 	if (dev->writable)
@@ -624,6 +657,12 @@ static void emit_info(struct qcow2_dev *dev, char *result, unsigned int maxlen)
 		       dirty ? "uncommitted" : "");
 	else
 		DMEMIT("-");
+	if (!dev->writable)
+		return;
+	qcow2_view_cost(img, &cost);
+	if (cost.nr || cost.clusters)
+		DMEMIT(" views %u %llu %llu/%llu", cost.nr, cost.clusters, cost.bytes >> 10,
+		       img->views.limit >> 10);
 }
 
 static void qcow2_status(struct dm_target *ti, status_type_t type, unsigned int flags,
@@ -691,6 +730,12 @@ static int qcow2_message(struct dm_target *ti, unsigned int argc, char **argv, c
 	}
 	if ((argc == 1 || argc == 2) && !strcasecmp(argv[0], "map"))
 		return message_map(dev, argc == 2 ? argv[1] : "0", result, maxlen);
+	if (!strcasecmp(argv[0], "view")) {
+		if (dev->writable)
+			return qcow2_view_message(img, argc - 1, argv + 1, result, maxlen);
+		DMERR("%s: view: device is read-only", img->name);
+		return -EROFS;
+	}
 	DMERR("%s: unrecognised message %s", img->name, argv[0]);
 	return -EINVAL;
 }
@@ -750,6 +795,9 @@ static int __init qcow2_init(void)
 	r = qcow2_cow_module_init();
 	if (r)
 		goto bad_cow;
+	r = qcow2_view_module_init();
+	if (r)
+		goto bad_view;
 	r = qcow2_registry_init();
 	if (r)
 		goto bad_registry;
@@ -758,6 +806,8 @@ static int __init qcow2_init(void)
 		return 0;
 	qcow2_registry_exit();
 bad_registry:
+	qcow2_view_module_exit();
+bad_view:
 	qcow2_cow_module_exit();
 bad_cow:
 	qcow2_generation_module_exit();
@@ -772,6 +822,7 @@ static void __exit qcow2_exit(void)
 {
 	dm_unregister_target(&qcow2_target);
 	qcow2_registry_exit();
+	qcow2_view_module_exit();
 	qcow2_cow_module_exit();
 	qcow2_generation_module_exit();
 	qcow2_cache_module_exit();

@@ -10,6 +10,7 @@
  */
 #include <linux/sched/mm.h>
 
+#include "chain.h"
 #include "commit.h"
 #include "cow.h"
 #include "device.h"
@@ -22,6 +23,7 @@
 #include "state.h"
 #include "storage.h"
 #include "table-cache.h"
+#include "view-map.h"
 #include "wait.h"
 #include "writer.h"
 
@@ -114,6 +116,29 @@ void qcow2_miss_work(struct work_struct *work)
 	memalloc_noio_restore(noio);
 }
 
+/* Are clusters on their way to becoming allocatable, by a discard or from a view? */
+static bool space_is_coming(struct qcow2_image *img)
+{
+	return (qcow2_frees_pending(img) || READ_ONCE(img->views.reaping)) &&
+	       !qcow2_commit_is_stuck(img);
+}
+
+/*
+ * Give up a view rather than fail a write.  One at a time: another only if the clusters of the one
+ * before have been freed and there is still no room.  A commit that is stuck must end before any
+ * cluster is freed; and a bio that goes back to DM does not fail.
+ */
+static bool space_from_views(struct qcow2_image *img, const char *why)
+{
+	struct qcow2_views *views = &img->views;
+
+	if (qcow2_commit_is_stuck(img) || qcow2_no_space_status(img) == BLK_STS_DM_REQUEUE)
+		return false;
+	if (!space_is_coming(img))
+		views->given_up = qcow2_view_give_up(img, why);
+	return views->given_up;
+}
+
 /* Try again when there may be space, unless bios must no longer wait for space. */
 static void wait_for_space(struct qcow2_writer *w, struct qcow2_io *io, bool refused,
 			   const char *why)
@@ -124,7 +149,7 @@ static void wait_for_space(struct qcow2_writer *w, struct qcow2_io *io, bool ref
 	}
 	qcow2_out_of_space(w->img, refused, why);
 	qcow2_reclaim_hurry(w->img);
-	if (qcow2_gives_up(w->img))
+	if (!space_from_views(w->img, why) && qcow2_gives_up(w->img))
 		qcow2_io_end(io, qcow2_no_space_status(w->img));
 	else
 		list_add_tail(&io->node, &w->no_space);
@@ -132,8 +157,16 @@ static void wait_for_space(struct qcow2_writer *w, struct qcow2_io *io, bool ref
 
 void qcow2_was_refused(struct qcow2_writer *w, struct qcow2_io *io)
 {
+	static const char why[] = "the storage has no room";
+	struct qcow2_image *img = w->img;
+
+	/* It goes to the same clusters again, so all of them must become own, and stay so. */
+	if (in_cluster(img, io_start(io)) + io_bio(io)->bi_iter.bi_size > img->cluster_size &&
+	    qcow2_no_space_status(img) != BLK_STS_DM_REQUEUE)
+		while (qcow2_view_give_up(img, why))
+			;
 	io->retried = true;
-	wait_for_space(w, io, true, "the storage has no room");
+	wait_for_space(w, io, true, why);
 }
 
 void qcow2_stall_io(struct qcow2_writer *w, struct qcow2_io *io)
@@ -178,8 +211,7 @@ void qcow2_failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 		qcow2_was_refused(w, io);
 	} else if (error != -ENOSPC) {
 		qcow2_io_end(io, errno_to_blk_status(error));
-	} else if (qcow2_frees_pending(img) && !qcow2_commit_is_stuck(img)) {
-		/* Space is on its way. */
+	} else if (space_is_coming(img) || space_from_views(img, "no free cluster")) {
 		list_add_tail(&io->node, &w->no_space);
 		qcow2_reclaim_hurry(img);
 		qcow2_kick_commit(img);
@@ -190,8 +222,7 @@ void qcow2_failed_alloc(struct qcow2_writer *w, struct qcow2_io *io, int error)
 
 void qcow2_stop_waiting(struct qcow2_writer *w, struct list_head *ios)
 {
-	if (image_mode(w->img) < MODE_READ_ONLY && qcow2_frees_pending(w->img) &&
-	    !qcow2_commit_is_stuck(w->img)) {
+	if (image_mode(w->img) < MODE_READ_ONLY && space_is_coming(w->img)) {
 		qcow2_reclaim_hurry(w->img);
 		qcow2_commit_relieve(w->img);
 	} else {

@@ -15,6 +15,7 @@
 #include <linux/device-mapper.h>
 
 #include "alloc.h"
+#include "chain.h"
 #include "cow.h"
 #include "entries.h"
 #include "epoch.h"
@@ -27,6 +28,7 @@
 #include "state.h"
 #include "storage.h"
 #include "table-cache.h"
+#include "view-map.h"
 #include "wait.h"
 #include "write.h"
 #include "writer.h"
@@ -125,6 +127,8 @@ int qcow2_start_allocating(struct qcow2_writer *w, struct qcow2_io *io, u64 goff
 		return -EAGAIN;
 	}
 	op->l2 = l2;
+	qcow2_view_prepare(img, qcow2_cluster_index(img, goff), 1);
+	op->held = qcow2_view_pin(img, qcow2_cluster_index(img, goff));
 	if (reuse) {
 		op->host = ext->host;
 	} else {
@@ -232,7 +236,10 @@ static void process_long_write(struct qcow2_writer *w, struct qcow2_io *io)
 		if (!host)
 			host = ext.host;
 		if (!written_in_place(&ext) || ext.host - host != goff - io_start(io)) {
-			qcow2_io_end(io, BLK_STS_IOERR);
+			if (qcow2_view_give_up(img, "the storage has refused a write"))
+				qcow2_hand_to_writer(img, io);
+			else
+				qcow2_io_end(io, BLK_STS_IOERR);
 			return;
 		}
 	}

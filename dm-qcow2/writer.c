@@ -22,6 +22,7 @@
 #include "mapping.h"
 #include "state.h"
 #include "storage.h"
+#include "view.h"
 #include "wait.h"
 #include "write.h"
 #include "writer.h"
@@ -43,6 +44,11 @@ static void process(struct qcow2_writer *w, struct qcow2_io *io)
 		/* The storage refused the write to an own cluster. */
 		io->in_place = false;
 		qcow2_was_refused(w, io);
+		return;
+	}
+	if (unlikely(qcow2_view_stalls(w->img))) {
+		/* What ends that wakes the stalled bios. */
+		list_add_tail(&io->node, &w->stalled);
 		return;
 	}
 	if (qcow2_commit_pressure(w->img)) {
@@ -120,6 +126,7 @@ static void writer_work(struct work_struct *work)
 	llist_for_each_entry_safe(op, next, list, finished)
 		if (!qcow2_op_continue(w, op))
 			finish_op(w, op);
+	qcow2_view_work(w);
 	/* The code below may have to wait, for a table or for space. */
 	qcow2_storage_gather_submit(&w->gather);
 	/* Without a bio the writer touches only its own data: qcow2_writer_stop() relies on it. */
@@ -129,8 +136,13 @@ static void writer_work(struct work_struct *work)
 	take_list(&w->stalled, &img->waits.wake, &ios);
 	take_list(&w->no_space, &img->waits.space, &ios);
 	list = llist_reverse_order(llist_del_all(&w->incoming));
-	llist_for_each_entry_safe(io, next_io, list, lnode)
-		list_add_tail(&io->node, &ios);
+	llist_for_each_entry_safe(io, next_io, list, lnode) {
+		/* A refused write first: views go before others redirect a part of its range. */
+		if (unlikely(io->in_place))
+			list_add(&io->node, &ios);
+		else
+			list_add_tail(&io->node, &ios);
+	}
 	process_list(w, &ios);
 	qcow2_storage_gather_submit(&w->gather);
 	blk_finish_plug(&plug);
@@ -180,6 +192,7 @@ static void space_poll(struct work_struct *work)
 void qcow2_writer_release_waiting(struct qcow2_image *img, bool noflush)
 {
 	cancel_delayed_work_sync(&img->waits.poll);
+	qcow2_view_unhold(img);
 	img->waits.noflush = noflush;
 	/* A reader that sees @release also sees @noflush: pairs with its smp_load_acquire(). */
 	smp_store_release(&img->waits.release, true);
@@ -191,6 +204,7 @@ void qcow2_writer_release_waiting(struct qcow2_image *img, bool noflush)
 void qcow2_writer_flush(struct qcow2_image *img)
 {
 	cancel_delayed_work_sync(&img->waits.poll);
+	qcow2_view_pause(img);
 	do {
 		flush_work(&img->write_worker.work);
 	} while (READ_ONCE(img->writer->nr_ops));
@@ -199,6 +213,7 @@ void qcow2_writer_flush(struct qcow2_image *img)
 void qcow2_writer_resume(struct qcow2_image *img)
 {
 	WRITE_ONCE(img->waits.release, false);
+	qcow2_view_resume(img);
 	qcow2_writer_grown(img);
 }
 
@@ -207,6 +222,7 @@ void qcow2_writer_configure(struct qcow2_image *img, const struct qcow2_features
 	img->waits.error_if_no_space = f->error_if_no_space;
 	img->waits.space_timeout = f->space_timeout;
 	img->writer->discard_no_unref = f->discard_no_unref;
+	img->views.limit = (u64)(f->has_view_limit ? f->view_limit_mib : VIEW_LIMIT_MIB) << 20;
 	qcow2_alloc_set_passdown(img, !f->no_discard_passdown);
 }
 

@@ -197,13 +197,17 @@ class Dm:
     def qcow2_status(self, name):
         """The status of a qcow2 device as a dict."""
         words = self.status(name)
-        assert words[2] == "qcow2" and len(words) == 8, words
+        assert words[2] == "qcow2" and len(words) in (8, 12), words
         allocated, total = words[4].split("/")
         cache, cache_max = words[6].split("/")
+        views = words[9:12] or ("0", "0", "0/0")
+        map_kib, limit_kib = views[2].split("/")
         return {"mode": words[3], "allocated": int(allocated), "total": int(total),
                 "host_bytes": int(words[5]), "cache_kib": int(cache),
                 "cache_max_kib": int(cache_max),
-                "attention": [] if words[7] == "-" else words[7].split(",")}
+                "attention": [] if words[7] == "-" else words[7].split(","),
+                "views": int(views[0]), "view_clusters": int(views[1]),
+                "view_kib": int(map_kib), "view_limit_kib": int(limit_kib)}
 
 
 # Images. Each function names its format: nothing here ever probes.
