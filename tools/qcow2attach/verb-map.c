@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * verb-map.c - `qcow2attach map`: where the bytes of an attached disk are, as qemu-img map tells.
- *
- * The kernel answers in pages; extents that go on from one page to the next are put together.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,27 +9,11 @@
 
 #include "cli.h"
 #include "dm.h"
+#include "extents.h"
 #include "state.h"
 #include "util.h"
 
 enum { OPT_JSON = OPT_OWN };
-
-enum kind { DATA, ZERO, COMPRESSED, UNALLOCATED };
-
-static const char *const kinds[] = {
-	[DATA] = "data",
-	[ZERO] = "zero",
-	[COMPRESSED] = "compressed",
-	[UNALLOCATED] = "unallocated",
-};
-
-struct extent {
-	uint64_t start, length;		/* bytes; a length of 0: none yet */
-	enum kind kind;
-	unsigned int depth;
-	bool has_offset;
-	uint64_t offset;
-};
 
 struct output {
 	bool json;
@@ -39,7 +21,7 @@ struct output {
 	const struct device_state *state;
 };
 
-static void print_extent_json(const struct extent *e, struct output *out)
+static void print_extent_json(const struct disk_extent *e, struct output *out)
 {
 	static const int flags = JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE;
 	struct json_object *o = json_object_new_object();
@@ -59,12 +41,10 @@ static void print_extent_json(const struct extent *e, struct output *out)
 	json_object_put(o);
 }
 
-static void print_extent(const struct extent *e, struct output *out)
+static void print_extent(const struct disk_extent *e, struct output *out)
 {
 	char *file;
 
-	if (!e->length)
-		return;
 	if (out->json) {
 		print_extent_json(e, out);
 		out->begun = true;
@@ -85,93 +65,24 @@ static void print_extent(const struct extent *e, struct output *out)
 	free(file);
 }
 
-static bool goes_on(const struct extent *e, const struct extent *next)
+static int tell(const struct disk_extent *e, void *arg)
 {
-	return e->length && e->kind == next->kind && e->depth == next->depth &&
-	       e->has_offset == next->has_offset &&
-	       (!e->has_offset || e->offset + e->length == next->offset);
-}
-
-/* One line of the kernel's: START LENGTH KIND DEPTH [HOST]. */
-static int parse_line(const char *line, struct extent *e)
-{
-	uint64_t start, length, offset;
-	unsigned int depth;
-	char kind[16];
-	int n = sscanf(line, "%" SCNu64 " %" SCNu64 " %15s %u %" SCNu64, &start, &length, kind,
-		       &depth, &offset);
-
-	if (n < 4 || !length)
-		return -1;
-	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-		if (strcmp(kind, kinds[i]))
-			continue;
-		*e = (struct extent){ .start = start * 512, .length = length * 512, .kind = i,
-				      .depth = depth, .has_offset = n == 5,
-				      .offset = n == 5 ? offset : 0 };
-		return 0;
-	}
-	return -1;
-}
-
-static int map_page(const struct dm_device *dev, uint64_t *at, struct extent *last,
-		    struct output *out)
-{
-	uint64_t from = *at;
-	char text[40], *answer, *line, *save = NULL;
-	struct extent e;
-
-	snprintf(text, sizeof(text), "map %" PRIu64, from / 512);
-	if (dmdev_ask(dev, text, &answer))
-		return -1;
-	for (line = strtok_r(answer, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		if (parse_line(line, &e) || e.start != *at) {
-			cause("the kernel's answer is not understood: '%s'", line);
-			free(answer);
-			return -1;
-		}
-		*at += e.length;
-		if (goes_on(last, &e)) {
-			last->length += e.length;
-			continue;
-		}
-		print_extent(last, out);
-		*last = e;
-	}
-	free(answer);
-	return *at > from ? 0 : cause("the kernel's answer is empty");
-}
-
-/* Depths and sizes are those of one table: did it stay? */
-static int same_table(const struct dm_device *dev)
-{
-	struct dm_device now;
-	bool same;
-
-	if (dmdev_find(dev->name, &now))
-		return -1;
-	same = now.dev == dev->dev && now.sequence == dev->sequence &&
-	       now.sectors == dev->sectors && !strcmp(now.table ?: "", dev->table ?: "");
-	dmdev_release(&now);
-	return same ? 0 : cause("the device was reloaded meanwhile: try again");
+	print_extent(e, arg);
+	return ferror(stdout) ? 1 : 0;
 }
 
 static int map_device(const struct dm_device *dev, bool json)
 {
 	struct device_state state;
 	struct output out = { .json = json, .state = &state };
-	struct extent last = { 0 };
-	uint64_t at = 0;
-	int ret = 0;
+	int ret;
 
 	state_parse(dev, &state);
-	while (!ret && at < dev->sectors * 512 && !ferror(stdout))
-		ret = map_page(dev, &at, &last, &out);
-	print_extent(&last, &out);
+	ret = extents_each(dev, tell, &out);
 	if (json)
 		printf("%s]\n", out.begun ? "" : "[");
 	state_free(&state);
-	return ret ?: same_table(dev);
+	return ret;
 }
 
 static int map_main(int argc, char **argv)
