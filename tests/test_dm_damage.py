@@ -352,6 +352,7 @@ def test_refcounts_beyond_any_disk(dm, tmp_path):
     assert "Refcount blocks for more clusters than supported" in said
 
 
+@pytest.mark.full
 def test_refcounts_without_end(dm, spawn, kernel_log, tmp_path):
     """A sparse file names more refcount blocks than anybody would wait for: who loads it can be killed."""
     image, table, end = big_clusters(tmp_path / "image")

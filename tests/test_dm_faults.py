@@ -466,6 +466,7 @@ def module_users():
         return int(f.read())
 
 
+@pytest.mark.full
 def test_unloading_finds_nothing_left(dm, bdev, filesystem):
     """Devices come and go under I/O, some tables are refused; then the module can go, and the
     kernel complains about no object left in its caches."""

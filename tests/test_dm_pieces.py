@@ -50,7 +50,9 @@ def zero(disk, at, length):
     disk.fallocate(ZERO_RANGE, at, length)
 
 
-@pytest.mark.parametrize("kind", ["alone", "alone-no_unref", "alone-v2", "backing", "backing-v2"])
+@pytest.mark.parametrize("kind", [
+    "alone-no_unref", "backing",
+    *(pytest.param(kind, marks=pytest.mark.full) for kind in ("alone", "alone-v2", "backing-v2"))])
 def test_random_ranges(dm, bdev, tmp_path, request, kind):
     """Any range, at any place, discarded or zeroed in any way: the model's data, not a reference too
     many or too few, and neither neighbour touched."""

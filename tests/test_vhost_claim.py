@@ -41,6 +41,7 @@ def test_one_owner(slow, kernel_log, case, said):
     assert len(found) == 1 if case in ("memory", "stop_beside") else found
 
 
+@pytest.mark.full
 def test_read_only_server_killed(slow, spawn, tmp_path):
     """The guest connects to a new server of a read-only disk with a read of the old one in flight."""
     path, device = str(tmp_path / "disk.sock"), slow(6000)

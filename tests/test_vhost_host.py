@@ -18,6 +18,7 @@ def ring(bdev):
 
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="who polls gives way to who wants its processor")
+@pytest.mark.full
 def test_ioctls_do_not_wait_for_polling(ring):
     """It would take minutes."""
     ring("polling")
