@@ -57,6 +57,7 @@ static bool known_since(struct qcow2_view *view, u64 cluster, u64 *old)
 
 	list_for_each_entry_from_rcu(view, &img->views.list, node) {
 		chunk = chunk_of(view, cluster);
+		/* @old is right then: pairs with the release in qcow2_view_record(). */
 		if (!chunk || !(smp_load_acquire(&chunk->known) & chunk_bit(cluster)))
 			continue;
 		*old = READ_ONCE(chunk->old[cluster % VIEW_CHUNK_CLUSTERS]);
@@ -271,6 +272,7 @@ struct view_chunk *qcow2_view_record(struct qcow2_image *img, u64 cluster, u64 o
 		return NULL;
 	}
 	WRITE_ONCE(chunk->old[cluster % VIEW_CHUNK_CLUSTERS], old);
+	/* After @old: pairs with the acquire in known_since(). */
 	smp_store_release(&chunk->known, chunk->known | chunk_bit(cluster));
 	WRITE_ONCE(last_view(img)->clusters, last_view(img)->clusters + 1);
 	smp_wmb();	/* @known before the live entry */
@@ -289,9 +291,8 @@ void qcow2_view_drop(struct qcow2_view *view)
 	struct qcow2_view *v;
 
 	assert_writer(view->img);
-	/* Before any cluster becomes own again, or is freed; pairs with the smp_rmb()s of reads. */
 	WRITE_ONCE(view->dropped, true);
-	smp_wmb();
+	smp_wmb();	/* before clusters become own or free: see qcow2_view_is_dropped() */
 	/* What only this view needed may be in any map after it. */
 	list_for_each_entry(v, &views->list, node)
 		v->reaped = 0;

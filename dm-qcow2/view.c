@@ -256,6 +256,7 @@ static void ask_writer(struct qcow2_image *img, struct view_request *req)
 {
 	lockdep_assert_held(&img->views.lock);
 	init_completion(&req->done);
+	/* @req is filled in: pairs with the acquire in qcow2_view_work(). */
 	smp_store_release(&img->views.request, req);
 	qcow2_worker_kick(&img->write_worker);
 	wait_for_completion(&req->done);
@@ -320,7 +321,7 @@ static int may_create(struct qcow2_image *img, const char *name)
 	return r;
 }
 
-static int create(struct qcow2_image *img, const char *name, bool hold)
+static int create_view(struct qcow2_image *img, const char *name, bool hold)
 {
 	struct qcow2_views *views = &img->views;
 	struct view_request req = { .order = VIEW_CREATE, .hold = hold };
@@ -364,7 +365,7 @@ static int create(struct qcow2_image *img, const char *name, bool hold)
 	return r;
 }
 
-static int release(struct qcow2_image *img)
+static int end_hold(struct qcow2_image *img)
 {
 	struct qcow2_views *views = &img->views;
 	bool held, over;
@@ -386,7 +387,7 @@ static int release(struct qcow2_image *img)
 	return 0;
 }
 
-static int delete(struct qcow2_image *img, const char *name)
+static int delete_view(struct qcow2_image *img, const char *name)
 {
 	struct view_request req = { .order = VIEW_DELETE };
 	int r = 0;
@@ -408,7 +409,7 @@ static int delete(struct qcow2_image *img, const char *name)
 	return r;
 }
 
-static int list(struct qcow2_image *img, char *result, unsigned int maxlen)
+static int list_views(struct qcow2_image *img, char *result, unsigned int maxlen)
 {
 	struct qcow2_view *view;
 	unsigned int sz = 0;
@@ -432,15 +433,15 @@ int qcow2_view_message(struct qcow2_image *img, unsigned int argc, char **argv, 
 
 	mutex_lock(&img->views.lock);
 	if (!strcasecmp(verb, "create") && argc == 2)
-		r = create(img, argv[1], false);
+		r = create_view(img, argv[1], false);
 	else if (!strcasecmp(verb, "create") && argc == 3 && !strcasecmp(argv[2], "hold"))
-		r = create(img, argv[1], true);
+		r = create_view(img, argv[1], true);
 	else if (!strcasecmp(verb, "release") && argc == 1)
-		r = release(img);
+		r = end_hold(img);
 	else if (!strcasecmp(verb, "delete") && argc == 2)
-		r = delete(img, argv[1]);
+		r = delete_view(img, argv[1]);
 	else if (!strcasecmp(verb, "list") && argc == 1)
-		r = list(img, result, maxlen);
+		r = list_views(img, result, maxlen);
 	else
 		DMERR("%s: view: expected create NAME [hold], release, delete NAME or list",
 		      img->name);

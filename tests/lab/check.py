@@ -30,11 +30,11 @@ ON_UM = ("test_alloc_failure.py", "test_dm_cgroup.py", "test_dm_crash.py", "test
          "test_dm_differential.py", "test_dm_entries.py", "test_dm_faults.py", "test_dm_file.py",
          "test_dm_hammer.py", "test_dm_header.py", "test_dm_interop.py", "test_dm_large.py",
          "test_dm_locks.py", "test_dm_nfs.py", "test_dm_pieces.py", "test_dm_registry.py",
-         "test_dm_reload.py", "test_dm_space.py", "test_dm_table.py", "test_lab.py",
-         "test_lifecycle.py", "test_serve.py", "test_serve_protocol.py", "test_serve_qemu.py",
-         "test_tool.py", "test_tool_check.py", "test_tool_map.py", "test_tool_places.py",
-         "test_tool_run.py", "test_vhost_cache.py", "test_vhost_claim.py", "test_vhost_host.py",
-         "test_vhost_mode.py", "test_vhost_ring.py", "test_vhost_stop.py")
+         "test_dm_reload.py", "test_dm_space.py", "test_dm_table.py", "test_dm_view.py",
+         "test_lab.py", "test_lifecycle.py", "test_serve.py", "test_serve_protocol.py",
+         "test_serve_qemu.py", "test_tool.py", "test_tool_backup.py", "test_tool_check.py",
+         "test_tool_map.py", "test_tool_places.py", "test_tool_run.py", "test_vhost_cache.py",
+         "test_vhost_claim.py", "test_vhost_host.py", "test_vhost_mode.py", "test_vhost_ring.py", "test_vhost_stop.py")
 # `um` is of the newest kernel's version. The packaged one differs in its configuration, its processor
 # and that guests run in it: of the core, these files run there, too.
 ON_BACKPORTS = ("test_dm_differential.py", "test_lab.py", "test_serve.py", "test_tool_run.py",
