@@ -32,6 +32,7 @@ extern const struct verb verb_map;
 extern const struct verb verb_serve;
 extern const struct verb verb_run;
 extern const struct verb verb_check;
+extern const struct verb verb_backup;
 
 /**
  * next_option() - getopt_long() that answers --help and reports mistakes.

@@ -14,7 +14,7 @@
 
 static const struct verb *const verbs[] = {
 	&verb_run, &verb_attach, &verb_serve, &verb_list, &verb_status, &verb_map, &verb_detach,
-	&verb_check,
+	&verb_check, &verb_backup,
 };
 
 static void print_usage(FILE *to)
