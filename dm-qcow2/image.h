@@ -101,6 +101,7 @@ struct qcow2_waits {
  * @draining:	The writer starts no operation, so that @request can be done, or @newest be chosen;
  *		the writer's.
  * @settling:	A view is not ready: what it shows may still be written.  Nothing is redirected.
+ * @stalling:	@settling or @held, as this run of the writer saw it; the writer's.
  * @held:	Nothing is written until the hold ends: other devices are being marked.
  * @hold_over:	The hold has ended by itself.
  * @paused:	The device is suspended: nothing is freed.
@@ -116,6 +117,7 @@ struct qcow2_views {
 	struct view_request *request;
 	bool draining;
 	bool settling;
+	bool stalling;
 	bool held;
 	bool hold_over;
 	bool paused;

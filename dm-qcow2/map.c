@@ -178,9 +178,11 @@ void qcow2_retry_refused(struct qcow2_io *io)
 	if (io->fua)
 		bio->bi_opf |= REQ_FUA;
 	io->more = false;
+	rcu_read_lock();	/* the image, too, is there until it is left; see io.h */
 	qcow2_hand_to_writer(io->dev->layers[0].img, io);
-	/* Last: whoever waits for the epoch finds the write with the writer. */
+	/* Last: code that waits for the epoch finds the write with the writer. */
 	epoch_leave(epoch);
+	rcu_read_unlock();
 }
 
 static int map_write(struct qcow2_io *io, struct bio *bio)

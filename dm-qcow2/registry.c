@@ -617,7 +617,9 @@ void qcow2_layer_close(struct dm_target *ti, struct qcow2_layer *layer)
 	layer->view = NULL;
 	mutex_lock(&registry_lock);
 	img->viewers -= layer->shows;
-	if (layer->write && !--img->writers && img->viewers && img->users - 1 == img->viewers)
+	img->writers -= layer->write;
+	if (!img->writers && READ_ONCE(img->owner) && img->viewers &&
+	    img->users - 1 == img->viewers)
 		stop_writing(img);
 	put_image(img);
 	mutex_unlock(&registry_lock);

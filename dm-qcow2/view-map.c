@@ -257,14 +257,15 @@ struct view_chunk *qcow2_view_record(struct qcow2_image *img, u64 cluster, u64 o
 	if (likely(!img->views.newest))
 		return NULL;
 	assert_writer(img);
+	/* Also where a chunk happens to be there: all of a range is freed then, with one extent. */
+	if (!any_view(img))
+		return NULL;
 	rcu_read_lock();
 	moved = moved_since_newest(img, cluster);
 	rcu_read_unlock();
 	if (moved)
 		return NULL;
 	chunk = chunk_of(last_view(img), cluster);
-	if (!chunk && !any_view(img))
-		return NULL;
 	if (WARN_ON_ONCE(!chunk)) {
 		/* Not prepared.  Then no view may go on showing the cluster. */
 		while (qcow2_view_give_up(img, "a change could not be recorded"))

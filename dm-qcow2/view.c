@@ -60,6 +60,17 @@ struct view_request {
 
 /* The writer's part. */
 
+/* Does a write wait that the storage has refused?  It must go to the same clusters again. */
+static bool has_refused(struct qcow2_writer *w)
+{
+	struct qcow2_io *io;
+
+	list_for_each_entry(io, &w->stalled, node)
+		if (io->retried)
+			return true;
+	return !list_empty(&w->no_space) || image_mode(w->img) == MODE_OUT_OF_SPACE;
+}
+
 static void mark(struct qcow2_writer *w, struct view_request *req)
 {
 	struct qcow2_image *img = w->img;
@@ -69,7 +80,7 @@ static void mark(struct qcow2_writer *w, struct view_request *req)
 	 * A write to several clusters that the storage has refused waits there, and is tried again
 	 * as a whole: all its clusters must stay own.
 	 */
-	if (!list_empty(&w->no_space) || image_mode(img) == MODE_OUT_OF_SPACE) {
+	if (has_refused(w)) {
 		req->result = -ENOSPC;
 		return;
 	}
@@ -231,6 +242,16 @@ static void reap(struct qcow2_image *img)
 	}
 }
 
+void qcow2_view_sample(struct qcow2_image *img)
+{
+	struct qcow2_views *views = &img->views;
+
+	views->stalling = READ_ONCE(views->held);
+	/* Before the bios of this run are taken: pairs with the release in create_view(). */
+	if (smp_load_acquire(&views->settling))
+		views->stalling = true;
+}
+
 void qcow2_view_work(struct qcow2_writer *w)
 {
 	struct qcow2_views *views = &w->img->views;
@@ -245,7 +266,9 @@ void qcow2_view_work(struct qcow2_writer *w)
 		qcow2_view_choose_newest(w->img);
 	views->draining = w->nr_ops && (READ_ONCE(views->request) || views->stale);
 	WRITE_ONCE(w->img->waits.wake, true);
-	if (views->reaping && !views->stale && !READ_ONCE(views->paused))
+	/* Nothing comes back before a stuck commit ends, and asking would only repeat that. */
+	if (views->reaping && !views->stale && !READ_ONCE(views->paused) &&
+	    !qcow2_commit_is_stuck(w->img))
 		reap(w->img);
 }
 
@@ -356,7 +379,8 @@ static int create_view(struct qcow2_image *img, const char *name, bool hold)
 	}
 	qcow2_epoch_flip(&img->epoch);
 	WRITE_ONCE(view->ready, true);
-	WRITE_ONCE(views->settling, false);
+	/* A write that was refused meanwhile is with the writer: see qcow2_view_sample(). */
+	smp_store_release(&views->settling, false);
 	qcow2_wake_writer(img);
 
 	if (READ_ONCE(view->dropped))

@@ -53,12 +53,23 @@ int qcow2_view_message(struct qcow2_image *img, unsigned int argc, char **argv, 
  */
 void qcow2_view_work(struct qcow2_writer *w);
 
+/**
+ * qcow2_view_sample - see whether bios must wait in this run of the writer
+ * @img: a writable image
+ *
+ * Called before bios are taken, and not between two of them: so one that was handed over before
+ * such a wait ended has its turn with, or before, those that waited.
+ *
+ * Context: the writer's work item.
+ */
+void qcow2_view_sample(struct qcow2_image *img);
+
 /* Must bios wait that would start an operation?  Context: the writer's work item. */
 static inline bool qcow2_view_stalls(const struct qcow2_image *img)
 {
 	const struct qcow2_views *views = &img->views;
 
-	return READ_ONCE(views->held) || READ_ONCE(views->settling) || views->draining;
+	return views->stalling || views->draining || views->stale;
 }
 
 /**

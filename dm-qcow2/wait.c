@@ -124,9 +124,9 @@ static bool space_is_coming(struct qcow2_image *img)
 }
 
 /*
- * Give up a view rather than fail a write.  One at a time: another only if the clusters of the one
- * before have been freed and there is still no room.  A commit that is stuck must end before any
- * cluster is freed; and a bio that goes back to DM does not fail.
+ * May a write wait for what views hold, rather than fail?  They are given up one at a time: another
+ * only if the clusters of the one before have been freed and there is still no room.  A commit that
+ * is stuck must end before any cluster is freed; and a bio that goes back to DM does not fail.
  */
 static bool space_from_views(struct qcow2_image *img, const char *why)
 {
@@ -134,8 +134,9 @@ static bool space_from_views(struct qcow2_image *img, const char *why)
 
 	if (qcow2_commit_is_stuck(img) || qcow2_no_space_status(img) == BLK_STS_DM_REQUEUE)
 		return false;
-	if (!space_is_coming(img))
-		views->given_up = qcow2_view_give_up(img, why);
+	if (space_is_coming(img))
+		return views->given_up || views->reaping || views->newest;
+	views->given_up = qcow2_view_give_up(img, why);
 	return views->given_up;
 }
 
@@ -160,11 +161,12 @@ void qcow2_was_refused(struct qcow2_writer *w, struct qcow2_io *io)
 	static const char why[] = "the storage has no room";
 	struct qcow2_image *img = w->img;
 
-	/* It goes to the same clusters again, so all of them must become own, and stay so. */
-	if (in_cluster(img, io_start(io)) + io_bio(io)->bi_iter.bi_size > img->cluster_size &&
+	/* A long write goes to the same clusters again: all must become own, and stay so. */
+	if (bio_op(io_bio(io)) == REQ_OP_WRITE &&
+	    in_cluster(img, io_start(io)) + io_bio(io)->bi_iter.bi_size > img->cluster_size &&
 	    qcow2_no_space_status(img) != BLK_STS_DM_REQUEUE)
 		while (qcow2_view_give_up(img, why))
-			;
+			img->views.given_up = true;
 	io->retried = true;
 	wait_for_space(w, io, true, why);
 }

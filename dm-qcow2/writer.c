@@ -121,12 +121,14 @@ static void writer_work(struct work_struct *work)
 	LIST_HEAD(ios);
 
 	hook_writer();
+	qcow2_view_sample(img);
 	blk_start_plug(&plug);
 	list = llist_reverse_order(llist_del_all(&w->finished));
 	llist_for_each_entry_safe(op, next, list, finished)
 		if (!qcow2_op_continue(w, op))
 			finish_op(w, op);
 	qcow2_view_work(w);
+	qcow2_view_sample(img);
 	/* The code below may have to wait, for a table or for space. */
 	qcow2_storage_gather_submit(&w->gather);
 	/* Without a bio the writer touches only its own data: qcow2_writer_stop() relies on it. */
