@@ -12,6 +12,7 @@ import pytest
 
 from dmqcow2 import KIB, Disk
 from helpers import MIB, image_check, image_compare, image_create, image_info, qemu_io, run, wait_for
+from test_dm_nfs import mount, server  # noqa: F401  (fixtures)
 from test_dm_view import Counter
 from toolcli import attach, images, refused, tool  # noqa: F401  (fixtures among them)
 
@@ -59,6 +60,7 @@ def test_copy(dm, images, attach, target, options):  # noqa: F811
         image_check(f"{target}/copy")
         assert "backing-filename" not in image_info(f"{target}/copy")
     assert os.stat(f"{target}/copy").st_blocks * 512 < 40 * MIB
+    assert os.stat(f"{target}/copy").st_mode & 0o777 == 0o600
     nothing_left(dm, "top", target, "copy")
     with Disk(path) as disk:
         disk.write(1, 0, MIB)
@@ -121,6 +123,35 @@ def test_killed(dm, images, attach, target, victim):  # noqa: F811
     image_check(image)
 
 
+def test_names(images, attach, target):  # noqa: F811
+    """A name is a name: qemu-img takes it neither for a protocol nor for options."""
+    image = image_create(f"{images}/vm.qcow2", 16 * MIB)
+    qemu_io(image, "write -P 5 0 8M")
+    attach(image)
+    for name in "vm-2026-01-01T10:00", "-x", "nbd:a", "two words":
+        run("qcow2attach", "backup", "vm", "--", name, cwd=target)
+        image_check(f"{target}/{name}")
+
+
+def test_on_nfs(dm, images, attach, mount):  # noqa: F811
+    """Where a file must have a name it has another one until it is complete."""
+    image = image_create(f"{images}/vm.qcow2", 16 * MIB)
+    qemu_io(image, "write -P 5 0 8M")
+    attach(image)
+    at = mount()
+    before = os.listdir(at)
+    tool("backup", "vm", f"{at}/copy", "--verify")
+    nothing_left(dm, "vm", at, "copy", *before)
+    image_check(f"{at}/copy")
+    child = subprocess.Popen(["qcow2attach", "backup", "vm", f"{at}/slow", "--rate-limit", "1M"])
+    wait_for(lambda: os.path.exists(f"{at}/slow.partial-{child.pid}"), 30)
+    child.kill()
+    child.wait(60)
+    wait_for(lambda: sorted(os.listdir(at)) == sorted(["copy", *before]), 30)
+    nothing_left(dm, "vm", at, "copy", *before)
+    assert "exists already" in refused("backup", "vm", f"{at}/copy", code=1)
+
+
 def test_events(images, attach, target):  # noqa: F811
     image = image_create(f"{images}/vm.qcow2", 16 * MIB)
     qemu_io(image, "write -P 5 0 8M")
@@ -128,7 +159,8 @@ def test_events(images, attach, target):  # noqa: F811
     out, err = tool("backup", "vm", f"{target}/copy", "--json", "--rate-limit", "4M")
     events = [json.loads(line) for line in out.splitlines()]
     assert not err and {e["name"] for e in events} == {"vm"}
-    assert events[0]["event"] == "copying" and 0 <= events[0]["percent"] <= 100
+    assert events[0]["event"] == "moment"
+    assert events[1]["event"] == "copying" and 0 <= events[1]["percent"] <= 100
     assert events[-1]["event"] == "done" and events[-1]["data"] == 8 * MIB
     assert events[-1]["file"] == f"{target}/copy" and events[-1]["format"] == "qcow2"
 
@@ -149,7 +181,7 @@ def test_refused(dm, images, attach, target, filesystem):  # noqa: F811
     full = filesystem("ext4", 32 * MIB)
     assert "No space left" in refused("backup", "vm", f"{full}/copy", code=1)
     nothing_left(dm, "vm", full, "lost+found")
-    for argv in (["vm"], ["vm", "a", "b"], ["vm", "-"], ["vm", "a", "--format", "vmdk"],
+    for argv in (["vm", ""], ["vm", f"{target}/"], ["vm"], ["vm", "a", "b"], ["vm", "-"], ["vm", "a", "--format", "vmdk"],
                  ["vm", "a", "--compress", "lzo"], ["vm", "a", "--rate-limit", "0"],
                  ["vm", "a", "--format", "raw", "--compress", "zstd"]):
         refused("backup", *argv, code=2)

@@ -537,13 +537,15 @@ int dmdev_ask(const struct dm_device *dev, const char *text, char **answer)
 	const char *response;
 	char reason[1024];
 	struct kmsg log;
-	int ret = -1;
+	int ret = -1, err;
 
 	if (!task)
 		return -1;
 	kmsg_begin(&log);
+	errno = 0;
 	if (dm_task_set_sector(task, 0) && dm_task_set_message(task, text))
 		ret = run_task(task);
+	err = errno;
 	kmsg_reasons(&log, major(dev->dev), minor(dev->dev), reason, sizeof(reason));
 	if (!ret) {
 		response = dm_task_get_message_response(task);
@@ -552,6 +554,7 @@ int dmdev_ask(const struct dm_device *dev, const char *text, char **answer)
 		cause("%s", reason);
 	}
 	dm_task_destroy(task);
+	errno = err;
 	return ret;
 }
 

@@ -109,7 +109,7 @@ int dmdev_message(const char *name, const char *text);
  * @text: the message.
  * @answer: receives the answer, to be freed.
  *
- * Return: 0, or -1 with a cause.
+ * Return: 0, or -1 with a cause, and errno set to the kernel's, or 0.
  */
 int dmdev_ask(const struct dm_device *dev, const char *text, char **answer);
 

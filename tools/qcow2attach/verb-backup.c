@@ -2,8 +2,8 @@
 /*
  * verb-backup.c - `qcow2attach backup`: a copy of an attached disk as it is at one moment.
  *
- * qemu-img reads the moment through its wrapper (wrapper.c) and writes the copy, under another name
- * until that is complete and on the disk.
+ * qemu-img reads the moment through its wrapper (wrapper.c) and writes the copy. It gets both as
+ * descriptors. The copy has no name, or another one, until it is complete and on the disk.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -34,19 +34,22 @@ enum {
 	OPT_JSON,
 };
 
-#define PROGRESS_MS 1000		/* between two events; a terminal shows five times as many */
+#define PROGRESS_MS 1000	/* between two events; a terminal shows five times as many */
 
 /**
  * struct backup - one backup.
  * @name: the disk.
  * @out: the file to be made.
- * @partial: its name until it is complete.
+ * @partial: its name until it is complete, where a file must have one.
+ * @fd: the file.
+ * @named: it has that name.
  * @format: qcow2 or raw.
  * @compress: zlib, zstd or NULL.
  * @rate: bytes per second at most, or 0.
  * @verify: compare the copy with the moment.
  * @json: tell events as JSON, one in a line.
- * @source: the wrapper, as qemu-img gets it.
+ * @source: the descriptor of the wrapper, as qemu-img gets it.
+ * @target: that of the file.
  * @data: bytes of data in the moment.
  * @started: when the copy was begun, now_ms().
  * @shown: when progress was shown last.
@@ -54,7 +57,9 @@ enum {
  */
 struct backup {
 	const char *name, *out, *format, *compress;
-	char *partial, *source;
+	char *partial, *source, *target;
+	int fd;
+	bool named;
 	uint64_t rate, data, started, shown;
 	bool verify, json, bar;
 };
@@ -103,8 +108,8 @@ static void show_progress(struct backup *b, const char *step, double percent)
 		return;
 	}
 	b->bar = true;
-	fprintf(stderr, "\r%s: %s %3.0f %%, %s of %s, %s/s, %" PRIu64 ":%02u left\033[K", b->name, step,
-		percent, format_size(bytes, done, sizeof(done)),
+	fprintf(stderr, "\r%s: %s %3.0f %%, %s of %s, %s/s, %" PRIu64 ":%02u left\033[K",
+		b->name, step, percent, format_size(bytes, done, sizeof(done)),
 		format_size(b->data, all, sizeof(all)), format_size(rate, speed, sizeof(speed)),
 		left / 60, (unsigned int)(left % 60));
 }
@@ -135,7 +140,8 @@ static pid_t start_qemu_img(const char *const argv[], int *out, int *err)
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 		if (getppid() != parent)
-			_exit(EXIT_FAILED);
+			_exit(EXIT_RUN_NOTFOUND);
+		signal(SIGPIPE, SIG_DFL);
 		dup2(out_pipe[1], STDOUT_FILENO);
 		dup2(err_pipe[1], STDERR_FILENO);
 		execvp(argv[0], (char *const *)argv);
@@ -143,7 +149,7 @@ static pid_t start_qemu_img(const char *const argv[], int *out, int *err)
 			dprintf(STDERR_FILENO, "not found: install qemu-utils");
 		else
 			dprintf(STDERR_FILENO, "cannot be started: %s", strerror(errno));
-		_exit(EXIT_FAILED);
+		_exit(EXIT_RUN_NOTFOUND);
 	}
 	close(out_pipe[1]);
 	close(err_pipe[1]);
@@ -204,10 +210,10 @@ static int run_qemu_img(struct backup *b, const char *step, const char *const ar
 		if (p[1].revents) {
 			got = read(err, text, sizeof(text));
 			if (got > 0) {
-				size_t kept = (size_t)got < room - 1 - n ? (size_t)got : room - 1 - n;
-
-				memcpy(said + n, text, kept);
-				n += kept;
+				if ((size_t)got > room - 1 - n)
+					got = room - 1 - n;
+				memcpy(said + n, text, got);
+				n += got;
 				said[n] = '\0';
 			} else if (!got || errno != EINTR) {
 				close(err);
@@ -237,80 +243,141 @@ static int qemu_img_failed(char *said)
 	return cause("qemu-img: %s", line[0] ? line : "failed without a word");
 }
 
-static int copy(struct backup *b)
+/*
+ * The words that name the moment to qemu-img; with a rate they limit how fast it is read (its own
+ * -r would limit what is written).
+ */
+static int name_source(const struct backup *b, const char *argv[], int n, char *group, size_t room,
+		       char **options)
 {
-	const char *argv[20] = { "qemu-img", "convert", "-p", "-t", "writeback", "-f", "qcow2", "-O" };
-	char rate[24], type[40], said[4096];
-	int n = 8, ret;
+	if (!b->rate) {
+		argv[n++] = "-f";
+		argv[n++] = "qcow2";
+		return n;
+	}
+	snprintf(group, room, "throttle-group,id=limit,x-bps-read=%" PRIu64, b->rate);
+	*options = xasprintf("driver=throttle,throttle-group=limit,file.driver=qcow2,"
+			     "file.file.driver=file,file.file.filename=%s", b->source);
+	argv[n++] = "--object";
+	argv[n++] = group;
+	argv[n++] = "--image-opts";
+	return n;
+}
 
-	argv[n++] = b->format;
+static int copy_moment(struct backup *b)
+{
+	const char *argv[20] = { "qemu-img", "convert", "-p", "-t", "writeback", "-O", b->format };
+	char group[80], type[40], said[4096], *options = NULL;
+	int n = name_source(b, argv, 7, group, sizeof(group), &options), ret;
+
 	if (b->compress) {
 		snprintf(type, sizeof(type), "compression_type=%s", b->compress);
 		argv[n++] = "-c";
 		argv[n++] = "-o";
 		argv[n++] = type;
 	}
-	if (b->rate) {
-		snprintf(rate, sizeof(rate), "%" PRIu64, b->rate);
-		argv[n++] = "-r";
-		argv[n++] = rate;
-	}
-	argv[n++] = b->source;
-	argv[n++] = b->partial;
+	argv[n++] = options ?: b->source;
+	argv[n++] = b->target;
 	ret = run_qemu_img(b, "copying", argv, said, sizeof(said));
-	return ret > 0 ? qemu_img_failed(said) : ret;
+	free(options);
+	if (ret)
+		return ret > 0 ? qemu_img_failed(said) : ret;
+	return fsync(b->fd) ? cause_errno("cannot sync the copy") : 0;
 }
 
 static int verify(struct backup *b)
 {
-	const char *argv[] = { "qemu-img", "compare", "-p", "-f", "qcow2", "-F", b->format, b->source,
-			       b->partial, NULL };
+	const char *const argv[] = { "qemu-img", "compare", "-p", "-f", "qcow2", "-F", b->format,
+				     b->source, b->target, NULL };
 	char said[4096];
-	int ret = run_qemu_img(b, "verifying", argv, said, sizeof(said));
+	int ret;
 
+	/* Of what the storage has, not of what is left in memory. */
+	posix_fadvise(b->fd, 0, 0, POSIX_FADV_DONTNEED);
+	ret = run_qemu_img(b, "verifying", argv, said, sizeof(said));
 	if (ret == 1)
 		return cause("the copy differs from the disk: the backup is not kept");
 	return ret > 0 ? qemu_img_failed(said) : ret;
 }
 
-static int sync_path(const char *path, int flags)
+static int sync_directory(const char *path)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
-	int ret = fd < 0 || fsync(fd) ? cause_errno("cannot sync %s", path) : 0;
+	char *copy_of = xstrdup(path), *directory = dirname(copy_of);
+	int fd = open(directory, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+	int ret = fd < 0 || fsync(fd) ? cause_errno("cannot sync %s", directory) : 0;
 
 	if (fd >= 0)
 		close(fd);
-	return ret;
+	free(copy_of);
+	return ret ? cause_prefix("%s is complete, but", path) : 0;
 }
 
-/* The copy is complete: let it be found, also after a power cut. */
-static int publish(struct backup *b)
+/*
+ * Make the file: without a name where that is possible, and else with one that nobody has made
+ * before us. Only the owner may read a guest's data.
+ */
+static int make_file(struct backup *b, struct moment *m)
 {
 	char *copy_of = xstrdup(b->out);
-	int ret = sync_path(b->partial, 0);
 
-	if (!ret && renameat2(AT_FDCWD, b->partial, AT_FDCWD, b->out, RENAME_NOREPLACE))
-		ret = cause_errno("cannot rename %s to %s", b->partial, b->out);
-	if (!ret)
-		ret = sync_path(dirname(copy_of), O_DIRECTORY);
+	b->fd = open(dirname(copy_of), O_TMPFILE | O_RDWR, 0600);
 	free(copy_of);
-	return ret;
+	if (b->fd >= 0)
+		return 0;
+	b->fd = open(b->partial, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+	if (b->fd < 0)
+		return cause_errno("cannot create %s", b->partial);
+	b->named = true;
+	moment_made(m);
+	return 0;
 }
 
-static int make_backup(struct backup *b, const struct moment *m)
+/* The copy is complete: give it its name, which nothing may have. */
+static int give_name(struct backup *b)
 {
-	int fd = wrapper_make(&m->dev, &b->data), ret;
+	char *from = xasprintf("/proc/self/fd/%d", b->fd);
+	int ret = linkat(AT_FDCWD, b->named ? b->partial : from, AT_FDCWD, b->out,
+			 b->named ? 0 : AT_SYMLINK_FOLLOW);
+	struct stat st;
 
-	if (fd < 0)
+	free(from);
+	if (!ret)
+		return b->named ? unlink(b->partial) : 0;
+	/* Some filesystems have no links. */
+	if (!b->named || errno == EEXIST || !lstat(b->out, &st))
 		return -1;
+	return rename(b->partial, b->out);
+}
+
+static int publish(struct backup *b)
+{
+	if (give_name(b))
+		return cause_errno("cannot give the copy the name %s", b->out);
+	return sync_directory(b->out);
+}
+
+static int make_backup(struct backup *b, struct moment *m)
+{
+	int fd, ret;
+
+	if (make_file(b, m))
+		return -1;
+	fd = wrapper_make(&m->dev, &b->data);
+	if (fd < 0) {
+		close(b->fd);
+		return -1;
+	}
 	b->source = xasprintf("/dev/fd/%d", fd);
-	ret = copy(b);
+	b->target = xasprintf("/dev/fd/%d", b->fd);
+	ret = copy_moment(b);
 	if (!ret && b->verify)
 		ret = verify(b);
 	if (!ret)
 		ret = publish(b);
 	free(b->source);
+	free(b->target);
 	close(fd);
+	close(b->fd);
 	return ret;
 }
 
@@ -319,9 +386,10 @@ static int say_done(const struct backup *b, uint64_t ms)
 	char data[32], size[32], speed[32];
 	struct json_object *o;
 	struct stat st;
+	char *name;
 
 	if (stat(b->out, &st))
-		return cause_errno("cannot look at %s", b->out);
+		return cause_errno("%s is complete, but cannot be looked at", b->out);
 	if (b->json) {
 		o = new_event(b, "done");
 		json_object_object_add(o, "file", json_object_new_string(b->out));
@@ -332,11 +400,13 @@ static int say_done(const struct backup *b, uint64_t ms)
 		tell_event(o);
 		return 0;
 	}
-	printf("%s: %s of data, %s on the host, %u s, %s/s\n", b->out,
+	name = printable(b->out);
+	printf("%s: %s of data, %s on the host, %u s, %s/s\n", name,
 	       format_size(b->data, data, sizeof(data)),
 	       format_size(st.st_blocks * 512ull, size, sizeof(size)),
 	       (unsigned int)((ms + 999) / 1000),
 	       format_size(per_second(b->data, ms), speed, sizeof(speed)));
+	free(name);
 	return 0;
 }
 
@@ -375,6 +445,8 @@ static int backup(struct backup *b, const struct dm_device *dev)
 	b->partial = xasprintf("%s.partial-%d", b->out, (int)getpid());
 	ret = moment_take(&m, dev, b->partial);
 	if (!ret) {
+		if (b->json)
+			tell_event(new_event(b, "moment"));
 		ret = make_backup(b, &m);
 		moment_end(&m, !ret);
 	}
@@ -398,7 +470,7 @@ static int take_option(struct backup *b, int opt, const char *value)
 	case OPT_RATE_LIMIT:
 		if (parse_size(value, 1, &b->rate))
 			return -1;
-		return b->rate ? 0 : cause("invalid rate '%s'", value);
+		return b->rate && b->rate <= INT64_MAX ? 0 : cause("invalid rate '%s'", value);
 	case OPT_VERIFY:
 		b->verify = true;
 		return 0;
@@ -434,11 +506,15 @@ static int backup_main(int argc, char **argv)
 	if (b.compress && strcmp(b.format, "qcow2"))
 		return usage_error("--compress needs --format qcow2");
 	b.out = argv[optind + 1];
+	if (!*b.out || b.out[strlen(b.out) - 1] == '/')
+		return usage_error("'%s' is not the name of a file", b.out);
 	if (!strcmp(b.out, "-"))
 		return usage_error("a backup to standard output is not supported: name a file");
 	if (dmdev_find(argv[optind], &dev))
 		return report(argv[optind]);
 	b.name = dev.name;
+	/* A reader of the events that goes away does not end the backup. */
+	signal(SIGPIPE, SIG_IGN);
 	if (backup(&b, &dev))
 		code = report(argv[optind]);
 	dmdev_release(&dev);
@@ -456,8 +532,10 @@ const struct verb verb_backup = {
 		"shut it down, to have more than what a power cut would leave.\n\n"
 		"      --format qcow2|raw     format of FILE (default: qcow2)\n"
 		"      --compress zlib|zstd   compress the clusters of FILE\n"
-		"      --rate-limit SIZE      most bytes per second, e.g. 20M\n"
+		"      --rate-limit SIZE      most bytes read per second, e.g. 20M\n"
 		"      --verify               compare the copy with the disk afterwards\n"
-		"      --json                 print events, as one object in each line\n",
+		"      --json                 print events, as one object in each line; the first\n"
+		"                             one is 'moment': what is written later is not in\n"
+		"                             the copy\n",
 	.run = backup_main,
 };

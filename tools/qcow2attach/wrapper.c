@@ -168,7 +168,7 @@ int wrapper_make(const struct dm_device *dev, uint64_t *data)
 	struct wrapper w = { .size = dev->sectors * 512, .at = UINT64_MAX };
 	int ret;
 
-	w.nr_l1 = clusters_of(w.size) / L2_ENTRIES + 1;
+	w.nr_l1 = (clusters_of(w.size) + L2_ENTRIES - 1) / L2_ENTRIES;
 	if (w.nr_l1 * 8 > QCOW2_MAX_L1_BYTES)
 		return cause("the disk is too large: QEMU's tools read at most %llu TiB so",
 			     QCOW2_MAX_L1_BYTES / 8 * L2_ENTRIES * CLUSTER >> 40);
