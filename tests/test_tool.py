@@ -19,7 +19,7 @@ from helpers import (MIB, child_of, image_check, image_compare, image_create,
                      image_info, qemu_io, run, wait_for)
 from toolcli import attach, images, refused, tool  # noqa: F401  (fixtures among them)
 
-VERBS = ["run", "attach", "serve", "list", "status", "map", "detach", "check"]
+VERBS = ["run", "attach", "serve", "list", "status", "map", "backup", "detach", "check"]
 
 
 def test_help():
@@ -30,7 +30,7 @@ def test_help():
         assert text.startswith(f"Usage: qcow2attach {verb}")
         assert max(map(len, text.splitlines())) <= 80
     # What is not done yet is not there.
-    for verb in ["snapshot", "backup", "resize", ""]:
+    for verb in ["snapshot", "restore", "resize", ""]:
         done = run("qcow2attach", verb, check=False)
         assert done.returncode == 2 and "there is no verb" in done.stderr
     assert re.fullmatch(r"qcow2attach \d+\.\d+\n", tool("--version")[0])
