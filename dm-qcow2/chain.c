@@ -11,7 +11,7 @@
 #include "image.h"
 #include "view-map.h"
 
-/* A layer without tables of its own. */
+/* A layer without tables of its own.  Not inline, to keep the lookup of the others short. */
 static noinline void lookup_rootless(const struct qcow2_layer *layer, u64 goff, u64 len,
 				     struct extent *ext)
 {

@@ -372,10 +372,15 @@ static int may_share(struct dm_target *ti, const struct qcow2_image *img,
 		return -EINVAL;
 	}
 	if (spec->view) {
-		if (img->owner != md)
+		if (img->owner == md) {
+			ti->error = "Device cannot show a view of its own image";
+			return -EINVAL;
+		}
+		/* Only an image that is written has views; nothing of it is still to be opened. */
+		if (img->owner)
 			return 0;
-		ti->error = "Device cannot show a view of its own image";
-		return -EINVAL;
+		ti->error = "No such view";
+		return -ENOENT;
 	}
 	if (img->owner && img->owner != md) {
 		DMERR("%s: attached read-write by %s", img->name, dm_device_name(img->owner));

@@ -312,6 +312,52 @@ def answer(call, *args):
     return found[0]
 
 
+class Counter(threading.Thread):
+    """Writes the numbers from 1 on, one after the other, each to a place by chance."""
+
+    def __init__(self, path, places, seed):
+        super().__init__(daemon=True)
+        self.disk, self.places, self.rng = Disk(path), places, random.Random(seed)
+        self.log, self.sent, self.done = [None], 0, 0
+        self.stopping, self.failure = False, None
+
+    def run(self):
+        try:
+            while not self.stopping:
+                place = self.rng.choice(self.places)
+                self.log.append(place)
+                self.sent += 1
+                self.disk.buf[:4096] = struct.pack("<Q", self.sent) * 512
+                with memoryview(self.disk.buf) as view, view[:4096] as part:
+                    assert os.pwritev(self.disk.fd, [part], place) == 4096
+                self.done = self.sent
+        except BaseException as e:      # whatever it was, the test must hear of it
+            self.failure = e
+
+    def stop(self):
+        self.stopping = True
+        self.join(60)
+        self.disk.close()
+        assert not self.is_alive(), "a write hangs"
+        if self.failure:
+            raise self.failure
+
+    def moment(self, path):
+        """Up to which number a view has the writes; it must have all of these and no other."""
+        found = {}
+        with Disk(path, writable=False) as view:
+            for place in self.places:
+                data = view.read(place, 4096)
+                found[place], = struct.unpack("<Q", data[:8])
+                assert data == data[:8] * 512, f"torn at {place:#x}"
+        number = max(found.values())
+        expected = dict.fromkeys(self.places, 0)
+        for n, place in enumerate(self.log[1:number + 1], 1):
+            expected[place] = n
+        assert found == expected, f"not the moment of {number}"
+        return number
+
+
 class Attached(Disk):
     """A qcow2 device for the length of a with block. The block's own failure is the one told."""
 
