@@ -10,10 +10,9 @@ import time
 
 import pytest
 
-from dmqcow2 import KIB, Disk
+from dmqcow2 import KIB, Counter, Disk
 from helpers import MIB, image_check, image_compare, image_create, image_info, qemu_io, run, wait_for
 from test_dm_nfs import mount, server  # noqa: F401  (fixtures)
-from test_dm_view import Counter
 from toolcli import attach, images, refused, tool  # noqa: F401  (fixtures among them)
 
 CLUSTER = 64 * KIB

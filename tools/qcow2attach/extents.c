@@ -17,7 +17,7 @@ static const char *const kinds[] = {
 	[UNALLOCATED] = "unallocated",
 };
 
-/* Who hears of the extents, and the last one, which may go on. */
+/* The caller of the walk, and the last extent, which may go on in the next line or page. */
 struct walk_extents {
 	int (*each)(const struct disk_extent *e, void *arg);
 	void *arg;

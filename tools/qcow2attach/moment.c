@@ -284,16 +284,16 @@ int moment_take(struct moment *m, const struct dm_device *live, const char *part
 	if (!ret)
 		ret = show(m);
 	if (ret)
-		moment_end(m, false);
+		moment_end(m);
 	return ret;
 }
 
-void moment_end(struct moment *m, bool keep)
+void moment_end(struct moment *m)
 {
 	char *why = xstrdup(cause_text());
 	int code = cause_exit();
 
-	if (m->made && !keep)
+	if (m->made)
 		unlink(m->partial);
 	if (remove_all(m->live, m->view, REMOVE_MS))
 		note("%s: view %s is left: %s", m->live->name, m->view, cause_text());

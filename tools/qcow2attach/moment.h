@@ -49,12 +49,11 @@ int moment_take(struct moment *m, const struct dm_device *live, const char *part
 void moment_made(struct moment *m);
 
 /**
- * moment_end() - remove the view and its device.
+ * moment_end() - remove the view and its device, and @partial if it has been made.
  * @m: from moment_take().
- * @keep: leave @partial, which has got its name.
  *
  * What cannot be removed is reported. The remembered cause stays.
  */
-void moment_end(struct moment *m, bool keep);
+void moment_end(struct moment *m);
 
 #endif

@@ -332,7 +332,7 @@ static int make_file(struct backup *b, struct moment *m)
 	return 0;
 }
 
-/* The copy is complete: give it its name, which nothing may have. */
+/* The copy is complete: give it its name, which nothing may have. Another goes with the moment. */
 static int give_name(struct backup *b)
 {
 	char *from = xasprintf("/proc/self/fd/%d", b->fd);
@@ -341,11 +341,9 @@ static int give_name(struct backup *b)
 	struct stat st;
 
 	free(from);
-	if (!ret)
-		return b->named ? unlink(b->partial) : 0;
 	/* Some filesystems have no links. */
-	if (!b->named || errno == EEXIST || !lstat(b->out, &st))
-		return -1;
+	if (!ret || !b->named || errno == EEXIST || !lstat(b->out, &st))
+		return ret;
 	return rename(b->partial, b->out);
 }
 
@@ -448,7 +446,7 @@ static int backup(struct backup *b, const struct dm_device *dev)
 		if (b->json)
 			tell_event(new_event(b, "moment"));
 		ret = make_backup(b, &m);
-		moment_end(&m, !ret);
+		moment_end(&m);
 	}
 	free(b->partial);
 	return ret ?: say_done(b, now_ms() - start);
@@ -532,7 +530,7 @@ const struct verb verb_backup = {
 		"shut it down, to have more than what a power cut would leave.\n\n"
 		"      --format qcow2|raw     format of FILE (default: qcow2)\n"
 		"      --compress zlib|zstd   compress the clusters of FILE\n"
-		"      --rate-limit SIZE      most bytes read per second, e.g. 20M\n"
+		"      --rate-limit SIZE      most bytes read per second by the copy, e.g. 20M\n"
 		"      --verify               compare the copy with the disk afterwards\n"
 		"      --json                 print events, as one object in each line; the first\n"
 		"                             one is 'moment': what is written later is not in\n"
